@@ -1,0 +1,14 @@
+// The kernels of one instruction set, as its table names them.
+#pragma once
+
+#include "problem.h"
+
+namespace mpk::cpu::MPK_NAMESPACE {
+
+void cross_connect(const CrossConnect&, int64_t begin, int64_t end, void* scratch);
+void cross_connect_backward(const CrossConnectBackward&, int64_t begin, int64_t end, void* scratch);
+void gate_weight_gradients(const GateWeightGradients&, int64_t begin, int64_t end);
+void mix(const Mix&, int64_t begin, int64_t end, void* scratch);
+void mix_backward(const MixBackward&, int64_t begin, int64_t end, void* scratch);
+
+}  // namespace mpk::cpu::MPK_NAMESPACE

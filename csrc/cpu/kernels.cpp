@@ -1,0 +1,15 @@
+// The table of one instruction set.
+#include "cpu/kernels.h"
+
+#include "cpu/entry.h"
+
+#define MPK_STRING_(name) #name
+#define MPK_STRING(name) MPK_STRING_(name)
+
+namespace mpk::cpu::MPK_NAMESPACE {
+
+extern const Kernels table;
+const Kernels table = {MPK_STRING(MPK_NAMESPACE), cross_connect, cross_connect_backward,
+                       gate_weight_gradients,     mix,           mix_backward};
+
+}  // namespace mpk::cpu::MPK_NAMESPACE

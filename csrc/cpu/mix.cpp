@@ -1,0 +1,139 @@
+// mix: Y_j = sum_i g_ij X_i with given gates of any strides, one a sample or one a channel.
+//
+// Forward reads m|X| and writes n|X|. Backward reads dY once for dX, and dY and X once for dG.
+#include "cpu/mix.h"
+
+#include "cpu/entry.h"
+
+namespace mpk::cpu::MPK_NAMESPACE {
+namespace {
+
+// The gates of sample b as [m, n] or [m, n, C], or [n, m(, C)] where transposed.
+template <class A>
+void gather(const Gates& gates, int64_t b, int64_t m, int64_t n, int64_t channels, bool transposed,
+            A* to) {
+  const int64_t weights = gates.by_channel ? channels : 1;
+  for (int64_t i = 0; i < m; i++)
+    for (int64_t j = 0; j < n; j++) {
+      const A* from = static_cast<const A*>(gates.data) + b * gates.batch_stride +
+                      i * gates.input_stride + j * gates.output_stride;
+      A* at = to + (transposed ? j * m + i : i * n + j) * weights;
+      for (int64_t c = 0; c < weights; c++) at[c] = from[c * gates.channel_stride];
+    }
+}
+
+// One weight a channel. `gates` is [inputs, outputs, C].
+template <class T, class A = Accumulate<T>>
+void mix_by_channel(const Geometry& geometry, const Paths& xs, const Paths& ys, const A* gates) {
+  const int64_t channels = geometry.channels;
+  for (int64_t r = 0; r < geometry.rows(); r++)
+    for (int64_t j = 0; j < ys.count; j++) {
+      T* y = ys.row<T>(j, r);
+      for_lanes<A>(geometry.cols(), [&](auto sum, int64_t at) {
+        using V = decltype(sum);
+        for (int64_t i = 0; i < xs.count; i++) {
+          const A* g = gates + (i * ys.count + j) * channels;
+          const V weight = geometry.channels_last ? load<V>(g + at) : V(V{} + g[r]);
+          sum += load<V>(xs.row<const T>(i, r) + at) * weight;
+        }
+        store(y + at, sum);
+      });
+    }
+}
+
+// d_ijc = sum over positions of dY_j X_i; d is [inputs, outputs, C].
+template <class T, class A = Accumulate<T>>
+void dot_by_channel(const Geometry& geometry, const Paths& xs, const Paths& grad_ys, A* d) {
+  const int64_t channels = geometry.channels, n = grad_ys.count;
+  for (int64_t i = 0; i < xs.count; i++)
+    for (int64_t j = 0; j < n; j++) {
+      A* to = d + (i * n + j) * channels;
+      const Paths x{xs.maps + i, 1, xs.sample}, dy{grad_ys.maps + j, 1, grad_ys.sample};
+      if (!geometry.channels_last) {
+        for (int64_t c = 0; c < channels; c++)
+          dot_rows<T, 1, 1>(x, dy, c, c + 1, geometry.positions, to + c);
+        continue;
+      }
+      for_lanes<A>(channels, [&](auto sum, int64_t c) {
+        using V = decltype(sum);
+        for (int64_t s = 0; s < geometry.positions; s++)
+          sum += load<V>(x.row<const T>(0, s) + c) * load<V>(dy.row<const T>(0, s) + c);
+        store(to + c, sum);
+      });
+    }
+}
+
+template <class T, int M, int N, class A = Accumulate<T>>
+void mix_sample(const Geometry& geometry, const Gates& kind, const Paths& xs, const Paths& ys,
+                const A* gates) {
+  if (kind.by_channel) {
+    mix_by_channel<T>(geometry, xs, ys, gates);
+    return;
+  }
+  const Extent extent = extent_of(geometry, xs, ys);
+  for (int64_t r = 0; r < extent.rows; r++) mix_row<T, M, N>(xs, ys, r, extent.cols, gates);
+}
+
+// dX_i = sum_j g_ij dY_j is a mix of the gradients with the gates transposed.
+template <class T, int M, int N, class A = Accumulate<T>>
+void input_gradients(const MixBackward& p, int64_t b, A* gates) {
+  const int64_t channels = p.geometry.channels;
+  const Paths grad_ys{p.grad_ys, p.outputs, b}, grad_xs{p.grad_xs, p.inputs, b};
+  bool all = true;
+  for (int64_t i = 0; i < p.inputs; i++) all &= p.grad_xs[i].data != nullptr;
+  if (all) {
+    gather(p.gates, b, p.inputs, p.outputs, channels, true, gates);
+    mix_sample<T, N, M>(p.geometry, p.gates, grad_ys, grad_xs, gates);
+    return;
+  }
+  for (int64_t i = 0; i < p.inputs; i++) {
+    if (!p.grad_xs[i].data) continue;
+    Gates one = p.gates;
+    one.data = static_cast<const A*>(one.data) + i * one.input_stride;
+    gather(one, b, 1, p.outputs, channels, true, gates);
+    mix_sample<T, 0, 0>(p.geometry, one, grad_ys, {p.grad_xs + i, 1, b}, gates);
+  }
+}
+
+template <class T, int M, int N, class A = Accumulate<T>>
+void gate_gradients(const MixBackward& p, int64_t b) {
+  const Paths xs{p.xs, p.inputs, b}, grad_ys{p.grad_ys, p.outputs, b};
+  const int64_t weights = p.gates.by_channel ? p.geometry.channels : 1;
+  A* d = static_cast<A*>(p.grad_gates) + b * p.inputs * p.outputs * weights;
+  if (p.gates.by_channel) {
+    dot_by_channel<T>(p.geometry, xs, grad_ys, d);
+    return;
+  }
+  const Extent extent = extent_of(p.geometry, xs, grad_ys);
+  dot_rows<T, M, N>(xs, grad_ys, 0, extent.rows, extent.cols, d);
+}
+
+}  // namespace
+
+void mix(const Mix& p, int64_t begin, int64_t end, void* scratch) {
+  visit_dtype(p.geometry.dtype, [&](auto zero) {
+    using T = decltype(zero);
+    auto* gates = static_cast<Accumulate<T>*>(scratch);
+    visit_paths(p.inputs, p.outputs, [&](auto m, auto n) {
+      for (int64_t b = begin; b < end; b++) {
+        gather(p.gates, b, p.inputs, p.outputs, p.geometry.channels, false, gates);
+        mix_sample<T, m, n>(p.geometry, p.gates, {p.xs, p.inputs, b}, {p.ys, p.outputs, b}, gates);
+      }
+    });
+  });
+}
+
+void mix_backward(const MixBackward& p, int64_t begin, int64_t end, void* scratch) {
+  visit_dtype(p.geometry.dtype, [&](auto zero) {
+    using T = decltype(zero);
+    auto* gates = static_cast<Accumulate<T>*>(scratch);
+    visit_paths(p.inputs, p.outputs, [&](auto m, auto n) {
+      for (int64_t b = begin; b < end; b++) {
+        if (p.grad_gates) gate_gradients<T, m, n>(p, b);
+        input_gradients<T, m, n>(p, b, gates);
+      }
+    });
+  });
+}
+
+}  // namespace mpk::cpu::MPK_NAMESPACE

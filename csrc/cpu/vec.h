@@ -1,0 +1,195 @@
+// Lanes: one vector type over the compiler's own vectors, and loads and stores that convert.
+//
+// Compiled once per instruction set inside a namespace named after it, so that the linker cannot
+// merge a wide body into a narrow one. The scalar tail of a loop is the same code with V = A.
+#pragma once
+
+#include <cstdint>
+#include <cstring>
+#include <type_traits>
+#include <utility>
+
+#if defined(__AVX512F__) || defined(__F16C__)
+#include <immintrin.h>
+#endif
+
+namespace mpk::cpu::MPK_NAMESPACE {
+
+#if defined(__AVX512F__)
+inline constexpr int vector_bytes = 64;
+#elif defined(__AVX__)
+inline constexpr int vector_bytes = 32;
+#else
+inline constexpr int vector_bytes = 16;
+#endif
+
+struct bf16 {
+  uint16_t bits;
+};
+struct f16 {
+  uint16_t bits;
+};
+
+template <class E, int lanes>
+struct VecOf {
+  typedef E type __attribute__((vector_size(sizeof(E) * lanes)));
+};
+template <class E>
+struct VecOf<E, 1> {
+  typedef E type;
+};
+
+// The accumulate dtype of a storage dtype.
+template <class T>
+using Accumulate = std::conditional_t<std::is_same_v<T, double>, double, float>;
+
+template <class A>
+using Vec = typename VecOf<A, vector_bytes / int(sizeof(A))>::type;
+
+template <class V>
+struct ElementOf {
+  using type = std::remove_cvref_t<decltype(std::declval<V&>()[0])>;
+};
+template <class V>
+  requires std::is_arithmetic_v<V>
+struct ElementOf<V> {
+  using type = V;
+};
+template <class V>
+using Element = typename ElementOf<V>::type;
+
+template <class V>
+inline constexpr int lanes_of = sizeof(V) / sizeof(Element<V>);
+
+template <class V>
+using Bits32 = typename VecOf<uint32_t, lanes_of<V>>::type;
+template <class V>
+using Bits16 = typename VecOf<uint16_t, lanes_of<V>>::type;
+
+template <class To, class From>
+inline To as(From from) {
+  static_assert(sizeof(To) == sizeof(From));
+  To to;
+  __builtin_memcpy(&to, &from, sizeof(To));
+  return to;
+}
+
+template <class To, class From>
+inline To convert(From from) {
+  if constexpr (std::is_arithmetic_v<To>)
+    return To(from);
+  else
+    return __builtin_convertvector(from, To);
+}
+
+template <class V>
+inline V from_f16(Bits16<V> half) {
+#if defined(__AVX512F__)
+  if constexpr (sizeof(V) == 64) return as<V>(_mm512_cvtph_ps(as<__m256i>(half)));
+#endif
+#if defined(__F16C__)
+  if constexpr (sizeof(V) == 32) return as<V>(_mm256_cvtph_ps(as<__m128i>(half)));
+#endif
+  using U = Bits32<V>;
+  const U wide = convert<U>(half), magnitude = wide & 0x7fffu;
+  // Shifted into place the exponent is 112 too small; a product mends it, subnormals included.
+  const V finite = as<V>(U(magnitude << 13)) * 0x1p112f;
+  const U special = magnitude << 13 | 0x7f800000u;
+  const U bits = magnitude >= 0x7c00u ? special : as<U>(finite);
+  return as<V>(U(bits | (wide & 0x8000u) << 16));
+}
+
+template <class V>
+inline Bits16<V> to_f16(V value) {
+#if defined(__AVX512F__)
+  if constexpr (sizeof(V) == 64) return as<Bits16<V>>(_mm512_cvtps_ph(as<__m512>(value), 0));
+#endif
+#if defined(__F16C__)
+  if constexpr (sizeof(V) == 32) return as<Bits16<V>>(_mm256_cvtps_ph(as<__m256>(value), 0));
+#endif
+  using U = Bits32<V>;
+  const U bits = as<U>(value), magnitude = bits & 0x7fffffffu;
+  const U normal = (magnitude + 0xfffu + (magnitude >> 13 & 1u) - (112u << 23)) >> 13;
+  // Adding 0.5 lets the addition itself round at the last subnormal bit of half precision.
+  const U subnormal = as<U>(V(as<V>(magnitude) + 0.5f)) - 0x3f000000u;
+  const U special = magnitude > 0x7f800000u ? U{} + 0x7e00u : U{} + 0x7c00u;
+  U half = magnitude < 0x38800000u ? subnormal : normal;
+  half = magnitude >= 0x47800000u ? special : half;
+  return convert<Bits16<V>>(U(half | (bits >> 16 & 0x8000u)));
+}
+
+template <class V>
+inline Bits16<V> to_bf16(V value) {
+  using U = Bits32<V>;
+  const U bits = as<U>(value);
+  const U rounded = (bits + 0x7fffu + (bits >> 16 & 1u)) >> 16;
+  const U nan = U{} + 0x7fc0u;
+  return convert<Bits16<V>>(U((bits & 0x7fffffffu) > 0x7f800000u ? nan : rounded));
+}
+
+template <class V, class T>
+inline V load(const T* from) {
+  if constexpr (std::is_same_v<T, Element<V>>) {
+    V value;
+    __builtin_memcpy(&value, from, sizeof(V));
+    return value;
+  } else {
+    Bits16<V> half;
+    __builtin_memcpy(&half, from, sizeof(half));
+    if constexpr (std::is_same_v<T, bf16>)
+      return as<V>(Bits32<V>(convert<Bits32<V>>(half) << 16));
+    else
+      return from_f16<V>(half);
+  }
+}
+
+template <class T, class V>
+inline void store(T* to, V value) {
+  if constexpr (std::is_same_v<T, Element<V>>) {
+    __builtin_memcpy(to, &value, sizeof(V));
+  } else {
+    Bits16<V> half;
+    if constexpr (std::is_same_v<T, bf16>)
+      half = to_bf16(value);
+    else
+      half = to_f16(value);
+    __builtin_memcpy(to, &half, sizeof(half));
+  }
+}
+
+// Sums of neighbouring lanes: those of `a`, then those of `b`.
+template <class V>
+inline V pair_sums(V a, V b) {
+  return [&]<int... I>(std::integer_sequence<int, I...>) {
+    return __builtin_shufflevector(a, b, (2 * I)...) +
+           __builtin_shufflevector(a, b, (2 * I + 1)...);
+  }(std::make_integer_sequence<int, lanes_of<V>>());
+}
+
+// Lane r of the result is the sum of the lanes of rows[r].
+template <class V>
+inline V sum_each(V (&rows)[lanes_of<V>]) {
+  for (int width = lanes_of<V>; width > 1; width /= 2)
+    for (int r = 0; r < width / 2; r++) rows[r] = pair_sums(rows[2 * r], rows[2 * r + 1]);
+  return rows[0];
+}
+
+template <class V>
+inline Element<V> sum_lanes(V value) {
+  if constexpr (std::is_arithmetic_v<V>) {
+    return value;
+  } else {
+    for (int width = lanes_of<V>; width > 1; width /= 2) value = pair_sums(value, value);
+    return value[0];
+  }
+}
+
+// Calls body(V, at) on whole vectors of [0, size), then body(A, at) on the rest.
+template <class A, class Body>
+inline void for_lanes(int64_t size, Body body) {
+  int64_t at = 0;
+  for (; at + lanes_of<Vec<A>> <= size; at += lanes_of<Vec<A>>) body(Vec<A>{}, at);
+  for (; at < size; at++) body(A{}, at);
+}
+
+}  // namespace mpk::cpu::MPK_NAMESPACE

@@ -1,0 +1,110 @@
+// Sizes, strides and pointers of one router: plain structs that the kernels read.
+#pragma once
+
+#include <cstdint>
+
+namespace mpk {
+
+enum class Dtype : int32_t { f32, f64, bf16, f16 };
+
+// A feature map seen as rows of columns that lie side by side. NCHW: rows are channels, columns
+// positions. channels_last: rows are positions, columns channels. Strides count elements.
+struct Map {
+  void* data = nullptr;
+  int64_t batch_stride = 0;
+  int64_t row_stride = 0;
+};
+
+// What all maps of one call share.
+struct Geometry {
+  Dtype dtype;
+  bool channels_last;
+  int64_t batch;
+  int64_t channels;
+  int64_t positions;
+
+  int64_t rows() const { return channels_last ? positions : channels; }
+  int64_t cols() const { return channels_last ? channels : positions; }
+};
+
+// The gates' parameters, contiguous, in the accumulate dtype (double for f64 maps, else float).
+struct GateParameters {
+  int64_t inputs;
+  int64_t outputs;
+  int64_t hidden;
+  const void* w1;             // [m, K, C]; read by the backward only
+  const void* w1_by_channel;  // [m, C, K]
+  const void* b1;             // [m, K]
+  const void* w2;             // [m, n, K]
+  const void* b2;             // [m, n]; read by the forward only
+};
+
+// Y_j = sum_i g_ij X_i with G = gate(xs). Without ys it is the gate alone.
+struct CrossConnect {
+  Geometry geometry;
+  GateParameters gate;
+  const Map* xs;  // [m]
+  const Map* ys;  // [n], or null
+  void* gates;    // [B, m, n]
+  void* pooled;   // [B, m, C]
+};
+
+struct CrossConnectBackward {
+  Geometry geometry;
+  GateParameters gate;
+  const Map* xs;             // [m]
+  const Map* grad_ys;        // the `present` outputs that have a gradient
+  const int64_t* output_of;  // [present], which output each of them is
+  int64_t present;
+  const Map* grad_xs;      // [m]; data is null where no gradient is wanted
+  const void* grad_gates;  // [B, m, n], or null
+  const void* gates;       // [B, m, n]
+  const void* pooled;      // [B, m, C]
+  void* grad_pooled;       // [B, m, C], or null
+  void* grad_logits;       // [B, m, n]
+  void* grad_hidden;       // [B, m, K], before the ReLU
+  void* hidden;            // [B, m, K], after the ReLU
+  bool parameters_wanted;
+};
+
+// Sums over the batch, in the order of the batch: W1 and b1 of grad_hidden, W2 and b2 of
+// grad_logits. A row is one (i, k) of W1 or one (i, j) of W2, m * (K + n) rows in all.
+struct GateWeightGradients {
+  Dtype dtype;
+  int64_t batch, channels, inputs, outputs, hidden_units;
+  const void* pooled;
+  const void* hidden;
+  const void* grad_logits;
+  const void* grad_hidden;
+  void* grad_w1;  // each may be null
+  void* grad_b1;
+  void* grad_w2;
+  void* grad_b2;
+};
+
+// Gates of any strides, in the accumulate dtype.
+struct Gates {
+  const void* data;
+  int64_t batch_stride, input_stride, output_stride, channel_stride;
+  bool by_channel;  // [B, m, n, C]
+};
+
+struct Mix {
+  Geometry geometry;
+  int64_t inputs, outputs;
+  Gates gates;
+  const Map* xs;  // [m]
+  const Map* ys;  // [n]
+};
+
+struct MixBackward {
+  Geometry geometry;
+  int64_t inputs, outputs;
+  Gates gates;
+  const Map* xs;       // [m]; read only for grad_gates
+  const Map* grad_ys;  // [n]
+  const Map* grad_xs;  // [m]; data is null where no gradient is wanted
+  void* grad_gates;    // contiguous [B, m, n] or [B, m, n, C], or null
+};
+
+}  // namespace mpk

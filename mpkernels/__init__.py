@@ -1,0 +1,18 @@
+"""Fused kernels for data-dependent routing in multi-path neural networks."""
+
+from mpkernels import eager, functional
+from mpkernels.fuse import fuse, unfuse
+from mpkernels.modules import CrossConnect, CrossStitch
+from mpkernels.ops.backend import use_backend
+from mpkernels.version import __version__
+
+__all__ = [
+    "CrossConnect",
+    "CrossStitch",
+    "__version__",
+    "eager",
+    "functional",
+    "fuse",
+    "unfuse",
+    "use_backend",
+]

@@ -1,0 +1,102 @@
+"""Data-dependent routing, written as its equations.
+
+"End-to-End Data-Dependent Routing in Multi-Path Neural Networks", Tissera et al.,
+arXiv 2107.02450. Shapes: B batch, C channels, m input paths, n output paths, K hidden units.
+Scores, gates and sums are computed in float32 (float64 for float64 maps) and rounded once.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+from torch.nn.functional import linear
+
+
+def accumulate_dtype(dtype: torch.dtype) -> torch.dtype:
+    """Dtype in which maps of `dtype` are pooled, gated and mixed."""
+    return torch.float64 if dtype == torch.float64 else torch.float32
+
+
+def follow_autocast(xs: Sequence[Tensor]) -> list[Tensor]:
+    """The maps in autocast's dtype where autocast is on for their device; float64 stays."""
+    device = xs[0].device.type
+    if not torch.is_autocast_enabled(device):
+        return list(xs)
+    dtype = torch.get_autocast_dtype(device)
+    return [x if x.dtype == torch.float64 else x.to(dtype) for x in xs]
+
+
+def pool(x: Tensor) -> Tensor:
+    """Z = mean of X over its positions (Eq. 1): [B, C, *spatial] -> [B, C]; a vector is itself."""
+    x = x.to(accumulate_dtype(x.dtype))
+    return x.flatten(2).mean(2) if x.dim() > 2 else x
+
+
+def gate(
+    xs: Sequence[Tensor], w1: Tensor, b1: Tensor | None, w2: Tensor, b2: Tensor | None
+) -> Tensor:
+    """G_i = softmax_j(W2_i relu(W1_i Z_i + b1_i) + b2_i) (Eq. 1 to 3).
+
+    The softmax runs over the n destinations: every row of G_i sums to 1.
+
+    Args:
+        xs: m maps [B, C, *spatial] or vectors [B, C].
+        w1: [m, K, C].
+        b1: [m, K] or None.
+        w2: [m, n, K].
+        b2: [m, n] or None.
+
+    Returns:
+        gates [B, m, n], float32 (float64 for float64 maps).
+    """
+    xs = follow_autocast(xs)
+    gates = []
+    with torch.autocast(xs[0].device.type, enabled=False):
+        for i, x in enumerate(xs):
+            z = pool(x)
+            hidden = linear(z, w1[i].to(z.dtype), None if b1 is None else b1[i].to(z.dtype)).relu()
+            logits = linear(hidden, w2[i].to(z.dtype), None if b2 is None else b2[i].to(z.dtype))
+            gates.append(logits.softmax(-1))
+    return torch.stack(gates, 1)
+
+
+def mix(xs: Sequence[Tensor], gates: Tensor) -> list[Tensor]:
+    """Y_j = sum_i g_ij X_i (Eq. 5).
+
+    Args:
+        xs: m maps [B, C, *spatial] or vectors [B, C].
+        gates: [B, m, n], or [B, m, n, C] for one weight a channel.
+
+    Returns:
+        n maps of the shape and dtype of X_i.
+    """
+    xs = follow_autocast(xs)
+    dtype = accumulate_dtype(xs[0].dtype)
+    weights = gates.to(dtype) if gates.dim() == 4 else gates.to(dtype).unsqueeze(-1)
+    weights = weights[(...,) + (None,) * (xs[0].dim() - 2)]
+    ys = []
+    for j in range(gates.shape[2]):
+        y = sum(weights[:, i, j] * x.to(dtype) for i, x in enumerate(xs))
+        ys.append(y.to(xs[0].dtype))  # type: ignore[union-attr]
+    return ys
+
+
+def cross_connect(
+    xs: Sequence[Tensor], w1: Tensor, b1: Tensor | None, w2: Tensor, b2: Tensor | None
+) -> tuple[list[Tensor], Tensor]:
+    """Y_j = sum_i g_ij X_i with G = gate(xs) (Eq. 1 to 3 and 5).
+
+    Args:
+        xs: m maps [B, C, *spatial] or vectors [B, C].
+        w1: [m, K, C].
+        b1: [m, K] or None.
+        w2: [m, n, K].
+        b2: [m, n] or None.
+
+    Returns:
+        ys, n maps of the shape and dtype of X_i; and gates [B, m, n].
+    """
+    gates = gate(xs, w1, b1, w2, b2)
+    return mix(xs, gates), gates

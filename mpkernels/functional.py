@@ -1,0 +1,113 @@
+"""Routers as functions of tensors, fused where a kernel runs (see `mpkernels.explain`)."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from mpkernels.eager.functional import follow_autocast
+from mpkernels.ops import backend as _backend  # noqa: F401  (registers the kernels)
+from mpkernels.ops.check import check_gate, check_mix, check_paths
+
+_ops = torch.ops.mpkernels
+
+
+def _paths(function: str, xs: Tensor | Sequence[Tensor]) -> list[Tensor]:
+    paths = [xs] if isinstance(xs, Tensor) else list(xs)
+    check_paths(function, follow_autocast(paths) if paths else paths)
+    return follow_autocast(paths)
+
+
+def cross_connect(
+    xs: Tensor | Sequence[Tensor],
+    w1: Tensor,
+    b1: Tensor | None,
+    w2: Tensor,
+    b2: Tensor | None,
+) -> tuple[list[Tensor], Tensor]:
+    """Pools, gates and mixes m paths into n in one operator (paper Eq. 1 to 3 and 5).
+
+    Y_j = sum_i g_ij X_i,  G_i = softmax_j(W2_i relu(W1_i mean(X_i) + b1_i) + b2_i)
+
+    The softmax runs over the n outputs, so sum_j Y_j = sum_i X_i. Under autocast the maps take
+    autocast's dtype; gates are computed and returned in float32 (float64 for float64 maps).
+
+    Args:
+        xs: m maps [B, C, *spatial] or vectors [B, C], NCHW or channels_last; one tensor is a path.
+        w1: [m, K, C], any float dtype, as the other parameters.
+        b1: [m, K] or None.
+        w2: [m, n, K].
+        b2: [m, n] or None.
+
+    Returns:
+        ys, n maps like xs[0]; and gates [B, m, n], differentiable too.
+
+    Raises:
+        ValueError: a shape or device does not fit; the message names it.
+        TypeError: a dtype does not fit, or an argument is not a tensor.
+
+    Example:
+        >>> xs = [torch.randn(8, 4, 5, 5) for _ in range(2)]
+        >>> w1, w2 = torch.randn(2, 16, 4), torch.randn(2, 3, 16)
+        >>> ys, gates = cross_connect(xs, w1, None, w2, None)
+        >>> len(ys), tuple(ys[0].shape), tuple(gates.shape)
+        (3, (8, 4, 5, 5), (8, 2, 3))
+    """
+    paths = _paths("cross_connect", xs)
+    check_gate("cross_connect", paths, w1, b1, w2, b2)
+    ys, gates, _ = _ops.cross_connect(paths, w1, b1, w2, b2)
+    return ys, gates
+
+
+def gate(
+    xs: Tensor | Sequence[Tensor],
+    w1: Tensor,
+    b1: Tensor | None,
+    w2: Tensor,
+    b2: Tensor | None,
+) -> Tensor:
+    """Pools m paths and computes their gates over n outputs (paper Eq. 1 to 3).
+
+    G_i = softmax_j(W2_i relu(W1_i mean(X_i) + b1_i) + b2_i)
+
+    Arguments and errors are those of `cross_connect`.
+
+    Returns:
+        gates [B, m, n], float32 (float64 for float64 maps).
+
+    Example:
+        >>> gates = gate(torch.randn(8, 4), torch.randn(1, 16, 4), None, torch.randn(1, 3, 16), None)
+        >>> bool(torch.allclose(gates.sum(-1), torch.ones(8, 1)))
+        True
+    """
+    paths = _paths("gate", xs)
+    check_gate("gate", paths, w1, b1, w2, b2)
+    gates: Tensor = _ops.gate(paths, w1, b1, w2, b2)[0]
+    return gates
+
+
+def mix(xs: Tensor | Sequence[Tensor], gates: Tensor) -> list[Tensor]:
+    """Mixes m paths into n with given gates (paper Eq. 5): Y_j = sum_i g_ij X_i.
+
+    Args:
+        xs: m maps [B, C, *spatial] or vectors [B, C]; one tensor is a path.
+        gates: [B, m, n], or [B, m, n, C] for one weight a channel; any strides, also 0 (expanded).
+
+    Returns:
+        ys, n maps like xs[0].
+
+    Raises:
+        ValueError: a shape or device does not fit; the message names it.
+        TypeError: a dtype does not fit, or an argument is not a tensor.
+
+    Example:
+        >>> ys = mix([torch.ones(2, 3), torch.ones(2, 3)], torch.full((2, 2, 1), 0.5))
+        >>> ys[0].sum().item()
+        6.0
+    """
+    paths = _paths("mix", xs)
+    check_mix("mix", paths, gates)
+    ys: list[Tensor] = _ops.mix(paths, gates)
+    return ys

@@ -1,0 +1,104 @@
+"""Checks of users' arguments, before any kernel runs.
+
+Messages name the argument, what was wanted and what was found, in the notation of the
+documentation: B batch, C channels, m input paths, n output paths, K hidden units.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from torch import Tensor
+
+from mpkernels.ops.layout import is_floating
+
+
+def _shape(sizes: Sequence[int]) -> str:
+    return "[" + ", ".join(str(int(size)) for size in sizes) + "]"
+
+
+def check_paths(function: str, xs: Sequence[Tensor]) -> None:
+    """Raises unless xs are m >= 1 floating-point maps of one shape, dtype and device."""
+    if len(xs) == 0:
+        raise ValueError(f"{function}: xs must hold at least one path, got none")
+    first = xs[0]
+    for i, x in enumerate(xs):
+        if not isinstance(x, Tensor):
+            raise TypeError(f"{function}: xs[{i}] must be a tensor, got {type(x).__name__}")
+        if not is_floating(x.dtype):
+            raise TypeError(
+                f"{function}: xs[{i}] must be float32, float64, bfloat16 or float16, got {x.dtype}"
+            )
+        if x.dim() < 2:
+            raise ValueError(
+                f"{function}: xs[{i}] must be [B, C, *spatial] or [B, C], got {_shape(x.shape)}"
+            )
+        if x.shape != first.shape:
+            raise ValueError(
+                f"{function}: xs[{i}] must be {_shape(first.shape)} as xs[0], got {_shape(x.shape)}"
+            )
+        if x.dtype != first.dtype:
+            raise TypeError(f"{function}: xs[{i}] must be {first.dtype} as xs[0], got {x.dtype}")
+        if x.device != first.device:
+            raise ValueError(
+                f"{function}: xs[{i}] must be on {first.device} as xs[0], got {x.device}"
+            )
+
+
+def _check_tensor(
+    function: str, name: str, value: Tensor, notation: str, wanted: Sequence[int], like: Tensor
+) -> None:
+    if not isinstance(value, Tensor):
+        raise TypeError(f"{function}: {name} must be a tensor, got {type(value).__name__}")
+    if tuple(value.shape) != tuple(wanted):
+        raise ValueError(
+            f"{function}: {name} must be {notation} = {_shape(wanted)}, got {_shape(value.shape)}"
+        )
+    if not is_floating(value.dtype):
+        raise TypeError(f"{function}: {name} must have a floating-point dtype, got {value.dtype}")
+    if value.device != like.device:
+        raise ValueError(f"{function}: {name} must be on {like.device} as xs, got {value.device}")
+
+
+def check_gate(
+    function: str,
+    xs: Sequence[Tensor],
+    w1: Tensor,
+    b1: Tensor | None,
+    w2: Tensor,
+    b2: Tensor | None,
+) -> None:
+    """Raises unless xs are paths and the parameters are gates for them."""
+    check_paths(function, xs)
+    for name, weight in (("w1", w1), ("w2", w2)):
+        if not isinstance(weight, Tensor):
+            raise TypeError(f"{function}: {name} must be a tensor, got {type(weight).__name__}")
+    for name, notation, weight in (("w1", "[m, K, C]", w1), ("w2", "[m, n, K]", w2)):
+        if weight.dim() != 3 or weight.shape[1] == 0:
+            raise ValueError(
+                f"{function}: {name} must be {notation}, each at least 1, got {_shape(weight.shape)}"
+            )
+    inputs, channels = len(xs), xs[0].shape[1]
+    hidden, outputs = w1.shape[1], w2.shape[1]
+    _check_tensor(function, "w1", w1, "[m, K, C]", (inputs, hidden, channels), xs[0])
+    _check_tensor(function, "w2", w2, "[m, n, K]", (inputs, outputs, hidden), xs[0])
+    if b1 is not None:
+        _check_tensor(function, "b1", b1, "[m, K]", (inputs, hidden), xs[0])
+    if b2 is not None:
+        _check_tensor(function, "b2", b2, "[m, n]", (inputs, outputs), xs[0])
+
+
+def check_mix(function: str, xs: Sequence[Tensor], gates: Tensor) -> None:
+    """Raises unless xs are paths and gates weight them."""
+    check_paths(function, xs)
+    if not isinstance(gates, Tensor):
+        raise TypeError(f"{function}: gates must be a tensor, got {type(gates).__name__}")
+    batch, channels = xs[0].shape[:2]
+    if gates.dim() not in (3, 4) or gates.shape[2] == 0:
+        raise ValueError(
+            f"{function}: gates must be [B, m, n] or [B, m, n, C] with n at least 1, "
+            f"got {_shape(gates.shape)}"
+        )
+    wanted = [batch, len(xs), gates.shape[2], channels][: gates.dim()]
+    notation = "[B, m, n]" if gates.dim() == 3 else "[B, m, n, C]"
+    _check_tensor(function, "gates", gates, notation, wanted, xs[0])

@@ -1,0 +1,159 @@
+"""cross_connect: fake kernel, eager kernel and gradient (paper Eq. 1 to 3, 5 and 8 to 9)."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from mpkernels import eager
+from mpkernels.eager.functional import accumulate_dtype
+from mpkernels.ops.autograd import below_autograd, place, register
+from mpkernels.ops.differentiate import gradients, second_gradients
+from mpkernels.ops.layout import empty_map, in_format_of
+
+Parameters = tuple[Tensor, Tensor | None, Tensor, Tensor | None]
+_op = torch.ops.mpkernels.cross_connect.default
+_backward_op = torch.ops.mpkernels.cross_connect_backward.default
+
+
+def fake(
+    xs: list[Tensor], w1: Tensor, b1: Tensor | None, w2: Tensor, b2: Tensor | None
+) -> tuple[list[Tensor], Tensor, Tensor]:
+    """Outputs without values."""
+    batch, channels = xs[0].shape[:2]
+    dtype = accumulate_dtype(xs[0].dtype)
+    ys = [empty_map(xs[0]) for _ in range(w2.shape[1])]
+    gates = xs[0].new_empty((batch, len(xs), w2.shape[1]), dtype=dtype)
+    return ys, gates, xs[0].new_empty((batch, len(xs), channels), dtype=dtype)
+
+
+def fake_backward(
+    grad_ys: list[Tensor | None],
+    grad_gates: Tensor | None,
+    xs: list[Tensor],
+    gates: Tensor,
+    pooled: Tensor,
+    w1: Tensor,
+    b1: Tensor | None,
+    w2: Tensor,
+    b2: Tensor | None,
+    wanted: list[bool],
+) -> tuple[list[Tensor], list[Tensor]]:
+    """Gradients without values."""
+    grad_xs = [empty_map(x) for x, w in zip(xs, wanted) if w]
+    return grad_xs, empty_parameters((w1, b1, w2, b2), wanted[len(xs) :])
+
+
+def empty_parameters(parameters: Parameters, wanted: Sequence[bool]) -> list[Tensor]:
+    """New contiguous tensors like the wanted parameters."""
+    return [p.new_empty(p.shape) for p, w in zip(parameters, wanted) if w and p is not None]
+
+
+def run_eager(
+    xs: list[Tensor], w1: Tensor, b1: Tensor | None, w2: Tensor, b2: Tensor | None
+) -> tuple[list[Tensor], Tensor, Tensor]:
+    """The operator by its definition."""
+    with torch.autocast(xs[0].device.type, enabled=False):
+        ys, gates = eager.cross_connect(xs, w1, b1, w2, b2)
+        pooled = torch.stack([eager.pool(x) for x in xs], 1)
+    return [in_format_of(y, xs[0]) for y in ys], gates, pooled
+
+
+def _definition(inputs: list[Tensor | None]) -> list[Tensor]:
+    *xs, w1, b1, w2, b2 = inputs
+    with torch.autocast(xs[0].device.type, enabled=False):  # type: ignore[union-attr]
+        ys, gates = eager.cross_connect(xs, w1, b1, w2, b2)  # type: ignore[arg-type]
+    return [*ys, gates]
+
+
+def run_eager_backward(
+    grad_ys: list[Tensor | None],
+    grad_gates: Tensor | None,
+    xs: list[Tensor],
+    gates: Tensor,
+    pooled: Tensor,
+    w1: Tensor,
+    b1: Tensor | None,
+    w2: Tensor,
+    b2: Tensor | None,
+    wanted: list[bool],
+) -> tuple[list[Tensor], list[Tensor]]:
+    """The operator's gradient by its definition."""
+    parameters = (w1, b1, w2, b2)
+    found = gradients(_definition, [*xs, *parameters], [*grad_ys, grad_gates], wanted)
+    count = sum(wanted[: len(xs)])
+    chosen = [x for x, w in zip(xs, wanted) if w]
+    grad_xs = [in_format_of(grad, x) for grad, x in zip(found[:count], chosen)]
+    return grad_xs, [grad.contiguous() for grad in found[count:]]
+
+
+class _CrossConnect(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, keyset: Any, *flat: Any) -> tuple[Tensor, ...]:
+        *xs, w1, b1, w2, b2 = flat
+        ys, gates, pooled = below_autograd(_op, keyset, xs, w1, b1, w2, b2)
+        ctx.save_for_backward(*xs, gates, pooled, w1, b1, w2, b2)
+        ctx.set_materialize_grads(False)
+        ctx.mark_non_differentiable(pooled)
+        return (*ys, gates, pooled)
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor | None) -> tuple[Tensor | None, ...]:
+        *xs, gates, pooled, w1, b1, w2, b2 = ctx.saved_tensors
+        wanted = list(ctx.needs_input_grad[1:])
+        *grad_ys, grad_gates, _ = grads
+        grad_xs, grad_parameters = _backward_op(
+            grad_ys, grad_gates, xs, gates, pooled, w1, b1, w2, b2, wanted
+        )
+        return (None, *place(grad_xs + grad_parameters, wanted))
+
+
+class _CrossConnectBackward(torch.autograd.Function):
+    """The gradient, differentiable: through the definition, from which gates and pooled follow."""
+
+    @staticmethod
+    def forward(ctx: Any, keyset: Any, wanted: list[bool], n: int, *flat: Any) -> Any:
+        grad_ys, grad_gates, gates, pooled = list(flat[:n]), flat[n], flat[n + 1], flat[n + 2]
+        *xs, w1, b1, w2, b2 = flat[n + 3 :]
+        grad_xs, grad_parameters = below_autograd(
+            _backward_op, keyset, grad_ys, grad_gates, xs, gates, pooled, w1, b1, w2, b2, wanted
+        )
+        ctx.save_for_backward(*flat[: n + 1], *flat[n + 3 :])
+        ctx.wanted, ctx.n = wanted, n
+        ctx.set_materialize_grads(False)
+        return (*grad_xs, *grad_parameters)
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor | None) -> tuple[Tensor | None, ...]:
+        outer, inputs = ctx.saved_tensors[: ctx.n + 1], ctx.saved_tensors[ctx.n + 1 :]
+        of_inputs, of_grads = second_gradients(_definition, inputs, outer, ctx.wanted, grads)
+        return (None, None, None, *of_grads, None, None, *of_inputs)
+
+
+def _differentiable(keyset: Any, xs: list[Tensor], *parameters: Any) -> Any:
+    *ys, gates, pooled = _CrossConnect.apply(keyset, *xs, *parameters)
+    return ys, gates, pooled
+
+
+def _differentiable_backward(
+    keyset: Any,
+    grad_ys: list[Tensor | None],
+    grad_gates: Tensor | None,
+    xs: list[Tensor],
+    gates: Tensor,
+    pooled: Tensor,
+    *rest: Any,
+) -> Any:
+    *parameters, wanted = rest
+    flat = _CrossConnectBackward.apply(
+        keyset, wanted, len(grad_ys), *grad_ys, grad_gates, gates, pooled, *xs, *parameters
+    )
+    count = sum(wanted[: len(xs)])
+    return list(flat[:count]), list(flat[count:])
+
+
+register("cross_connect", _differentiable)
+register("cross_connect_backward", _differentiable_backward)

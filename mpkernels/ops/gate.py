@@ -1,0 +1,144 @@
+"""gate: fake kernel, eager kernel and gradient (paper Eq. 1 to 3)."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from mpkernels import eager
+from mpkernels.eager.functional import accumulate_dtype
+from mpkernels.ops.autograd import below_autograd, place, register
+from mpkernels.ops.cross_connect import empty_parameters
+from mpkernels.ops.differentiate import gradients, second_gradients
+
+_op = torch.ops.mpkernels.gate.default
+_backward_op = torch.ops.mpkernels.gate_backward.default
+
+
+def fake(
+    xs: list[Tensor], w1: Tensor, b1: Tensor | None, w2: Tensor, b2: Tensor | None
+) -> tuple[Tensor, Tensor]:
+    """Outputs without values."""
+    batch, channels = xs[0].shape[:2]
+    dtype = accumulate_dtype(xs[0].dtype)
+    gates = xs[0].new_empty((batch, len(xs), w2.shape[1]), dtype=dtype)
+    return gates, xs[0].new_empty((batch, len(xs), channels), dtype=dtype)
+
+
+def fake_backward(
+    grad_gates: Tensor,
+    gates: Tensor,
+    pooled: Tensor,
+    w1: Tensor,
+    b1: Tensor | None,
+    w2: Tensor,
+    b2: Tensor | None,
+    wanted: list[bool],
+) -> tuple[Tensor, list[Tensor]]:
+    """Gradients without values."""
+    return pooled.new_empty(pooled.shape), empty_parameters((w1, b1, w2, b2), wanted)
+
+
+def run_eager(
+    xs: list[Tensor], w1: Tensor, b1: Tensor | None, w2: Tensor, b2: Tensor | None
+) -> tuple[Tensor, Tensor]:
+    """The operator by its definition."""
+    with torch.autocast(xs[0].device.type, enabled=False):
+        gates = eager.gate(xs, w1, b1, w2, b2)
+        return gates, torch.stack([eager.pool(x) for x in xs], 1)
+
+
+def _definition(inputs: list[Tensor | None]) -> list[Tensor]:
+    # The pool of a vector is the vector, so the definition also takes values already pooled.
+    pooled, w1, b1, w2, b2 = inputs
+    assert pooled is not None and w1 is not None and w2 is not None
+    with torch.autocast(pooled.device.type, enabled=False):
+        return [eager.gate(list(pooled.unbind(1)), w1, b1, w2, b2)]
+
+
+def run_eager_backward(
+    grad_gates: Tensor,
+    gates: Tensor,
+    pooled: Tensor,
+    w1: Tensor,
+    b1: Tensor | None,
+    w2: Tensor,
+    b2: Tensor | None,
+    wanted: list[bool],
+) -> tuple[Tensor, list[Tensor]]:
+    """The gradient of the pooled values and of the wanted parameters, by the definition."""
+    inputs = [pooled, w1, b1, w2, b2]
+    grad_pooled, *found = gradients(_definition, inputs, [grad_gates], [True, *wanted])
+    return grad_pooled.contiguous(), [grad.contiguous() for grad in found]
+
+
+class _Gate(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, keyset: Any, *flat: Any) -> tuple[Tensor, Tensor]:
+        *xs, w1, b1, w2, b2 = flat
+        gates, pooled = below_autograd(_op, keyset, xs, w1, b1, w2, b2)
+        ctx.save_for_backward(gates, pooled, w1, b1, w2, b2)
+        ctx.shape, ctx.dtype, ctx.paths = xs[0].shape, xs[0].dtype, len(xs)
+        ctx.set_materialize_grads(False)
+        return gates, pooled
+
+    @staticmethod
+    def backward(
+        ctx: Any, grad_gates: Tensor | None, grad_pooled: Tensor | None
+    ) -> tuple[Tensor | None, ...]:
+        gates, pooled, w1, b1, w2, b2 = ctx.saved_tensors
+        wanted = list(ctx.needs_input_grad[1:])
+        grad_z, grad_parameters = grad_pooled, []
+        if grad_gates is not None:
+            grad_z, grad_parameters = _backward_op(
+                grad_gates, gates, pooled, w1, b1, w2, b2, wanted[ctx.paths :]
+            )
+            grad_z = grad_z if grad_pooled is None else grad_z + grad_pooled
+        if grad_z is None:
+            return (None,) * (1 + len(wanted))
+        # Every position of a channel has the same gradient: a view, not a map, leaves here.
+        per_position = (grad_z / math.prod(ctx.shape[2:])).to(ctx.dtype)
+        spread = per_position[(...,) + (None,) * (len(ctx.shape) - 2)]
+        grad_xs = [spread[:, i].expand(ctx.shape) for i in range(ctx.paths)]
+        grad_xs = [g if w else None for g, w in zip(grad_xs, wanted)]
+        if grad_gates is None:
+            return (None, *grad_xs, None, None, None, None)
+        return (None, *grad_xs, *place(grad_parameters, wanted[ctx.paths :]))
+
+
+class _GateBackward(torch.autograd.Function):
+    """The gradient, differentiable: through the definition on pooled values."""
+
+    @staticmethod
+    def forward(ctx: Any, keyset: Any, wanted: list[bool], *flat: Any) -> Any:
+        grad_pooled, grad_parameters = below_autograd(_backward_op, keyset, *flat, wanted)
+        grad_gates, _, *inputs = flat
+        ctx.save_for_backward(grad_gates, *inputs)
+        ctx.wanted = wanted
+        ctx.set_materialize_grads(False)
+        return (grad_pooled, *grad_parameters)
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor | None) -> tuple[Tensor | None, ...]:
+        grad_gates, *inputs = ctx.saved_tensors
+        of_inputs, of_grads = second_gradients(
+            _definition, inputs, [grad_gates], [True, *ctx.wanted], grads
+        )
+        return (None, None, of_grads[0], None, *of_inputs)
+
+
+def _differentiable(keyset: Any, xs: list[Tensor], *parameters: Any) -> Any:
+    return _Gate.apply(keyset, *xs, *parameters)
+
+
+def _differentiable_backward(keyset: Any, *arguments: Any) -> Any:
+    *flat, wanted = arguments
+    grad_pooled, *grad_parameters = _GateBackward.apply(keyset, wanted, *flat)
+    return grad_pooled, grad_parameters
+
+
+register("gate", _differentiable)
+register("gate_backward", _differentiable_backward)

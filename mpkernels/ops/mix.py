@@ -1,0 +1,103 @@
+"""mix: fake kernel, eager kernel and gradient (paper Eq. 5)."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from mpkernels import eager
+from mpkernels.ops.autograd import below_autograd, place, register
+from mpkernels.ops.differentiate import gradients, second_gradients
+from mpkernels.ops.layout import empty_map, in_format_of
+
+_op = torch.ops.mpkernels.mix.default
+_backward_op = torch.ops.mpkernels.mix_backward.default
+
+
+def fake(xs: list[Tensor], gates: Tensor) -> list[Tensor]:
+    """Outputs without values."""
+    return [empty_map(xs[0]) for _ in range(gates.shape[2])]
+
+
+def fake_backward(
+    grad_ys: list[Tensor | None], xs: list[Tensor], gates: Tensor, wanted: list[bool]
+) -> tuple[list[Tensor], list[Tensor]]:
+    """Gradients without values."""
+    grad_xs = [empty_map(x) for x, w in zip(xs, wanted) if w]
+    return grad_xs, [gates.new_empty(gates.shape)] if wanted[-1] else []
+
+
+def run_eager(xs: list[Tensor], gates: Tensor) -> list[Tensor]:
+    """The operator by its definition."""
+    return [in_format_of(y, xs[0]) for y in _definition([*xs, gates])]
+
+
+def _definition(inputs: list[Tensor | None]) -> list[Tensor]:
+    *xs, gates = inputs
+    assert gates is not None
+    with torch.autocast(gates.device.type, enabled=False):
+        return eager.mix(xs, gates)  # type: ignore[arg-type]
+
+
+def run_eager_backward(
+    grad_ys: list[Tensor | None], xs: list[Tensor], gates: Tensor, wanted: list[bool]
+) -> tuple[list[Tensor], list[Tensor]]:
+    """The operator's gradient by its definition."""
+    found = gradients(_definition, [*xs, gates], grad_ys, wanted)
+    count = sum(wanted[:-1])
+    chosen = [x for x, w in zip(xs, wanted) if w]
+    grad_xs = [in_format_of(grad, x) for grad, x in zip(found[:count], chosen)]
+    return grad_xs, [grad.contiguous() for grad in found[count:]]
+
+
+class _Mix(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, keyset: Any, *flat: Tensor) -> tuple[Tensor, ...]:
+        *xs, gates = flat
+        ctx.save_for_backward(*flat)
+        ctx.set_materialize_grads(False)
+        return tuple(below_autograd(_op, keyset, xs, gates))
+
+    @staticmethod
+    def backward(ctx: Any, *grad_ys: Tensor | None) -> tuple[Tensor | None, ...]:
+        *xs, gates = ctx.saved_tensors
+        wanted = list(ctx.needs_input_grad[1:])
+        grad_xs, grad_gates = _backward_op(list(grad_ys), xs, gates, wanted)
+        return (None, *place(grad_xs + grad_gates, wanted))
+
+
+class _MixBackward(torch.autograd.Function):
+    """The gradient, differentiable: through the definition."""
+
+    @staticmethod
+    def forward(ctx: Any, keyset: Any, wanted: list[bool], n: int, *flat: Any) -> Any:
+        grad_ys, (*xs, gates) = list(flat[:n]), flat[n:]
+        grad_xs, grad_gates = below_autograd(_backward_op, keyset, grad_ys, xs, gates, wanted)
+        ctx.save_for_backward(*flat)
+        ctx.wanted, ctx.n = wanted, n
+        ctx.set_materialize_grads(False)
+        return (*grad_xs, *grad_gates)
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor | None) -> tuple[Tensor | None, ...]:
+        grad_ys, inputs = ctx.saved_tensors[: ctx.n], ctx.saved_tensors[ctx.n :]
+        of_inputs, of_grads = second_gradients(_definition, inputs, grad_ys, ctx.wanted, grads)
+        return (None, None, None, *of_grads, *of_inputs)
+
+
+def _differentiable(keyset: Any, xs: list[Tensor], gates: Tensor) -> Any:
+    return list(_Mix.apply(keyset, *xs, gates))
+
+
+def _differentiable_backward(
+    keyset: Any, grad_ys: list[Tensor | None], xs: list[Tensor], gates: Tensor, wanted: list[bool]
+) -> Any:
+    flat = _MixBackward.apply(keyset, wanted, len(grad_ys), *grad_ys, *xs, gates)
+    count = sum(wanted[:-1])
+    return list(flat[:count]), list(flat[count:])
+
+
+register("mix", _differentiable)
+register("mix_backward", _differentiable_backward)

@@ -1,0 +1,27 @@
+"""The operators' schemas: `torch.ops.mpkernels`, whether or not a compiled library loads.
+
+`wanted` flags the gradients to compute, inputs first, then parameters; only those are returned.
+"""
+
+import torch
+
+_PARAMETERS = "Tensor w1, Tensor? b1, Tensor w2, Tensor? b2"
+
+SCHEMAS = (
+    f"cross_connect(Tensor[] xs, {_PARAMETERS}) -> (Tensor[] ys, Tensor gates, Tensor pooled)",
+    "cross_connect_backward(Tensor?[] grad_ys, Tensor? grad_gates, Tensor[] xs, Tensor gates, "
+    f"Tensor pooled, {_PARAMETERS}, bool[] wanted) -> (Tensor[] grad_xs, Tensor[] grad_parameters)",
+    f"gate(Tensor[] xs, {_PARAMETERS}) -> (Tensor gates, Tensor pooled)",
+    f"gate_backward(Tensor grad_gates, Tensor gates, Tensor pooled, {_PARAMETERS}, bool[] wanted) "
+    "-> (Tensor grad_pooled, Tensor[] grad_parameters)",
+    "mix(Tensor[] xs, Tensor gates) -> Tensor[] ys",
+    "mix_backward(Tensor?[] grad_ys, Tensor[] xs, Tensor gates, bool[] wanted) "
+    "-> (Tensor[] grad_xs, Tensor[] grad_gates)",
+)
+OPERATORS = tuple(schema.partition("(")[0] for schema in SCHEMAS)
+
+library = torch.library.Library("mpkernels", "DEF")
+for _schema in SCHEMAS:
+    library.define(_schema)
+# CUDA C++ has operators of its own names, called where it is chosen over Triton.
+library.define("mix_cuda(Tensor[] xs, Tensor gates) -> Tensor[] ys")

@@ -1,0 +1,199 @@
+"""Builds the compiled parts; everything else about the package is in pyproject.toml.
+
+mpkernels/_C.so       CPU kernels over torch's stable ABI, compiled once per instruction set
+mpkernels/_C_cuda.so  CUDA kernels over the stable ABI, where a CUDA torch and nvcc are found
+mpkernels/_build.so   pybind11: what was compiled, and what this processor uses of it
+mpkernels/build.json  the same for readers of a library that cannot load, and why a part is missing
+
+A part that fails to build does not fail the installation: mpkernels says at import what is
+missing and runs on its eager definition.
+"""
+
+import json
+import os
+import platform
+import shutil
+import sys
+from pathlib import Path
+
+from setuptools import Extension, setup
+
+
+def cuda_toolkit() -> Path | None:
+    """The folder that holds bin/nvcc and include/cuda_runtime.h; CUDA_HOME overrides."""
+    candidates = [os.environ.get("CUDA_HOME"), os.environ.get("CUDA_PATH")]
+    if not any(candidates):
+        nvcc = shutil.which("nvcc")
+        candidates = [Path(nvcc).resolve().parents[1] if nvcc else None, "/usr/local/cuda"]
+    for candidate in filter(None, candidates):
+        home = Path(candidate)
+        if (home / "bin/nvcc").exists() and (home / "include/cuda_runtime.h").exists():
+            return home.resolve()
+    return None
+
+
+CUDA_TOOLKIT = cuda_toolkit()
+if CUDA_TOOLKIT is not None:
+    os.environ["CUDA_HOME"] = str(CUDA_TOOLKIT)  # torch reads it when cpp_extension is imported
+CSRC = str(Path(__file__).resolve().parent / "csrc")
+STRIP = ["-Wl,-s"] if sys.platform == "linux" else []
+os.environ.setdefault("TORCH_CUDA_ARCH_LIST", "8.0;9.0;10.0+PTX")
+
+import torch  # noqa: E402
+from torch.utils.cpp_extension import (  # noqa: E402
+    BuildExtension,
+    include_paths,
+    library_paths,
+)
+
+# The libraries use torch's interfaces as of 2.11 and load on every later torch.
+STABLE_ABI = ["-DTORCH_TARGET_VERSION=0x020b000000000000"]
+KERNEL_FLAGS = [
+    "-O3",
+    "-std=c++20",
+    "-ffp-contract=fast",
+    "-fvisibility=hidden",
+    "-Wall",
+    "-Wno-maybe-uninitialized",  # false alarms inside gcc's own AVX-512 headers
+]
+GLUE_FLAGS = ["-O2", "-std=c++20", "-fvisibility=hidden", "-Wall", "-Wno-attributes"]
+
+# Name of the namespace that holds the kernels -> flags they are compiled with. The first entry
+# runs everywhere; csrc/cpu/select.cpp chooses the last one that this processor supports.
+if platform.machine().lower() in ("x86_64", "amd64"):
+    INSTRUCTION_SETS = {
+        "x86_64": [],
+        "avx2": ["-march=x86-64-v3"],
+        "avx512": ["-march=x86-64-v4"],
+    }
+else:
+    INSTRUCTION_SETS = {"portable": []}
+
+KERNEL_SOURCES = [
+    "csrc/cpu/cross_connect.cpp",
+    "csrc/cpu/gate_weights.cpp",
+    "csrc/cpu/mix.cpp",
+    "csrc/cpu/kernels.cpp",
+]
+
+
+def why_no_cuda() -> str | None:
+    if torch.version.cuda is None:
+        return f"torch {torch.__version__} is not a CUDA build"
+    if CUDA_TOOLKIT is None:
+        return "no folder with bin/nvcc and include/cuda_runtime.h (set CUDA_HOME)"
+    return None
+
+
+def extensions() -> list[Extension]:
+    listed = ",".join(INSTRUCTION_SETS)
+    cpu = Extension(
+        "mpkernels._C",
+        ["csrc/cpu/select.cpp", "csrc/cpu/register.cpp", "csrc/cpu/register_mix.cpp"],
+        depends=[str(path) for path in Path("csrc").rglob("*.h")],
+        include_dirs=[CSRC, *include_paths()],
+        library_dirs=library_paths(),
+        libraries=["torch_cpu"],
+        extra_compile_args={
+            "cxx": GLUE_FLAGS + STABLE_ABI + [f"-DMPK_HAS_{s}" for s in INSTRUCTION_SETS]
+        },
+        extra_link_args=STRIP,
+        optional=True,
+    )
+    info = Extension(
+        "mpkernels._build",
+        ["csrc/build_info.cpp"],
+        include_dirs=include_paths(),
+        extra_compile_args={
+            "cxx": [
+                *GLUE_FLAGS,
+                f'-DMPK_FLAGS="{" ".join(KERNEL_FLAGS)}"',
+                f'-DMPK_INSTRUCTION_SETS="{listed}"',
+                f'-DMPK_CUDA_ARCHITECTURES="{"" if why_no_cuda() else cuda_architectures()}"',
+                f'-DMPK_TORCH="{torch.__version__}"',
+            ]
+        },
+        extra_link_args=STRIP,
+        optional=True,
+    )
+    if why_no_cuda():
+        return [cpu, info]
+    cuda = Extension(
+        "mpkernels._C_cuda",
+        ["csrc/cuda/mix.cu"],
+        depends=[str(path) for path in Path("csrc").rglob("*.cuh")],
+        include_dirs=[CSRC, *include_paths(), str(CUDA_TOOLKIT / "include")],
+        library_dirs=[*library_paths(), str(CUDA_TOOLKIT / "lib64")],
+        # The static runtime: the library then needs only the driver that torch already needs.
+        libraries=["torch_cpu", "torch_cuda", "cudart_static", "rt", "dl", "pthread"],
+        extra_compile_args={
+            "cxx": GLUE_FLAGS + STABLE_ABI,
+            "nvcc": ["-O3", "-std=c++20", "-DUSE_CUDA", *STABLE_ABI],
+        },
+        extra_link_args=STRIP,
+        optional=True,
+    )
+    return [cpu, info, cuda]
+
+
+def cuda_architectures() -> str:
+    return os.environ["TORCH_CUDA_ARCH_LIST"].replace(";", ",").replace(" ", ",")
+
+
+class Build(BuildExtension):
+    """Compiles the CPU kernels once per instruction set and records what was built."""
+
+    failures: dict[str, str]
+
+    def run(self) -> None:
+        self.failures = {}
+        if reason := why_no_cuda():
+            self.failures["_C_cuda"] = reason
+        super().run()
+        for folder in {Path(self.build_lib), *([Path(".")] if self.inplace else [])}:
+            self.write_record(folder / "mpkernels" / "build.json")
+
+    def write_record(self, path: Path) -> None:
+        names = ("_C", "_build", "_C_cuda")
+        record = {
+            "torch": torch.__version__,
+            "torch_cuda": torch.version.cuda,
+            "torch_minimum": "2.11",
+            "python": platform.python_version(),
+            "platform": f"{platform.system()} {platform.machine()}",
+            "instruction_sets": list(INSTRUCTION_SETS),
+            "cuda_architectures": "" if "_C_cuda" in self.failures else cuda_architectures(),
+            "missing": {name: self.failures[name] for name in names if name in self.failures},
+        }
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(json.dumps(record, indent=2) + "\n")
+
+    def build_extension(self, ext: Extension) -> None:
+        try:
+            if ext.name == "mpkernels._C":
+                ext.extra_objects = self.compile_kernels(ext)
+            super().build_extension(ext)
+        # Everything a toolchain can do wrong ends up here; the record and the warning name it.
+        except Exception as error:
+            name = ext.name.rpartition(".")[2]
+            lines = str(error).strip().splitlines() or [type(error).__name__]
+            self.failures[name] = lines[0]
+            print(f"warning: mpkernels: {name} was not built: {error}", file=sys.stderr)
+
+    def compile_kernels(self, ext: Extension) -> list[str]:
+        objects: list[str] = []
+        for name, flags in INSTRUCTION_SETS.items():
+            objects += self.compiler.compile(
+                KERNEL_SOURCES,
+                output_dir=os.path.join(self.build_temp, name),
+                include_dirs=[CSRC],
+                depends=ext.depends,
+                extra_postargs=[*KERNEL_FLAGS, *flags, f"-DMPK_NAMESPACE={name}"],
+            )
+        return objects
+
+
+setup(
+    ext_modules=extensions(),
+    cmdclass={"build_ext": Build.with_options(no_python_abi_suffix=True)},
+)
