@@ -1,0 +1,1 @@
+"""Triton kernels and their launchers; imported at the first launch, never with the package."""
