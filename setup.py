@@ -128,7 +128,15 @@ def extensions() -> list[Extension]:
         libraries=["torch_cpu", "torch_cuda", "cudart_static", "rt", "dl", "pthread"],
         extra_compile_args={
             "cxx": GLUE_FLAGS + STABLE_ABI,
-            "nvcc": ["-O3", "-std=c++20", "-DUSE_CUDA", *STABLE_ABI],
+            # torch's own flags take away the conversions of half types that the kernels use.
+            "nvcc": [
+                "-O3",
+                "-std=c++20",
+                "-DUSE_CUDA",
+                "-U__CUDA_NO_HALF_CONVERSIONS__",
+                "-U__CUDA_NO_BFLOAT16_CONVERSIONS__",
+                *STABLE_ABI,
+            ],
         },
         extra_link_args=STRIP,
         optional=True,

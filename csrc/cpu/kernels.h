@@ -29,7 +29,10 @@ inline size_t mix_scratch(int64_t inputs, int64_t outputs, int64_t channels) {
   return sizeof(double) * inputs * outputs * channels;
 }
 
-// The best table for this processor.
+// The table in use: the best one for this processor, unless `choose` was called.
 const Kernels& kernels();
+
+// Uses the named instruction set (null: the best), or returns false where it cannot run here.
+bool choose(const char* name);
 
 }  // namespace mpk::cpu

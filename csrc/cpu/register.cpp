@@ -252,6 +252,14 @@ std::tuple<Tensor, std::vector<Tensor>> gate_backward(Tensor grad_gates, Tensor 
   return {grad_pooled, parameter_gradients(gradients, z, w1, b1, w2, b2, parameters)};
 }
 
+// Uses the named instruction set from now on ("best": the widest); the name of the one in use.
+std::string instruction_set(std::string name) {
+  if (!name.empty())
+    STD_TORCH_CHECK(choose(name == "best" ? nullptr : name.c_str()), "instruction set ", name,
+                    " was not compiled or cannot run on this processor");
+  return kernels().name;
+}
+
 }  // namespace
 }  // namespace mpk::cpu
 
@@ -260,4 +268,8 @@ STABLE_TORCH_LIBRARY_IMPL(mpkernels, CPU, library) {
   library.impl("cross_connect_backward", TORCH_BOX(&mpk::cpu::cross_connect_backward));
   library.impl("gate", TORCH_BOX(&mpk::cpu::gate));
   library.impl("gate_backward", TORCH_BOX(&mpk::cpu::gate_backward));
+}
+
+STABLE_TORCH_LIBRARY_IMPL(mpkernels, CompositeExplicitAutograd, library) {
+  library.impl("instruction_set", TORCH_BOX(&mpk::cpu::instruction_set));
 }

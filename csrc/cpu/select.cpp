@@ -1,5 +1,7 @@
-// Chooses, once, the widest instruction set that was compiled and that this processor has.
+// Chooses the widest instruction set that was compiled and that this processor has.
 #include "cpu/kernels.h"
+
+#include <cstring>
 
 namespace mpk::cpu {
 
@@ -14,22 +16,45 @@ namespace avx512 {
 extern const Kernels table;
 }
 
-static const Kernels& choose() {
-  if (__builtin_cpu_supports("x86-64-v4")) return avx512::table;
-  if (__builtin_cpu_supports("x86-64-v3")) return avx2::table;
-  return x86_64::table;
+static const Kernels* usable(int position) {
+  switch (position) {  // best first
+    case 0:
+      return __builtin_cpu_supports("x86-64-v4") ? &avx512::table : nullptr;
+    case 1:
+      return __builtin_cpu_supports("x86-64-v3") ? &avx2::table : nullptr;
+    default:
+      return &x86_64::table;
+  }
 }
+constexpr int tables = 3;
 #else
 namespace portable {
 extern const Kernels table;
 }
 
-static const Kernels& choose() { return portable::table; }
+static const Kernels* usable(int) { return &portable::table; }
+constexpr int tables = 1;
 #endif
 
-const Kernels& kernels() {
-  static const Kernels& chosen = choose();
-  return chosen;
+static const Kernels* find(const char* name) {
+  for (int position = 0; position < tables; position++) {
+    const Kernels* table = usable(position);
+    if (table && (!name || std::strcmp(name, table->name) == 0)) return table;
+  }
+  return nullptr;
+}
+
+static const Kernels*& chosen() {
+  static const Kernels* table = find(nullptr);
+  return table;
+}
+
+const Kernels& kernels() { return *chosen(); }
+
+bool choose(const char* name) {
+  const Kernels* table = find(name);
+  if (table) chosen() = table;
+  return table != nullptr;
 }
 
 }  // namespace mpk::cpu

@@ -76,10 +76,13 @@ def mix(xs: Sequence[Tensor], gates: Tensor) -> list[Tensor]:
     dtype = accumulate_dtype(xs[0].dtype)
     weights = gates.to(dtype) if gates.dim() == 4 else gates.to(dtype).unsqueeze(-1)
     weights = weights[(...,) + (None,) * (xs[0].dim() - 2)]
+    wide = [x.to(dtype) for x in xs]  # once, so that gradients too are summed before rounding
     ys = []
     for j in range(gates.shape[2]):
-        y = sum(weights[:, i, j] * x.to(dtype) for i, x in enumerate(xs))
-        ys.append(y.to(xs[0].dtype))  # type: ignore[union-attr]
+        y = weights[:, 0, j] * wide[0]
+        for i in range(1, len(wide)):
+            y = y + weights[:, i, j] * wide[i]
+        ys.append(y.to(xs[0].dtype))
     return ys
 
 
@@ -98,5 +101,8 @@ def cross_connect(
     Returns:
         ys, n maps of the shape and dtype of X_i; and gates [B, m, n].
     """
-    gates = gate(xs, w1, b1, w2, b2)
-    return mix(xs, gates), gates
+    xs = follow_autocast(xs)
+    with torch.autocast(xs[0].device.type, enabled=False):
+        wide = [x.to(accumulate_dtype(x.dtype)) for x in xs]
+        gates = gate(wide, w1, b1, w2, b2)
+        return [y.to(xs[0].dtype) for y in mix(wide, gates)], gates

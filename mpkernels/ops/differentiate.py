@@ -6,8 +6,22 @@ from collections.abc import Callable, Sequence
 
 import torch
 from torch import Tensor
+from torch._C import (
+    DispatchKey,
+    _dispatch_tls_local_exclude_set,
+    _dispatch_tls_local_include_set,
+    _ForceDispatchKeyGuard,
+)
 
 Definition = Callable[[list[Tensor | None]], Sequence[Tensor]]
+
+
+def _autograd_restored() -> _ForceDispatchKeyGuard:
+    # An operator's kernel runs below autograd, which then records nothing; here it must.
+    excluded = _dispatch_tls_local_exclude_set()
+    for key in ("AutogradFunctionality", "AutogradOther", "AutogradNestedTensor"):
+        excluded = excluded.remove(getattr(DispatchKey, key))
+    return _ForceDispatchKeyGuard(_dispatch_tls_local_include_set(), excluded)
 
 
 def _fresh(t: Tensor | None) -> Tensor | None:
@@ -43,7 +57,7 @@ def gradients(
     wanted: Sequence[bool],
 ) -> list[Tensor]:
     """Gradients of the wanted inputs, in order, for the gradients of the outputs."""
-    with torch.enable_grad():
+    with _autograd_restored(), torch.enable_grad():
         fresh = [_fresh(t) for t in inputs]
         chosen = [t for t, w in zip(fresh, wanted) if w and t is not None]
         return _pull_back(definition(fresh), chosen, grad_outputs, create_graph=False)

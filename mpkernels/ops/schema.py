@@ -25,3 +25,5 @@ for _schema in SCHEMAS:
     library.define(_schema)
 # CUDA C++ has operators of its own names, called where it is chosen over Triton.
 library.define("mix_cuda(Tensor[] xs, Tensor gates) -> Tensor[] ys")
+# The instruction set of the CPU kernels; a name chooses it, "best" the widest, "" only asks.
+library.define("instruction_set(str name) -> str")

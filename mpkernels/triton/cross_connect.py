@@ -52,12 +52,10 @@ class Maps:
         return [made if made is target else made.copy_(target) for made, target in self._made]
 
 
-def _sizes(geometry: Geometry, launch: Launch, w1: Tensor, w2: Tensor) -> dict[str, object]:
+def _constants(geometry: Geometry, launch: Launch, w1: Tensor, w2: Tensor) -> dict[str, object]:
     return dict(
         INPUTS=w1.shape[0],
         OUTPUTS=w2.shape[1],
-        CHANNELS=geometry.channels,
-        POSITIONS=geometry.positions,
         HIDDEN=w1.shape[1],
         CHANNELS_LAST=geometry.channels_last,
         BLOCK_ROWS=launch.block_rows,
@@ -92,7 +90,9 @@ def cross_connect(
                 *contiguous(w1, b1, w2, b2),
                 gates,
                 pooled,
-                **_sizes(geometry, launch, w1, w2),
+                geometry.channels,
+                geometry.positions,
+                **_constants(geometry, launch, w1, w2),
             )
     return outputs.finish(), gates, pooled
 
@@ -144,10 +144,12 @@ def cross_connect_backward(
                 grad_logits,
                 grad_hidden,
                 hidden,
+                geometry.channels,
+                geometry.positions,
                 PRESENT=sum(1 << j for j, grad in enumerate(grad_ys) if grad is not None),
                 WANTED=sum(1 << i for i, w in enumerate(wanted[:m]) if w),
                 PARAMETERS=parameters_wanted,
-                **_sizes(geometry, launch, w1, w2),
+                **_constants(geometry, launch, w1, w2),
             )
     return grad_inputs.finish(), parameter_gradients(
         grad_logits, grad_hidden, hidden, pooled, (w1, b1, w2, b2), wanted[m:]

@@ -18,14 +18,14 @@ from mpkernels.triton.parameters import parameter_gradients
 @triton.jit
 def hidden_of_chunk(
     w1, i, z, first,
-    CHANNELS: tl.constexpr, HIDDEN: tl.constexpr,
+    channels, HIDDEN: tl.constexpr,
     BLOCK_CHANNELS: tl.constexpr, BLOCK_HIDDEN: tl.constexpr,
 ):  # fmt: skip
     """The part of W1_i z that channels [first, first + BLOCK_CHANNELS) add: [BLOCK_HIDDEN]."""
     c = first + tl.arange(0, BLOCK_CHANNELS)
     k = tl.arange(0, BLOCK_HIDDEN)
-    inside = (k < HIDDEN)[:, None] & (c < CHANNELS)[None, :]
-    at = (i * HIDDEN + k[:, None]) * CHANNELS + c[None, :]
+    inside = (k < HIDDEN)[:, None] & (c < channels)[None, :]
+    at = (i * HIDDEN + k[:, None]) * channels + c[None, :]
     w = tl.load(w1 + at, mask=inside, other=0.0).to(z.dtype)
     return tl.sum(w * z[None, :], 1)
 
@@ -92,14 +92,14 @@ def differentiate_gate(
 @triton.jit
 def grad_pooled_chunk(
     w1, i, grad_hidden, first,
-    CHANNELS: tl.constexpr, HIDDEN: tl.constexpr,
+    channels, HIDDEN: tl.constexpr,
     BLOCK_CHANNELS: tl.constexpr, BLOCK_HIDDEN: tl.constexpr,
 ):  # fmt: skip
     """W1_i^T dH for channels [first, first + BLOCK_CHANNELS)."""
     c = first + tl.arange(0, BLOCK_CHANNELS)
     k = tl.arange(0, BLOCK_HIDDEN)
-    inside = (k < HIDDEN)[:, None] & (c < CHANNELS)[None, :]
-    at = (i * HIDDEN + k[:, None]) * CHANNELS + c[None, :]
+    inside = (k < HIDDEN)[:, None] & (c < channels)[None, :]
+    at = (i * HIDDEN + k[:, None]) * channels + c[None, :]
     w = tl.load(w1 + at, mask=inside, other=0.0).to(grad_hidden.dtype)
     return tl.sum(w * grad_hidden[:, None], 0)
 
@@ -107,54 +107,54 @@ def grad_pooled_chunk(
 @triton.jit
 def pool_streamed(
     x, row_stride, pooled,
-    CHANNELS: tl.constexpr, POSITIONS: tl.constexpr, CHANNELS_LAST: tl.constexpr,
+    channels, positions, CHANNELS_LAST: tl.constexpr,
     BLOCK_ROWS: tl.constexpr, BLOCK_COLS: tl.constexpr,
 ):  # fmt: skip
     """Writes the mean over positions of one map that starts at x to pooled, C values."""
     ACC: tl.constexpr = pooled.dtype.element_ty
     row, col = tl.arange(0, BLOCK_ROWS), tl.arange(0, BLOCK_COLS)
     if CHANNELS_LAST:
-        for c0 in range(0, CHANNELS, BLOCK_COLS):
+        for c0 in range(0, channels, BLOCK_COLS):
             total = tl.zeros([BLOCK_ROWS, BLOCK_COLS], ACC)
             c = c0 + col
-            for s0 in range(0, POSITIONS, BLOCK_ROWS):
+            for s0 in range(0, positions, BLOCK_ROWS):
                 s = s0 + row
                 at = s[:, None].to(tl.int64) * row_stride + c[None, :]
-                inside = (s < POSITIONS)[:, None] & (c < CHANNELS)[None, :]
+                inside = (s < positions)[:, None] & (c < channels)[None, :]
                 total += tl.load(x + at, mask=inside, other=0.0).to(ACC)
-            tl.store(pooled + c, tl.sum(total, 0) / POSITIONS, mask=c < CHANNELS)
+            tl.store(pooled + c, tl.sum(total, 0) / positions, mask=c < channels)
     else:
-        for c0 in range(0, CHANNELS, BLOCK_ROWS):
+        for c0 in range(0, channels, BLOCK_ROWS):
             total = tl.zeros([BLOCK_ROWS, BLOCK_COLS], ACC)
             c = c0 + row
-            for s0 in range(0, POSITIONS, BLOCK_COLS):
+            for s0 in range(0, positions, BLOCK_COLS):
                 s = s0 + col
                 at = c[:, None].to(tl.int64) * row_stride + s[None, :]
-                inside = (c < CHANNELS)[:, None] & (s < POSITIONS)[None, :]
+                inside = (c < channels)[:, None] & (s < positions)[None, :]
                 total += tl.load(x + at, mask=inside, other=0.0).to(ACC)
-            tl.store(pooled + c, tl.sum(total, 1) / POSITIONS, mask=c < CHANNELS)
+            tl.store(pooled + c, tl.sum(total, 1) / positions, mask=c < channels)
 
 
 @triton.jit
 def hidden_of_pooled(
     pooled, w1, b1, i,
-    CHANNELS: tl.constexpr, HIDDEN: tl.constexpr,
+    channels, HIDDEN: tl.constexpr,
     BLOCK_CHANNELS: tl.constexpr, BLOCK_HIDDEN: tl.constexpr,
 ):  # fmt: skip
     """relu(W1_i z + b1_i) with z read from memory in chunks."""
     total = tl.zeros([BLOCK_HIDDEN], pooled.dtype.element_ty)
-    for c0 in range(0, CHANNELS, BLOCK_CHANNELS):
+    for c0 in range(0, channels, BLOCK_CHANNELS):
         c = c0 + tl.arange(0, BLOCK_CHANNELS)
-        z = tl.load(pooled + c, mask=c < CHANNELS, other=0.0)
-        total += hidden_of_chunk(w1, i, z, c0, CHANNELS, HIDDEN, BLOCK_CHANNELS, BLOCK_HIDDEN)
+        z = tl.load(pooled + c, mask=c < channels, other=0.0)
+        total += hidden_of_chunk(w1, i, z, c0, channels, HIDDEN, BLOCK_CHANNELS, BLOCK_HIDDEN)
     return activate(total, b1, i, HIDDEN, BLOCK_HIDDEN)
 
 
 @triton.jit
 def _gate_kernel(
     xs, x_batch_strides, x_row_strides, w1, b1, w2, b2, gates, pooled,
-    INPUTS: tl.constexpr, OUTPUTS: tl.constexpr, CHANNELS: tl.constexpr,
-    POSITIONS: tl.constexpr, HIDDEN: tl.constexpr, CHANNELS_LAST: tl.constexpr,
+    channels, positions,
+    INPUTS: tl.constexpr, OUTPUTS: tl.constexpr, HIDDEN: tl.constexpr, CHANNELS_LAST: tl.constexpr,
     BLOCK_ROWS: tl.constexpr, BLOCK_COLS: tl.constexpr, BLOCK_CHANNELS: tl.constexpr,
     BLOCK_HIDDEN: tl.constexpr, BLOCK_OUTPUTS: tl.constexpr,
 ):  # fmt: skip
@@ -162,15 +162,15 @@ def _gate_kernel(
     sample = tl.program_id(0).to(tl.int64)
     j = tl.arange(0, BLOCK_OUTPUTS)
     for i in tl.static_range(INPUTS):
-        z = pooled + (sample * INPUTS + i) * CHANNELS
+        z = pooled + (sample * INPUTS + i) * channels
         pool_streamed(
             xs[i] + sample * x_batch_strides[i], x_row_strides[i], z,
-            CHANNELS, POSITIONS, CHANNELS_LAST, BLOCK_ROWS, BLOCK_COLS,
+            channels, positions, CHANNELS_LAST, BLOCK_ROWS, BLOCK_COLS,
         )  # fmt: skip
     tl.debug_barrier()  # every thread sees the pooled values
     for i in tl.static_range(INPUTS):
-        z = pooled + (sample * INPUTS + i) * CHANNELS
-        h = hidden_of_pooled(z, w1, b1, i, CHANNELS, HIDDEN, BLOCK_CHANNELS, BLOCK_HIDDEN)
+        z = pooled + (sample * INPUTS + i) * channels
+        h = hidden_of_pooled(z, w1, b1, i, channels, HIDDEN, BLOCK_CHANNELS, BLOCK_HIDDEN)
         g = softmax_of_hidden(h, w2, b2, i, HIDDEN, OUTPUTS, BLOCK_HIDDEN, BLOCK_OUTPUTS)
         tl.store(gates + (sample * INPUTS + i) * OUTPUTS + j, g, mask=j < OUTPUTS)
 
@@ -178,7 +178,7 @@ def _gate_kernel(
 @triton.jit
 def _gate_backward_kernel(
     grad_gates, gates, pooled, w1, b1, w2, grad_pooled, grad_logits, grad_hidden, hidden,
-    INPUTS: tl.constexpr, OUTPUTS: tl.constexpr, CHANNELS: tl.constexpr, HIDDEN: tl.constexpr,
+    channels, INPUTS: tl.constexpr, OUTPUTS: tl.constexpr, HIDDEN: tl.constexpr,
     BLOCK_CHANNELS: tl.constexpr, BLOCK_HIDDEN: tl.constexpr, BLOCK_OUTPUTS: tl.constexpr,
 ):  # fmt: skip
     """One program owns one sample: dG to dZ, and what the parameters' gradients need."""
@@ -187,7 +187,7 @@ def _gate_backward_kernel(
     for i in tl.static_range(INPUTS):
         at = sample * INPUTS + i
         h = hidden_of_pooled(
-            pooled + at * CHANNELS, w1, b1, i, CHANNELS, HIDDEN, BLOCK_CHANNELS, BLOCK_HIDDEN
+            pooled + at * channels, w1, b1, i, channels, HIDDEN, BLOCK_CHANNELS, BLOCK_HIDDEN
         )
         g = tl.load(gates + at * OUTPUTS + j, mask=j < OUTPUTS, other=0.0)
         d = tl.load(grad_gates + at * OUTPUTS + j, mask=j < OUTPUTS, other=0.0)
@@ -195,10 +195,10 @@ def _gate_backward_kernel(
         tl.store(grad_logits + at * OUTPUTS + j, da, mask=j < OUTPUTS)
         tl.store(grad_hidden + at * HIDDEN + k, dh, mask=k < HIDDEN)
         tl.store(hidden + at * HIDDEN + k, h, mask=k < HIDDEN)
-        for c0 in range(0, CHANNELS, BLOCK_CHANNELS):
+        for c0 in range(0, channels, BLOCK_CHANNELS):
             c = c0 + tl.arange(0, BLOCK_CHANNELS)
-            dz = grad_pooled_chunk(w1, i, dh, c0, CHANNELS, HIDDEN, BLOCK_CHANNELS, BLOCK_HIDDEN)
-            tl.store(grad_pooled + at * CHANNELS + c, dz, mask=c < CHANNELS)
+            dz = grad_pooled_chunk(w1, i, dh, c0, channels, HIDDEN, BLOCK_CHANNELS, BLOCK_HIDDEN)
+            tl.store(grad_pooled + at * channels + c, dz, mask=c < channels)
 
 
 def contiguous(*tensors: Tensor | None) -> list[Tensor | None]:
@@ -230,10 +230,10 @@ def gate(
             b2,
             gates,
             pooled,
+            geometry.channels,
+            geometry.positions,
             INPUTS=len(xs),
             OUTPUTS=w2.shape[1],
-            CHANNELS=geometry.channels,
-            POSITIONS=geometry.positions,
             HIDDEN=w1.shape[1],
             CHANNELS_LAST=geometry.channels_last,
             BLOCK_ROWS=launch.block_rows,
@@ -279,9 +279,9 @@ def gate_backward(
                 grad_logits,
                 grad_hidden,
                 hidden,
+                channels,
                 INPUTS=inputs,
                 OUTPUTS=outputs,
-                CHANNELS=channels,
                 HIDDEN=hidden_units,
                 BLOCK_CHANNELS=min(next_power_of_2(channels), weights_block(hidden_units)),
                 BLOCK_HIDDEN=next_power_of_2(hidden_units),

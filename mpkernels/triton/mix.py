@@ -70,14 +70,14 @@ def _mix_kernel(
 @triton.jit
 def _grad_gates_kernel(
     grad_ys, grad_y_batch_strides, grad_y_row_strides, xs, x_batch_strides, x_row_strides,
-    grad_gates,
+    grad_gates, channels, positions,
     PRESENT: tl.constexpr, BY_CHANNEL: tl.constexpr, INPUTS: tl.constexpr, OUTPUTS: tl.constexpr,
-    CHANNELS: tl.constexpr, POSITIONS: tl.constexpr, CHANNELS_LAST: tl.constexpr,
+    CHANNELS_LAST: tl.constexpr,
     BLOCK_ROWS: tl.constexpr, BLOCK_COLS: tl.constexpr, ACC: tl.constexpr,
 ):  # fmt: skip
     """d_ij = <dY_j, X_i>, or d_ijc = the sum over positions alone. One program owns one sample."""
-    ROWS: tl.constexpr = POSITIONS if CHANNELS_LAST else CHANNELS
-    COLS: tl.constexpr = CHANNELS if CHANNELS_LAST else POSITIONS
+    rows = positions if CHANNELS_LAST else channels
+    cols = channels if CHANNELS_LAST else positions
     BLOCK_C: tl.constexpr = BLOCK_COLS if CHANNELS_LAST else BLOCK_ROWS
     BLOCK_S: tl.constexpr = BLOCK_ROWS if CHANNELS_LAST else BLOCK_COLS
     sample = tl.program_id(0).to(tl.int64)
@@ -85,13 +85,13 @@ def _grad_gates_kernel(
         for o in tl.static_range(OUTPUTS):
             pair = (sample * INPUTS + i) * OUTPUTS + o
             whole = tl.zeros([BLOCK_C], ACC)
-            for c0 in range(0, CHANNELS, BLOCK_C):
+            for c0 in range(0, channels, BLOCK_C):
                 total = tl.zeros([BLOCK_ROWS, BLOCK_COLS], ACC)
                 if (PRESENT >> o) & 1:
-                    for s0 in range(0, POSITIONS, BLOCK_S):
+                    for s0 in range(0, positions, BLOCK_S):
                         row = (s0 if CHANNELS_LAST else c0) + tl.arange(0, BLOCK_ROWS)[:, None]
                         col = (c0 if CHANNELS_LAST else s0) + tl.arange(0, BLOCK_COLS)[None, :]
-                        inside = (row < ROWS) & (col < COLS)
+                        inside = (row < rows) & (col < cols)
                         at = row.to(tl.int64) * x_row_strides[i] + col
                         x = xs[i] + sample * x_batch_strides[i] + at
                         at = row.to(tl.int64) * grad_y_row_strides[o] + col
@@ -101,8 +101,8 @@ def _grad_gates_kernel(
                 by_channel = tl.sum(total, 0 if CHANNELS_LAST else 1)
                 if BY_CHANNEL:
                     c = c0 + tl.arange(0, BLOCK_C)
-                    to = grad_gates + pair * CHANNELS + c
-                    tl.store(to, by_channel.to(grad_gates.dtype.element_ty), mask=c < CHANNELS)
+                    to = grad_gates + pair * channels + c
+                    tl.store(to, by_channel.to(grad_gates.dtype.element_ty), mask=c < channels)
                 else:
                     whole += by_channel
             if not BY_CHANNEL:
@@ -189,12 +189,12 @@ def mix_backward(
                 *all_outer.arguments(),
                 *inputs.arguments(),
                 grad_gates,
+                geometry.channels,
+                geometry.positions,
                 PRESENT=sum(1 << j for j in present),
                 BY_CHANNEL=gates.dim() == 4,
                 INPUTS=len(xs),
                 OUTPUTS=len(grad_ys),
-                CHANNELS=geometry.channels,
-                POSITIONS=geometry.positions,
                 CHANNELS_LAST=geometry.channels_last,
                 BLOCK_ROWS=launch.block_rows,
                 BLOCK_COLS=launch.block_cols,

@@ -36,16 +36,16 @@ def _parameter_gradients_kernel(
     total_w2 = tl.zeros([BLOCK_OUTPUTS, BLOCK_HIDDEN], ACC)
     total_b2 = tl.zeros([BLOCK_OUTPUTS], ACC)
     for b0 in range(0, batch, BLOCK_BATCH):
-        inside = b0 + b < batch
+        present = b0 + b < batch
         sample = (b0 + b).to(tl.int64)[:, None] * INPUTS + i
-        of_hidden = inside[:, None] & (k < HIDDEN)[None, :]
+        of_hidden = present[:, None] & (k < HIDDEN)[None, :]
         dh = tl.load(grad_hidden + sample * HIDDEN + k[None, :], mask=of_hidden, other=0.0)
         if grad_w1 is not None:
-            of_channels = inside[:, None] & (c < CHANNELS)[None, :]
+            of_channels = present[:, None] & (c < CHANNELS)[None, :]
             z = tl.load(pooled + sample * CHANNELS + c[None, :], mask=of_channels, other=0.0)
             total_w1 += tl.sum(dh[:, :, None] * z[:, None, :], 0)
         if tl.program_id(1) == 0:
-            of_outputs = inside[:, None] & (j < OUTPUTS)[None, :]
+            of_outputs = present[:, None] & (j < OUTPUTS)[None, :]
             da = tl.load(grad_logits + sample * OUTPUTS + j[None, :], mask=of_outputs, other=0.0)
             h = tl.load(hidden + sample * HIDDEN + k[None, :], mask=of_hidden, other=0.0)
             total_b1 += tl.sum(dh, 0)
@@ -53,19 +53,19 @@ def _parameter_gradients_kernel(
             total_w2 += tl.sum(da[:, :, None] * h[:, None, :], 0)
     if grad_w1 is not None:
         at = (i * HIDDEN + k[:, None]) * CHANNELS + c[None, :]
-        inside = (k < HIDDEN)[:, None] & (c < CHANNELS)[None, :]
-        tl.store(grad_w1 + at, total_w1.to(grad_w1.dtype.element_ty), mask=inside)
+        of_w1 = (k < HIDDEN)[:, None] & (c < CHANNELS)[None, :]
+        tl.store(grad_w1 + at, total_w1.to(grad_w1.dtype.element_ty), mask=of_w1)
     if tl.program_id(1) == 0:
         if grad_b1 is not None:
-            to = grad_b1 + i * HIDDEN + k
-            tl.store(to, total_b1.to(grad_b1.dtype.element_ty), mask=k < HIDDEN)
+            to_b1 = grad_b1 + i * HIDDEN + k
+            tl.store(to_b1, total_b1.to(grad_b1.dtype.element_ty), mask=k < HIDDEN)
         if grad_w2 is not None:
-            to = grad_w2 + (i * OUTPUTS + j[:, None]) * HIDDEN + k[None, :]
-            inside = (j < OUTPUTS)[:, None] & (k < HIDDEN)[None, :]
-            tl.store(to, total_w2.to(grad_w2.dtype.element_ty), mask=inside)
+            to_w2 = grad_w2 + (i * OUTPUTS + j[:, None]) * HIDDEN + k[None, :]
+            of_w2 = (j < OUTPUTS)[:, None] & (k < HIDDEN)[None, :]
+            tl.store(to_w2, total_w2.to(grad_w2.dtype.element_ty), mask=of_w2)
         if grad_b2 is not None:
-            to = grad_b2 + i * OUTPUTS + j
-            tl.store(to, total_b2.to(grad_b2.dtype.element_ty), mask=j < OUTPUTS)
+            to_b2 = grad_b2 + i * OUTPUTS + j
+            tl.store(to_b2, total_b2.to(grad_b2.dtype.element_ty), mask=j < OUTPUTS)
 
 
 def parameter_gradients(

@@ -1,0 +1,169 @@
+"""The one comparison of the tests: element by element against float64, within a derived bound.
+
+Inputs are taken as exact. First-order rounding error analysis: a sum of N products in a dtype of
+unit roundoff a is off by at most gamma(N) = N a / (1 - N a) times the sum of the magnitudes, in
+any order of summation; errors of intermediate values are carried through the formulas, and the
+last rounding to the result's dtype adds half an ulp.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from conftest import INTERPRETED
+
+ROUNDOFF = {
+    torch.float64: 2.0**-53,
+    torch.float32: 2.0**-24,
+    torch.float16: 2.0**-11,
+    torch.bfloat16: 2.0**-8,
+}
+# The oracle computes in float64 as well, so a float64 result may differ by twice the bound.
+ORACLE = {torch.float64: 2.0}
+
+
+def exact(t: Tensor | None) -> Tensor | None:
+    """The same values in float64, detached."""
+    return None if t is None else t.detach().to(torch.float64)
+
+
+def rounded(value: Tensor, error: Tensor, dtype: torch.dtype, accumulate: torch.dtype) -> Tensor:
+    """The bound after the store: half an ulp of the result's dtype on top."""
+    u = ROUNDOFF[dtype] if dtype != accumulate else 0.0
+    if INTERPRETED and dtype == torch.bfloat16:
+        u *= 2  # the interpreter's cast to bf16 truncates
+    smallest = torch.finfo(dtype).smallest_normal * torch.finfo(dtype).eps
+    return (error * (1 + u) + u * value.abs() + smallest) * ORACLE.get(accumulate, 1.0)
+
+
+def assert_close(name: str, found: Tensor, wanted: Tensor, bound: Tensor) -> None:
+    """Every element of `found` within `bound` of `wanted`; NaN only where `wanted` is NaN."""
+    assert found.shape == wanted.shape, f"{name}: shape {found.shape}, wanted {wanted.shape}"
+    error = (found.detach().to(torch.float64) - wanted).abs()
+    outside = ~(error <= bound) & ~(wanted.isnan() & found.isnan())
+    if outside.any():
+        worst = torch.where(outside, error / bound, 0).nan_to_num(math.inf).argmax()
+        raise AssertionError(
+            f"{name}: {int(outside.sum())} of {found.numel()} elements are outside the bound; worst "
+            f"{found.flatten()[worst].item()} for {wanted.flatten()[worst].item()}, "
+            f"bound {bound.flatten()[worst].item():.3g}"
+        )
+
+
+def gamma(terms: int, a: float) -> float:
+    """The factor of a sum of so many rounded products."""
+    return terms * a / (1 - terms * a)
+
+
+@dataclass
+class Bounded:
+    """A float64 value and a bound of the error with which a kernel may know it."""
+
+    value: Tensor
+    error: Tensor
+
+
+def _sum_paths(weights: Tensor, weight_errors: Tensor, maps: Tensor, terms: float) -> Tensor:
+    """Error of sum_i w_i x_i: `weights` [m, B, 1...], `maps` [m, B, C, *spatial]."""
+    return (weight_errors * maps.abs() + terms * weights.abs() * maps.abs()).sum(0)
+
+
+class GateBounds:
+    """Bounds of pooled values, hidden units and gates of all paths, [B, m, ...]."""
+
+    def __init__(self, xs: list[Tensor], parameters: list[Tensor | None], a: float) -> None:
+        w1, b1, w2, b2 = parameters
+        assert w1 is not None and w2 is not None
+        self.a, self.w1, self.w2 = a, w1, w2
+        self.positions = math.prod(xs[0].shape[2:])
+        hidden, channels = w1.shape[1:]
+        flat = torch.stack([x.flatten(2) if x.dim() > 2 else x.unsqueeze(2) for x in xs], 1)
+        z = flat.mean(3)
+        z_error = gamma(self.positions + 2, a) * flat.abs().mean(3)
+        pre = torch.einsum("mkc,bmc->bmk", w1, z)
+        size = torch.einsum("mkc,bmc->bmk", w1.abs(), z.abs())
+        if b1 is not None:
+            pre, size = pre + b1, size + b1.abs()
+        pre_error = torch.einsum("mkc,bmc->bmk", w1.abs(), z_error) + gamma(channels + 3, a) * size
+        self.z, self.h = Bounded(z, z_error), Bounded(pre.relu(), pre_error)
+        # Within its error of 0 a unit may be on or off: its gradient is then known to all of itself.
+        self.on, self.uncertain = (pre > 0).double(), (pre.abs() <= pre_error).double()
+        logits = torch.einsum("mnk,bmk->bmn", w2, self.h.value)
+        size = torch.einsum("mnk,bmk->bmn", w2.abs(), self.h.value)
+        if b2 is not None:
+            logits, size = logits + b2, size + b2.abs()
+        error = torch.einsum("mnk,bmk->bmn", w2.abs(), pre_error) + gamma(hidden + 3, a) * size
+        g = logits.softmax(-1)
+        # exp amplifies the error of its argument; itself, the sum and the quotient add some ulps.
+        largest = error.amax(-1, keepdim=True)
+        spread = (logits.amax(-1, keepdim=True) - logits).abs()
+        relative = a * (spread + spread.amax(-1, keepdim=True) + g.shape[-1] + 10)
+        self.g = Bounded(g, g * (torch.exp(2 * largest) * (1 + relative) - 1))
+
+    def backward(self, d: Bounded) -> tuple[Bounded, Bounded, Bounded]:
+        """Bounds of dA [B, m, n], dH [B, m, K] and dZ [B, m, C] for dL/dG."""
+        a, g, n = self.a, self.g, self.w2.shape[1]
+        mean = (g.value * d.value).sum(-1, keepdim=True)
+        size = (g.value * d.value.abs()).sum(-1, keepdim=True)
+        mean_error = ((g.error * (d.value.abs() + d.error)) + g.value * d.error).sum(-1, keepdim=True)
+        mean_error = mean_error + gamma(n + 1, a) * size
+        da = g.value * (d.value - mean)
+        difference = d.error + mean_error + 3 * a * (d.value.abs() + mean.abs())
+        da_error = g.error * (d.value - mean).abs() + (g.value + g.error) * difference
+        back = torch.einsum("mnk,bmn->bmk", self.w2, da)
+        size = torch.einsum("mnk,bmn->bmk", self.w2.abs(), da.abs())
+        error = torch.einsum("mnk,bmn->bmk", self.w2.abs(), da_error) + gamma(n + 2, a) * size
+        dh = self.on * back
+        dh_error = torch.maximum(self.on, self.uncertain) * error + self.uncertain * back.abs()
+        dz = torch.einsum("mkc,bmk->bmc", self.w1, dh)
+        size = torch.einsum("mkc,bmk->bmc", self.w1.abs(), dh.abs())
+        dz_error = torch.einsum("mkc,bmk->bmc", self.w1.abs(), dh_error)
+        dz_error = dz_error + gamma(self.w1.shape[1] + 2, a) * size
+        return Bounded(da, da_error), Bounded(dh, dh_error), Bounded(dz, dz_error)
+
+    def parameters(self, da: Bounded, dh: Bounded) -> dict[str, Bounded]:
+        """Bounds of dW1, db1, dW2, db2: sums over the batch."""
+        terms = gamma(da.value.shape[0] + 2, self.a)
+
+        def outer(left: Bounded, right: Bounded) -> Bounded:
+            def product(x: Tensor, y: Tensor) -> Tensor:
+                return torch.einsum("bmp,bmq->mpq", x, y)
+
+            size = product(left.value.abs(), right.value.abs())
+            error = product(left.error, right.value.abs() + right.error)
+            error = error + product(left.value.abs(), right.error) + terms * size
+            return Bounded(product(left.value, right.value), error)
+
+        def total(t: Bounded) -> Bounded:
+            return Bounded(t.value.sum(0), t.error.sum(0) + terms * t.value.abs().sum(0))
+
+        return {
+            "w1": outer(dh, self.z), "b1": total(dh), "w2": outer(da, self.h), "b2": total(da)
+        }  # fmt: skip
+
+
+def dot_bound(x: Tensor, y: Tensor, a: float, dims: tuple[int, ...]) -> Tensor:
+    """Error of a sum of products over `dims`."""
+    terms = math.prod(x.shape[d] for d in dims)
+    return gamma(terms + 2, a) * (x.abs() * y.abs()).sum(dims)
+
+
+def over_maps(weights: Tensor, dims: int) -> Tensor:
+    """[B, m, n] as [m, n, B, 1, ...] to weight maps of so many dimensions."""
+    return weights.permute(1, 2, 0)[(...,) + (None,) * (dims - 1)]
+
+
+def mixed_error(g: Bounded, maps: Tensor, a: float, transposed: bool = False) -> list[Tensor]:
+    """Errors of sum_i g_ij X_i for each j, or of sum_j g_ij Y_j for each i."""
+    dims = maps.dim() - 1
+    value, error = over_maps(g.value, dims), over_maps(g.error, dims)
+    if transposed:
+        value, error = value.transpose(0, 1), error.transpose(0, 1)
+    terms = gamma(maps.shape[0] + 2, a)
+    return [
+        _sum_paths(value[:, j], error[:, j], maps, terms) for j in range(value.shape[1])
+    ]

@@ -1,0 +1,177 @@
+"""Every operator on every backend over the whole table, against float64 within derived bounds."""
+
+import pytest
+import torch
+
+import mpkernels as mpk
+from cases import CASES, make_gates, make_grad_ys, make_parameters, make_paths
+from closeness import (
+    ROUNDOFF,
+    Bounded,
+    GateBounds,
+    assert_close,
+    dot_bound,
+    exact,
+    gamma,
+    mixed_error,
+    over_maps,
+    rounded,
+)
+from mpkernels import functional
+
+NAMES = ("w1", "b1", "w2", "b2")
+
+
+def accumulate(case):
+    return torch.float64 if case.dtype == torch.float64 else torch.float32
+
+
+def backward(outputs, gradients):
+    kept = [(y, g) for y, g in zip(outputs, gradients) if g is not None and y.requires_grad]
+    if kept:
+        torch.autograd.backward([y for y, _ in kept], [g for _, g in kept])
+
+
+def stacked(tensors, shape):
+    return torch.stack([torch.zeros(shape).double() if t is None else exact(t) for t in tensors])
+
+
+def check_gate_gradients(case, bounds, d, parameters, xs=None, grad_ys=None):
+    """Gradients of parameters, and of maps, for dL/dG = d."""
+    da, dh, dz = bounds.backward(d)
+    for name, wanted in bounds.parameters(da, dh).items():
+        p = parameters[name]
+        if p is None:
+            continue
+        if not p.requires_grad:
+            assert p.grad is None, name
+            continue
+        bound = rounded(wanted.value, wanted.error, p.dtype, accumulate(case))
+        assert_close(f"grad_{name}", p.grad, wanted.value, bound)
+    positions, a = bounds.positions, bounds.a
+    for i, x in enumerate(xs):
+        if not x.requires_grad:
+            assert x.grad is None, f"x{i}"
+            continue
+        trailing = (...,) + (None,) * (x.dim() - 2)
+        value = (dz.value[:, i] / positions)[trailing].expand(x.shape)
+        error = ((dz.error[:, i] + 3 * a * dz.value[:, i].abs()) / positions)[trailing]
+        error = error.expand(x.shape)
+        if grad_ys is not None:
+            g = over_maps(bounds.g.value, x.dim())[i]
+            value = value + (g * grad_ys).sum(0)
+            mixed = mixed_error(bounds.g, grad_ys, a, transposed=True)[i]
+            error = error + mixed + gamma(len(grad_ys) + 3, a) * value.abs()
+        assert_close(f"grad_x{i}", x.grad, value, rounded(value, error, x.dtype, accumulate(case)))
+
+
+@pytest.mark.parametrize("case", CASES, ids=str)
+def test_cross_connect(case, backend):
+    xs, parameters = make_paths(case), make_parameters(case)
+    ys, gates = functional.cross_connect(xs, *parameters.values())
+    grad_ys, grad_gates = make_grad_ys(case, ys), torch.randn(gates.shape).to(gates.dtype)
+    backward([*ys, gates], [*grad_ys, grad_gates])
+
+    a = ROUNDOFF[accumulate(case)]
+    bounds = GateBounds([exact(x) for x in xs], [exact(p) for p in parameters.values()], a)
+    assert_close("gates", gates, bounds.g.value,
+                 rounded(bounds.g.value, bounds.g.error, gates.dtype, gates.dtype))  # fmt: skip
+    maps = torch.stack([exact(x) for x in xs])
+    weights, errors = over_maps(bounds.g.value, xs[0].dim()), mixed_error(bounds.g, maps, a)
+    for j, y in enumerate(ys):
+        assert y.dtype == case.dtype
+        wanted = (weights[:, j] * maps).sum(0)
+        assert_close(f"y{j}", y, wanted, rounded(wanted, errors[j], y.dtype, accumulate(case)))
+
+    outer = stacked(grad_ys, xs[0].shape)
+    dims = tuple(range(1, xs[0].dim()))
+    value = torch.stack(
+        [torch.stack([(x * dy).sum(dims) for dy in outer], -1) for x in maps], 1
+    )  # [B, m, n]
+    error = torch.stack(
+        [torch.stack([dot_bound(x, dy, a, dims) for dy in outer], -1) for x in maps], 1
+    )
+    direct = exact(grad_gates)
+    d = Bounded(value + direct, error + 3 * a * (value.abs() + direct.abs()))
+    check_gate_gradients(case, bounds, d, parameters, xs, outer)
+
+
+@pytest.mark.parametrize("case", CASES, ids=str)
+def test_gate(case, backend):
+    xs, parameters = make_paths(case), make_parameters(case)
+    gates = functional.gate(xs, *parameters.values())
+    grad_gates = torch.randn(gates.shape).to(gates.dtype)
+    backward([gates], [grad_gates])
+    a = ROUNDOFF[accumulate(case)]
+    bounds = GateBounds([exact(x) for x in xs], [exact(p) for p in parameters.values()], a)
+    assert_close("gates", gates, bounds.g.value,
+                 rounded(bounds.g.value, bounds.g.error, gates.dtype, gates.dtype))  # fmt: skip
+    d = Bounded(exact(grad_gates), torch.zeros(gates.shape).double())
+    check_gate_gradients(case, bounds, d, parameters, xs)
+
+
+@pytest.mark.parametrize("by_channel", [False, True], ids=["by_sample", "by_channel"])
+@pytest.mark.parametrize("case", CASES, ids=str)
+def test_mix(case, by_channel, backend):
+    xs, gates = make_paths(case), make_gates(case, by_channel)
+    ys = functional.mix(xs, gates)
+    grad_ys = make_grad_ys(case, ys)
+    backward(ys, grad_ys)
+
+    a, dims = ROUNDOFF[accumulate(case)], xs[0].dim()
+    maps, g = torch.stack([exact(x) for x in xs]), exact(gates)
+    weights = g.permute(1, 2, 0, *range(3, g.dim()))[(...,) + (None,) * (dims - g.dim() + 2)]
+    terms = gamma(len(xs) + 3, a)
+    for j, y in enumerate(ys):
+        wanted = (weights[:, j] * maps).sum(0)
+        error = terms * (weights[:, j] * maps).abs().sum(0)
+        assert_close(f"y{j}", y, wanted, rounded(wanted, error, y.dtype, accumulate(case)))
+    outer, terms = stacked(grad_ys, xs[0].shape), gamma(len(ys) + 3, a)
+    used = any(grad is not None for grad in grad_ys)
+    for i, x in enumerate(xs):
+        if not x.requires_grad or not used:
+            assert x.grad is None
+            continue
+        wanted = (weights[i] * outer).sum(0)
+        error = terms * (weights[i] * outer).abs().sum(0)
+        bound = rounded(wanted, error, x.dtype, accumulate(case))
+        assert_close(f"grad_x{i}", x.grad, wanted, bound)
+    if not gates.requires_grad or not used:
+        assert gates.grad is None
+        return
+    summed = tuple(range(2 if by_channel else 1, dims))
+    for i, x in enumerate(maps):
+        for j, dy in enumerate(outer):
+            wanted = (x * dy).sum(summed) if summed else x * dy
+            error = dot_bound(x, dy, a, summed) if summed else 3 * a * wanted.abs()
+            bound = rounded(wanted, error, gates.dtype, accumulate(case))
+            assert_close(f"grad_g{i}{j}", gates.grad[:, i, j], wanted, bound)
+
+
+def test_the_wanted_kernel_ran(backend, monkeypatch):
+    """A silent fallback to the definition would pass every comparison above."""
+    called = []
+    original = mpk.eager.cross_connect
+    monkeypatch.setattr(
+        mpk.eager, "cross_connect", lambda *inputs: called.append(1) or original(*inputs)
+    )
+    if backend == "triton":
+        from mpkernels.triton import cross_connect as launcher
+
+        class Counted:
+            def __init__(self, kernel):
+                self.kernel = kernel
+
+            def __getitem__(self, grid):
+                called.append("triton")
+                return self.kernel[grid]
+
+        for name in ("resident_kernel", "resident_backward_kernel"):
+            monkeypatch.setattr(launcher, name, Counted(getattr(launcher, name)))
+    router = mpk.CrossConnect(4, 2, 2)
+    ys = router([torch.randn(2, 4, 3, 3, requires_grad=True) for _ in range(2)])
+    sum(y.sum() for y in ys).backward()
+    assert called == {"eager": [1, 1], "native": [], "triton": ["triton", "triton"]}[backend]
+    for name in ("cross_connect", "gate", "mix"):
+        for each in (name, f"{name}_backward"):
+            assert torch._C._dispatch_has_kernel_for_dispatch_key(f"mpkernels::{each}", "CPU")
