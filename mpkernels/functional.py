@@ -4,19 +4,19 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-import torch
 from torch import Tensor
 
 from mpkernels.eager.functional import follow_autocast
 from mpkernels.ops import backend as _backend  # noqa: F401  (registers the kernels)
-from mpkernels.ops.check import check_gate, check_mix, check_paths
-
-_ops = torch.ops.mpkernels
+from mpkernels.ops import cross_connect as _cross_connect
+from mpkernels.ops import gate as _gate
+from mpkernels.ops import mix as _mix
+from mpkernels.ops.check import check_gate, check_mix, check_tensors
 
 
 def _paths(function: str, xs: Tensor | Sequence[Tensor]) -> list[Tensor]:
     paths = [xs] if isinstance(xs, Tensor) else list(xs)
-    check_paths(function, follow_autocast(paths) if paths else paths)
+    check_tensors(function, paths)
     return follow_autocast(paths)
 
 
@@ -57,7 +57,7 @@ def cross_connect(
     """
     paths = _paths("cross_connect", xs)
     check_gate("cross_connect", paths, w1, b1, w2, b2)
-    ys, gates, _ = _ops.cross_connect(paths, w1, b1, w2, b2)
+    ys, gates, _ = _cross_connect.cross_connect(paths, w1, b1, w2, b2)
     return ys, gates
 
 
@@ -84,7 +84,7 @@ def gate(
     """
     paths = _paths("gate", xs)
     check_gate("gate", paths, w1, b1, w2, b2)
-    gates: Tensor = _ops.gate(paths, w1, b1, w2, b2)[0]
+    gates: Tensor = _gate.gate(paths, w1, b1, w2, b2)[0]
     return gates
 
 
@@ -109,5 +109,5 @@ def mix(xs: Tensor | Sequence[Tensor], gates: Tensor) -> list[Tensor]:
     """
     paths = _paths("mix", xs)
     check_mix("mix", paths, gates)
-    ys: list[Tensor] = _ops.mix(paths, gates)
+    ys: list[Tensor] = _mix.mix(paths, gates)
     return ys

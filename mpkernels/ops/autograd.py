@@ -7,29 +7,43 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch._C import _after_autograd_keyset, _any_requires_grad, _AutoDispatchBelowAutograd
+from torch._C import (
+    _after_autograd_keyset,
+    _any_requires_grad,
+    _are_functorch_transforms_active,
+    _AutoDispatchBelowAutograd,
+)
 
 from mpkernels.ops.schema import library
 
 # torch.library.register_autograd would do the same at several times the cost for lists of tensors.
 
 
-def below_autograd(operator: Any, keyset: Any, *arguments: Any) -> Any:
-    """Runs the operator's kernel for the device of its tensors."""
-    with _AutoDispatchBelowAutograd():
-        return operator.redispatch(keyset & _after_autograd_keyset, *arguments)
+def register(name: str, differentiable: Callable[..., Any]) -> Callable[..., Any]:
+    """Makes `differentiable(*arguments)` run where a gradient may be needed.
 
+    It applies an autograd.Function whose forward calls the operator again, with gradients off.
 
-def register(name: str, differentiable: Callable[..., Any]) -> None:
-    """Makes `differentiable(keyset, *arguments)` run where a gradient may be needed."""
+    Returns:
+        The operator as Python calls it: torch.func's transforms, which a kernel cannot serve from
+        below the dispatcher, meet the autograd.Function first.
+    """
     operator = getattr(torch.ops.mpkernels, name).default
 
     def kernel(keyset: Any, *arguments: Any) -> Any:
         if torch.is_grad_enabled() and _any_requires_grad(*arguments):
-            return differentiable(keyset, *arguments)
-        return below_autograd(operator, keyset, *arguments)
+            return differentiable(*arguments)
+        with _AutoDispatchBelowAutograd():
+            return operator.redispatch(keyset & _after_autograd_keyset, *arguments)
 
     library.impl(name, kernel, "Autograd", with_keyset=True)
+
+    def call(*arguments: Any) -> Any:
+        if not torch.compiler.is_compiling() and _are_functorch_transforms_active():
+            return differentiable(*arguments)
+        return operator(*arguments)
+
+    return call
 
 
 def place(grads: list[Tensor], wanted: list[bool]) -> list[Tensor | None]:

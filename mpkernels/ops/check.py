@@ -17,14 +17,19 @@ def _shape(sizes: Sequence[int]) -> str:
     return "[" + ", ".join(str(int(size)) for size in sizes) + "]"
 
 
-def check_paths(function: str, xs: Sequence[Tensor]) -> None:
-    """Raises unless xs are m >= 1 floating-point maps of one shape, dtype and device."""
+def check_tensors(function: str, xs: Sequence[Tensor]) -> None:
+    """Raises unless xs are m >= 1 tensors."""
     if len(xs) == 0:
         raise ValueError(f"{function}: xs must hold at least one path, got none")
-    first = xs[0]
     for i, x in enumerate(xs):
         if not isinstance(x, Tensor):
             raise TypeError(f"{function}: xs[{i}] must be a tensor, got {type(x).__name__}")
+
+
+def check_paths(function: str, xs: Sequence[Tensor]) -> None:
+    """Raises unless the tensors xs are floating-point maps of one shape, dtype and device."""
+    first = xs[0]
+    for i, x in enumerate(xs):
         if not is_floating(x.dtype):
             raise TypeError(
                 f"{function}: xs[{i}] must be float32, float64, bfloat16 or float16, got {x.dtype}"

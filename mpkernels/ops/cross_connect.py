@@ -10,7 +10,7 @@ from torch import Tensor
 
 from mpkernels import eager
 from mpkernels.eager.functional import accumulate_dtype
-from mpkernels.ops.autograd import below_autograd, place, register
+from mpkernels.ops.autograd import place, register
 from mpkernels.ops.differentiate import gradients, second_gradients
 from mpkernels.ops.layout import empty_map, in_format_of
 
@@ -92,54 +92,61 @@ def run_eager_backward(
 
 class _CrossConnect(torch.autograd.Function):
     @staticmethod
-    def forward(ctx: Any, keyset: Any, *flat: Any) -> tuple[Tensor, ...]:
+    def forward(*flat: Any) -> tuple[Tensor, ...]:
         *xs, w1, b1, w2, b2 = flat
-        ys, gates, pooled = below_autograd(_op, keyset, xs, w1, b1, w2, b2)
-        ctx.save_for_backward(*xs, gates, pooled, w1, b1, w2, b2)
-        ctx.set_materialize_grads(False)
-        ctx.mark_non_differentiable(pooled)
+        ys, gates, pooled = _op(xs, w1, b1, w2, b2)
         return (*ys, gates, pooled)
 
     @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
+        *_, gates, pooled = output
+        ctx.save_for_backward(*inputs, gates, pooled)
+        ctx.set_materialize_grads(False)
+        ctx.mark_non_differentiable(pooled)
+
+    @staticmethod
     def backward(ctx: Any, *grads: Tensor | None) -> tuple[Tensor | None, ...]:
-        *xs, gates, pooled, w1, b1, w2, b2 = ctx.saved_tensors
-        wanted = list(ctx.needs_input_grad[1:])
+        *xs, w1, b1, w2, b2, gates, pooled = ctx.saved_tensors
+        wanted = list(ctx.needs_input_grad)
         *grad_ys, grad_gates, _ = grads
-        grad_xs, grad_parameters = _backward_op(
+        grad_xs, grad_parameters = cross_connect_backward(
             grad_ys, grad_gates, xs, gates, pooled, w1, b1, w2, b2, wanted
         )
-        return (None, *place(grad_xs + grad_parameters, wanted))
+        return tuple(place(grad_xs + grad_parameters, wanted))
 
 
 class _CrossConnectBackward(torch.autograd.Function):
     """The gradient, differentiable: through the definition, from which gates and pooled follow."""
 
     @staticmethod
-    def forward(ctx: Any, keyset: Any, wanted: list[bool], n: int, *flat: Any) -> Any:
-        grad_ys, grad_gates, gates, pooled = list(flat[:n]), flat[n], flat[n + 1], flat[n + 2]
-        *xs, w1, b1, w2, b2 = flat[n + 3 :]
-        grad_xs, grad_parameters = below_autograd(
-            _backward_op, keyset, grad_ys, grad_gates, xs, gates, pooled, w1, b1, w2, b2, wanted
+    def forward(wanted: list[bool], n: int, *flat: Any) -> tuple[Tensor, ...]:
+        grad_ys, (grad_gates, gates, pooled, *inputs) = list(flat[:n]), flat[n:]
+        *xs, w1, b1, w2, b2 = inputs
+        grad_xs, grad_parameters = _backward_op(
+            grad_ys, grad_gates, xs, gates, pooled, w1, b1, w2, b2, wanted
         )
-        ctx.save_for_backward(*flat[: n + 1], *flat[n + 3 :])
-        ctx.wanted, ctx.n = wanted, n
-        ctx.set_materialize_grads(False)
         return (*grad_xs, *grad_parameters)
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
+        ctx.wanted, ctx.n, *flat = inputs
+        grads, (_, _, *rest) = flat[: ctx.n + 1], flat[ctx.n + 1 :]
+        ctx.save_for_backward(*grads, *rest)
+        ctx.set_materialize_grads(False)
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor | None) -> tuple[Tensor | None, ...]:
         outer, inputs = ctx.saved_tensors[: ctx.n + 1], ctx.saved_tensors[ctx.n + 1 :]
         of_inputs, of_grads = second_gradients(_definition, inputs, outer, ctx.wanted, grads)
-        return (None, None, None, *of_grads, None, None, *of_inputs)
+        return (None, None, *of_grads, None, None, *of_inputs)
 
 
-def _differentiable(keyset: Any, xs: list[Tensor], *parameters: Any) -> Any:
-    *ys, gates, pooled = _CrossConnect.apply(keyset, *xs, *parameters)
+def _differentiable(xs: list[Tensor], *parameters: Any) -> Any:
+    *ys, gates, pooled = _CrossConnect.apply(*xs, *parameters)
     return ys, gates, pooled
 
 
 def _differentiable_backward(
-    keyset: Any,
     grad_ys: list[Tensor | None],
     grad_gates: Tensor | None,
     xs: list[Tensor],
@@ -149,11 +156,11 @@ def _differentiable_backward(
 ) -> Any:
     *parameters, wanted = rest
     flat = _CrossConnectBackward.apply(
-        keyset, wanted, len(grad_ys), *grad_ys, grad_gates, gates, pooled, *xs, *parameters
+        wanted, len(grad_ys), *grad_ys, grad_gates, gates, pooled, *xs, *parameters
     )
     count = sum(wanted[: len(xs)])
     return list(flat[:count]), list(flat[count:])
 
 
-register("cross_connect", _differentiable)
-register("cross_connect_backward", _differentiable_backward)
+cross_connect = register("cross_connect", _differentiable)
+cross_connect_backward = register("cross_connect_backward", _differentiable_backward)

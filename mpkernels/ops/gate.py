@@ -10,7 +10,7 @@ from torch import Tensor
 
 from mpkernels import eager
 from mpkernels.eager.functional import accumulate_dtype
-from mpkernels.ops.autograd import below_autograd, place, register
+from mpkernels.ops.autograd import place, register
 from mpkernels.ops.cross_connect import empty_parameters
 from mpkernels.ops.differentiate import gradients, second_gradients
 
@@ -77,49 +77,53 @@ def run_eager_backward(
 
 class _Gate(torch.autograd.Function):
     @staticmethod
-    def forward(ctx: Any, keyset: Any, *flat: Any) -> tuple[Tensor, Tensor]:
+    def forward(*flat: Any) -> tuple[Tensor, Tensor]:
         *xs, w1, b1, w2, b2 = flat
-        gates, pooled = below_autograd(_op, keyset, xs, w1, b1, w2, b2)
-        ctx.save_for_backward(gates, pooled, w1, b1, w2, b2)
+        gates, pooled = _op(xs, w1, b1, w2, b2)
+        return gates, pooled
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor]) -> None:
+        *xs, w1, b1, w2, b2 = inputs
+        ctx.save_for_backward(*output, w1, b1, w2, b2)
         ctx.shape, ctx.dtype, ctx.paths = xs[0].shape, xs[0].dtype, len(xs)
         ctx.set_materialize_grads(False)
-        return gates, pooled
 
     @staticmethod
     def backward(
         ctx: Any, grad_gates: Tensor | None, grad_pooled: Tensor | None
     ) -> tuple[Tensor | None, ...]:
         gates, pooled, w1, b1, w2, b2 = ctx.saved_tensors
-        wanted = list(ctx.needs_input_grad[1:])
-        grad_z, grad_parameters = grad_pooled, []
+        of_xs, of_parameters = ctx.needs_input_grad[: ctx.paths], ctx.needs_input_grad[ctx.paths :]
+        grad_z, grad_parameters = grad_pooled, [None] * len(of_parameters)
         if grad_gates is not None:
-            grad_z, grad_parameters = _backward_op(
-                grad_gates, gates, pooled, w1, b1, w2, b2, wanted[ctx.paths :]
+            grad_z, found = gate_backward(
+                grad_gates, gates, pooled, w1, b1, w2, b2, list(of_parameters)
             )
             grad_z = grad_z if grad_pooled is None else grad_z + grad_pooled
+            grad_parameters = place(found, list(of_parameters))
         if grad_z is None:
-            return (None,) * (1 + len(wanted))
+            return (None,) * len(ctx.needs_input_grad)
         # Every position of a channel has the same gradient: a view, not a map, leaves here.
         per_position = (grad_z / math.prod(ctx.shape[2:])).to(ctx.dtype)
         spread = per_position[(...,) + (None,) * (len(ctx.shape) - 2)]
-        grad_xs = [spread[:, i].expand(ctx.shape) for i in range(ctx.paths)]
-        grad_xs = [g if w else None for g, w in zip(grad_xs, wanted)]
-        if grad_gates is None:
-            return (None, *grad_xs, None, None, None, None)
-        return (None, *grad_xs, *place(grad_parameters, wanted[ctx.paths :]))
+        grad_xs = [spread[:, i].expand(ctx.shape) if w else None for i, w in enumerate(of_xs)]
+        return (*grad_xs, *grad_parameters)
 
 
 class _GateBackward(torch.autograd.Function):
     """The gradient, differentiable: through the definition on pooled values."""
 
     @staticmethod
-    def forward(ctx: Any, keyset: Any, wanted: list[bool], *flat: Any) -> Any:
-        grad_pooled, grad_parameters = below_autograd(_backward_op, keyset, *flat, wanted)
-        grad_gates, _, *inputs = flat
-        ctx.save_for_backward(grad_gates, *inputs)
-        ctx.wanted = wanted
-        ctx.set_materialize_grads(False)
+    def forward(wanted: list[bool], *flat: Any) -> tuple[Tensor, ...]:
+        grad_pooled, grad_parameters = _backward_op(*flat, wanted)
         return (grad_pooled, *grad_parameters)
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
+        ctx.wanted, grad_gates, _, *rest = inputs
+        ctx.save_for_backward(grad_gates, *rest)
+        ctx.set_materialize_grads(False)
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor | None) -> tuple[Tensor | None, ...]:
@@ -127,18 +131,18 @@ class _GateBackward(torch.autograd.Function):
         of_inputs, of_grads = second_gradients(
             _definition, inputs, [grad_gates], [True, *ctx.wanted], grads
         )
-        return (None, None, of_grads[0], None, *of_inputs)
+        return (None, of_grads[0], None, *of_inputs)
 
 
-def _differentiable(keyset: Any, xs: list[Tensor], *parameters: Any) -> Any:
-    return _Gate.apply(keyset, *xs, *parameters)
+def _differentiable(xs: list[Tensor], *parameters: Any) -> Any:
+    return _Gate.apply(*xs, *parameters)
 
 
-def _differentiable_backward(keyset: Any, *arguments: Any) -> Any:
+def _differentiable_backward(*arguments: Any) -> Any:
     *flat, wanted = arguments
-    grad_pooled, *grad_parameters = _GateBackward.apply(keyset, wanted, *flat)
+    grad_pooled, *grad_parameters = _GateBackward.apply(wanted, *flat)
     return grad_pooled, grad_parameters
 
 
-register("gate", _differentiable)
-register("gate_backward", _differentiable_backward)
+gate = register("gate", _differentiable)
+gate_backward = register("gate_backward", _differentiable_backward)

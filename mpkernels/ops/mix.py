@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from mpkernels import eager
-from mpkernels.ops.autograd import below_autograd, place, register
+from mpkernels.ops.autograd import place, register
 from mpkernels.ops.differentiate import gradients, second_gradients
 from mpkernels.ops.layout import empty_map, in_format_of
 
@@ -54,50 +54,56 @@ def run_eager_backward(
 
 class _Mix(torch.autograd.Function):
     @staticmethod
-    def forward(ctx: Any, keyset: Any, *flat: Tensor) -> tuple[Tensor, ...]:
+    def forward(*flat: Tensor) -> tuple[Tensor, ...]:
         *xs, gates = flat
-        ctx.save_for_backward(*flat)
+        return tuple(_op(xs, gates))
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Tensor, ...], output: tuple[Tensor, ...]) -> None:
+        ctx.save_for_backward(*inputs)
         ctx.set_materialize_grads(False)
-        return tuple(below_autograd(_op, keyset, xs, gates))
 
     @staticmethod
     def backward(ctx: Any, *grad_ys: Tensor | None) -> tuple[Tensor | None, ...]:
         *xs, gates = ctx.saved_tensors
-        wanted = list(ctx.needs_input_grad[1:])
-        grad_xs, grad_gates = _backward_op(list(grad_ys), xs, gates, wanted)
-        return (None, *place(grad_xs + grad_gates, wanted))
+        wanted = list(ctx.needs_input_grad)
+        grad_xs, grad_gates = mix_backward(list(grad_ys), xs, gates, wanted)
+        return tuple(place(grad_xs + grad_gates, wanted))
 
 
 class _MixBackward(torch.autograd.Function):
     """The gradient, differentiable: through the definition."""
 
     @staticmethod
-    def forward(ctx: Any, keyset: Any, wanted: list[bool], n: int, *flat: Any) -> Any:
+    def forward(wanted: list[bool], n: int, *flat: Any) -> tuple[Tensor, ...]:
         grad_ys, (*xs, gates) = list(flat[:n]), flat[n:]
-        grad_xs, grad_gates = below_autograd(_backward_op, keyset, grad_ys, xs, gates, wanted)
-        ctx.save_for_backward(*flat)
-        ctx.wanted, ctx.n = wanted, n
-        ctx.set_materialize_grads(False)
+        grad_xs, grad_gates = _backward_op(grad_ys, xs, gates, wanted)
         return (*grad_xs, *grad_gates)
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
+        ctx.wanted, ctx.n, *flat = inputs
+        ctx.save_for_backward(*flat)
+        ctx.set_materialize_grads(False)
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor | None) -> tuple[Tensor | None, ...]:
         grad_ys, inputs = ctx.saved_tensors[: ctx.n], ctx.saved_tensors[ctx.n :]
         of_inputs, of_grads = second_gradients(_definition, inputs, grad_ys, ctx.wanted, grads)
-        return (None, None, None, *of_grads, *of_inputs)
+        return (None, None, *of_grads, *of_inputs)
 
 
-def _differentiable(keyset: Any, xs: list[Tensor], gates: Tensor) -> Any:
-    return list(_Mix.apply(keyset, *xs, gates))
+def _differentiable(xs: list[Tensor], gates: Tensor) -> Any:
+    return list(_Mix.apply(*xs, gates))
 
 
 def _differentiable_backward(
-    keyset: Any, grad_ys: list[Tensor | None], xs: list[Tensor], gates: Tensor, wanted: list[bool]
+    grad_ys: list[Tensor | None], xs: list[Tensor], gates: Tensor, wanted: list[bool]
 ) -> Any:
-    flat = _MixBackward.apply(keyset, wanted, len(grad_ys), *grad_ys, *xs, gates)
+    flat = _MixBackward.apply(wanted, len(grad_ys), *grad_ys, *xs, gates)
     count = sum(wanted[:-1])
     return list(flat[:count]), list(flat[count:])
 
 
-register("mix", _differentiable)
-register("mix_backward", _differentiable_backward)
+mix = register("mix", _differentiable)
+mix_backward = register("mix_backward", _differentiable_backward)

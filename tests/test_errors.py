@@ -1,0 +1,103 @@
+"""Bad input raises before any kernel runs, and the message names what was found and wanted."""
+
+import re
+
+import pytest
+import torch
+
+import mpkernels as mpk
+from mpkernels import functional
+
+
+def xs(*shapes, dtype=torch.float32):
+    return [torch.zeros(shape, dtype=dtype) for shape in shapes]
+
+
+A = (2, 4, 3, 3)
+W1, B1, W2, B2 = torch.zeros(2, 16, 4), torch.zeros(2, 16), torch.zeros(2, 3, 16), torch.zeros(2, 3)
+GATE = [
+    ([], W1, B1, W2, B2, ValueError, "xs must hold at least one path, got none"),
+    ([1], W1, B1, W2, B2, TypeError, "xs[0] must be a tensor, got int"),
+    (xs(A, (2, 5, 3, 3)), W1, B1, W2, B2, ValueError,
+     "xs[1] must be [2, 4, 3, 3] as xs[0], got [2, 5, 3, 3]"),
+    (xs(A) + xs(A, dtype=torch.float64), W1, B1, W2, B2, TypeError,
+     "xs[1] must be torch.float32 as xs[0], got torch.float64"),
+    (xs(A) + [torch.zeros(A, device="meta")], W1, B1, W2, B2, ValueError,
+     "xs[1] must be on cpu as xs[0], got meta"),
+    (xs(A, A, dtype=torch.int64), W1, B1, W2, B2, TypeError,
+     "xs[0] must be float32, float64, bfloat16 or float16, got torch.int64"),
+    (xs((3,), (3,)), W1, B1, W2, B2, ValueError,
+     "xs[0] must be [B, C, *spatial] or [B, C], got [3]"),
+    (xs(A, A), W1[:, :, :3], B1, W2, B2, ValueError,
+     "w1 must be [m, K, C] = [2, 16, 4], got [2, 16, 3]"),
+    (xs(A), W1, B1, W2, B2, ValueError, "w1 must be [m, K, C] = [1, 16, 4], got [2, 16, 4]"),
+    (xs(A, A), W1[0], B1, W2, B2, ValueError, "w1 must be [m, K, C], each at least 1, got [16, 4]"),
+    (xs(A, A), W1, B1[:, :3], W2, B2, ValueError, "b1 must be [m, K] = [2, 16], got [2, 3]"),
+    (xs(A, A), W1, B1, W2[:, :, :8], B2, ValueError,
+     "w2 must be [m, n, K] = [2, 3, 16], got [2, 3, 8]"),
+    (xs(A, A), W1, B1, W2[:, :0], B2, ValueError,
+     "w2 must be [m, n, K], each at least 1, got [2, 0, 16]"),
+    (xs(A, A), W1, B1, W2, B2[:1], ValueError, "b2 must be [m, n] = [2, 3], got [1, 3]"),
+    (xs(A, A), W1.long(), B1, W2, B2, TypeError,
+     "w1 must have a floating-point dtype, got torch.int64"),
+    (xs(A, A), None, B1, W2, B2, TypeError, "w1 must be a tensor, got NoneType"),
+    (xs(A, A), W1, B1, W2, B2.to("meta"), ValueError, "b2 must be on cpu as xs, got meta"),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("function", ["cross_connect", "gate"])
+@pytest.mark.parametrize("row", GATE, ids=lambda row: row[-1][:40])
+def test_gate_arguments(function, row, backend):
+    *arguments, kind, message = row
+    with pytest.raises(kind, match=re.escape(f"{function}: {message}")):
+        getattr(functional, function)(*arguments)
+
+
+@pytest.mark.parametrize(
+    ("gates", "kind", "message"),
+    [
+        (torch.zeros(2, 3, 2), ValueError, "gates must be [B, m, n] = [2, 2, 2], got [2, 3, 2]"),
+        (torch.zeros(2, 2), ValueError,
+         "gates must be [B, m, n] or [B, m, n, C] with n at least 1, got [2, 2]"),
+        (torch.zeros(2, 2, 0), ValueError, "with n at least 1, got [2, 2, 0]"),
+        (torch.zeros(2, 2, 3, 5), ValueError,
+         "gates must be [B, m, n, C] = [2, 2, 3, 4], got [2, 2, 3, 5]"),
+        (torch.zeros(2, 2, 2).int(), TypeError, "gates must have a floating-point dtype"),
+        ([[1.0]], TypeError, "gates must be a tensor, got list"),
+    ],
+)  # fmt: skip
+def test_mix_arguments(gates, kind, message, backend):
+    with pytest.raises(kind, match=re.escape(message)):
+        functional.mix(xs(A, A), gates)
+
+
+def test_modules():
+    with pytest.raises(ValueError, match=re.escape("inputs must be at least 1, got 0")):
+        mpk.CrossConnect(4, 0, 2)
+    with pytest.raises(ValueError, match=re.escape("outputs must be at least 1, got -1")):
+        mpk.CrossConnect(4, 2, -1)
+    with pytest.raises(ValueError, match=re.escape("paths must be at least 1, got 0")):
+        mpk.CrossStitch(0)
+    with pytest.raises(ValueError, match=re.escape("xs must hold inputs = 2 paths, got 1")):
+        mpk.CrossConnect(4, 2, 2)(torch.zeros(A))
+
+
+def test_backend_names():
+    with pytest.raises(ValueError, match="name must be one of auto, eager, native, triton, got 'gpu'"):
+        mpk.use_backend("gpu")
+
+
+def test_operators_check_what_they_read():
+    """Called without the public functions, an operator still refuses what does not fit."""
+    op = torch.ops.mpkernels
+    with mpk.use_backend("native"):
+        for call in (
+            lambda: op.cross_connect(xs(A, (2, 5, 3, 3)), W1, B1, W2, B2),
+            lambda: op.cross_connect(xs(A, A), W1[:, :, :3].clone(), B1, W2, B2),
+            lambda: op.cross_connect([], W1, B1, W2, B2),
+            lambda: op.mix(xs(A, A), torch.zeros(2, 3, 2)),
+            lambda: op.mix_backward([None], xs(A, A), torch.zeros(2, 2, 2), [True, True, True]),
+            lambda: op.mix_backward([None, None], xs(A, A), torch.zeros(2, 2, 2), [True]),
+        ):
+            with pytest.raises(RuntimeError, match="must"):
+                call()
