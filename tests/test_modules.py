@@ -1,0 +1,124 @@
+"""Modules: fuse and unfuse, state dicts, initialisation, and laws that hold for any input."""
+
+import copy
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch import nn
+
+import mpkernels as mpk
+from mpkernels import eager, functional
+
+
+def eager_model():
+    return nn.ModuleDict(
+        {
+            "connect": eager.CrossConnect(4, 2, 3),
+            "nested": nn.Sequential(eager.CrossConnect(4, 1, 2, hidden=5, bias=False)),
+            "stitch": eager.CrossStitch(2),
+            "other": nn.Linear(2, 2),
+        }
+    )
+
+
+def kinds(model):
+    return [type(m) for m in (model["connect"], model["nested"][0], model["stitch"])]
+
+
+def test_fuse_swaps_in_place_and_unfuse_undoes_it():
+    model = eager_model()
+    parameters = {name: id(p) for name, p in model.named_parameters()}
+    hooked = []
+    model["connect"].register_forward_hook(lambda *_: hooked.append(1))
+    assert mpk.fuse(model) is model
+    assert kinds(model) == [mpk.CrossConnect, mpk.CrossConnect, mpk.CrossStitch]
+    assert {name: id(p) for name, p in model.named_parameters()} == parameters
+    xs = [torch.randn(3, 4, 2, 2) for _ in range(2)]
+    fused = model["connect"](xs)
+    assert mpk.unfuse(model) is model
+    assert kinds(model) == [eager.CrossConnect, eager.CrossConnect, eager.CrossStitch]
+    plain = model["connect"](xs)
+    assert hooked == [1, 1]
+    assert all((f - p).abs().max() <= 64 * 2**-24 * p.abs().max() for f, p in zip(fused, plain))
+    assert type(mpk.fuse(eager.CrossStitch(2))) is mpk.CrossStitch
+
+
+def test_fuse_leaves_subclasses_alone():
+    class Mine(eager.CrossConnect):
+        pass
+
+    assert type(mpk.fuse(nn.Sequential(Mine(4, 1, 2)))[0]) is Mine
+
+
+def test_state_dicts_load_both_ways():
+    plain, fused = eager_model(), mpk.fuse(eager_model())
+    fused.load_state_dict(plain.state_dict())
+    other = eager_model()
+    other.load_state_dict(copy.deepcopy(fused.state_dict()))
+    for (name, a), (same, b) in zip(plain.state_dict().items(), other.state_dict().items()):
+        assert name == same and torch.equal(a, b)
+
+
+def test_parameters_are_as_linear_layers_initialise_them():
+    torch.manual_seed(0)
+    router = mpk.CrossConnect(64, 4, 4, hidden=32)
+    assert [tuple(p.shape) for p in router.parameters()] == [(4, 32, 64), (4, 32), (4, 4, 32), (4, 4)]
+    for p, fan_in in zip(router.parameters(), (64, 64, 32, 32)):
+        bound = fan_in**-0.5
+        assert bound * 0.7 < p.abs().max() <= bound
+    assert mpk.CrossConnect(4, 1, 2, bias=False).b1 is None
+
+
+def test_stitches_start_as_softened_identities():
+    assert torch.equal(mpk.CrossStitch(2).alpha, torch.tensor([[0.9, 0.1], [0.1, 0.9]]))
+    three = mpk.CrossStitch(3).alpha
+    assert torch.equal(three.diagonal(), torch.full((3,), 0.9)) and three[0, 1] == three[2, 0] == 0.05
+    assert torch.equal(mpk.CrossStitch(2, inputs=1).alpha, torch.ones(1, 2))
+    assert torch.equal(mpk.CrossStitch(1).alpha, torch.ones(1, 1))
+
+
+def test_a_stitch_sums_its_gradient_over_batch_and_space():
+    stitch = mpk.CrossStitch(2).double()
+    xs = [torch.randn(3, 4, 5, 5, dtype=torch.float64) for _ in range(2)]
+    ys, gates = stitch(xs, return_gates=True)
+    assert gates.shape == (3, 2, 2) and gates.stride(0) == 0
+    (ys[0].sum() + 2 * ys[1].sum()).backward()
+    wanted = torch.stack([torch.stack([x.sum(), 2 * x.sum()]) for x in xs])
+    assert (stitch.alpha.grad - wanted).abs().max() <= 2**-53 * 1e3 * wanted.abs().max()
+
+
+def test_a_single_tensor_is_one_path(backend):
+    router = mpk.CrossConnect(4, 1, 2)
+    x = torch.randn(3, 4, 5, 5)
+    assert all(torch.equal(a, b) for a, b in zip(router(x), router([x])))
+    gates = torch.rand(3, 1, 2)
+    assert torch.equal(functional.mix(x, gates)[0], functional.mix([x], gates)[0])
+
+
+SIZES = st.tuples(*(st.integers(1, top) for top in (4, 5, 6, 4, 5)))
+
+
+@settings(deadline=None, max_examples=40)
+@given(sizes=SIZES, seed=st.integers(0, 2**31), last=st.booleans())
+def test_laws(sizes, seed, last):
+    """sum_j Y_j = sum_i X_i; gate rows sum to 1; outputs permute; a mix is linear in X."""
+    batch, channels, side, m, n = sizes
+    torch.manual_seed(seed)
+    xs = [torch.randn(batch, channels, side, 2, dtype=torch.float64) for _ in range(m)]
+    if last:
+        xs = [x.contiguous(memory_format=torch.channels_last) for x in xs]
+    router = mpk.CrossConnect(channels, m, n).double()
+    with torch.no_grad():
+        ys, gates = router(xs, return_gates=True)
+        tiny = 2**-53 * 64 * (1 + sum(x.abs() for x in xs))
+        assert ((sum(ys) - sum(xs)).abs() <= tiny).all()
+        assert ((gates.sum(-1) - 1).abs() <= 2**-50).all() and (gates >= 0).all()
+        order = torch.randperm(n)
+        router.w2.copy_(router.w2[:, order].clone())
+        router.b2.copy_(router.b2[:, order].clone())
+        permuted = router(xs)
+        assert all((p - ys[j]).abs().le(tiny).all() for p, j in zip(permuted, order))
+        twice = functional.mix([2 * x for x in xs], gates)
+        assert all(torch.equal(t, 2 * y) for t, y in zip(twice, functional.mix(xs, gates)))
