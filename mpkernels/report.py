@@ -1,0 +1,115 @@
+"""The environment report of `python -m mpkernels`: what was built, found, loaded, and works."""
+
+from __future__ import annotations
+
+import importlib
+import importlib.metadata
+import platform
+from collections.abc import Iterator
+from typing import Any
+
+import torch
+
+from mpkernels.availability import DEVICES, why_no_gpu, why_not
+from mpkernels.ops import native
+from mpkernels.version import __version__
+
+NONE = "none"
+
+
+def _listed(values: list[str] | str) -> str:
+    parts = values.split(",") if isinstance(values, str) else values
+    return ", ".join(part for part in parts if part) or NONE
+
+
+def _triton_version() -> str:
+    try:
+        return importlib.metadata.version("triton")
+    except importlib.metadata.PackageNotFoundError:
+        return "not installed"
+
+
+def _torch_version() -> str:
+    toolkit = torch.version.cuda or torch.version.hip
+    kind = "CUDA" if torch.version.cuda else "ROCm"
+    return f"{torch.__version__} ({kind} {toolkit})" if toolkit else torch.__version__
+
+
+def _gpus() -> str:
+    if reason := why_no_gpu():
+        return f"{NONE}: {reason}"
+    names = []
+    for index in range(torch.cuda.device_count()):
+        properties = torch.cuda.get_device_properties(index)
+        memory = properties.total_memory / 2**30
+        architecture = getattr(properties, "gcnArchName", "")
+        architecture = architecture or f"sm_{properties.major}{properties.minor}"
+        names.append(f"{properties.name} ({architecture}, {memory:.0f} GiB)")
+    return ", ".join(names)
+
+
+def _build_info() -> tuple[dict[str, Any], str | None]:
+    """What `mpkernels._build` says, and why it says nothing where it cannot be imported."""
+    try:
+        return importlib.import_module("mpkernels._build").info(), None
+    except ImportError as error:
+        missing = native.build_record().get("missing", {}).get("_build")
+        return {}, missing or str(error)
+
+
+def versions() -> Iterator[tuple[str, str]]:
+    """What runs here."""
+    yield "mpkernels", __version__
+    yield "python", platform.python_version()
+    yield "torch", _torch_version()
+    yield "triton", _triton_version()
+    yield "system", f"{platform.system()} {platform.machine()}"
+    yield "CPU threads", str(torch.get_num_threads())
+    yield "GPUs", _gpus()
+
+
+def build() -> Iterator[tuple[str, str]]:
+    """What was compiled, from the build module or, where it does not load, from the record."""
+    record = native.build_record()
+    info, reason = _build_info()
+    if not record and not info:
+        yield "built", f"nothing: no build.json, and no _build module ({reason})"
+        return
+    compiled = list(info.get("instruction_sets", record.get("instruction_sets", [])))
+    yield "built against torch", info.get("torch", record.get("torch", "unknown"))
+    yield "needs torch", f">= {record['torch_minimum']}" if record else "unknown"
+    yield "compiler", info.get("compiler", f"unknown: no _build module ({reason})")
+    yield "compiler flags", info.get("flags", "unknown")
+    yield "CPU instructions compiled", _listed(compiled)
+    if info:
+        # The list is ordered, the widest last; a processor that has one has those before it.
+        widest = compiled.index(info["instruction_set"])
+        yield "CPU instructions supported", _listed(compiled[: widest + 1])
+    else:
+        yield "CPU instructions supported", "unknown"
+    used = torch.ops.mpkernels.instruction_set("") if native.why_no_cpu is None else NONE
+    yield "CPU instructions used", used
+    architectures = info.get("cuda_architectures", record.get("cuda_architectures", ""))
+    yield "CUDA architectures", _listed(architectures)
+
+
+def libraries() -> Iterator[tuple[str, str]]:
+    """Which compiled parts are loaded, and why not the others."""
+    yield "library _C (CPU)", native.why_no_cpu or "loaded"
+    yield "library _C_cuda", native.why_no_cuda or "loaded"
+    yield "module _build", _build_info()[1] or "loaded"
+
+
+def backends() -> Iterator[tuple[str, str]]:
+    """Which backend works on which device, and why not the others."""
+    for name in ("eager", "native", "triton"):
+        for device in DEVICES:
+            reason = why_not(name, device)
+            yield f"{name} on {device}", f"no: {reason}" if reason else "works"
+
+
+def report() -> str:
+    """All of it as aligned `key: value` lines."""
+    entries = [*versions(), *build(), *libraries(), *backends()]
+    width = max(len(key) for key, _ in entries) + 1
+    return "\n".join(f"{key + ':':<{width}} {value}" for key, value in entries)
