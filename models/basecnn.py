@@ -47,7 +47,9 @@ class BaseCNN(nn.Module):
         if channels_last:
             self.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
 
-    def forward(self, x: Tensor, return_gates: bool = False) -> Tensor | tuple[Tensor, list[Tensor]]:
+    def forward(
+        self, x: Tensor, return_gates: bool = False
+    ) -> Tensor | tuple[Tensor, list[Tensor]]:
         """Classifies images [B, C, 32, 32]; there are no routers, so the list of gates is empty."""
         if self.channels_last:
             x = x.contiguous(memory_format=torch.channels_last)

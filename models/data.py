@@ -44,8 +44,15 @@ class Images:
 
 def normalise(images: Images, x: Tensor) -> Tensor:
     """Bytes [B, 3, H, W] to float32 with the training set's mean 0 and deviation 1."""
-    mean, std = (torch.tensor(v, device=x.device).view(1, 3, 1, 1) for v in (images.mean, images.std))
+    mean, std = (
+        torch.tensor(v, device=x.device).view(1, 3, 1, 1) for v in (images.mean, images.std)
+    )
     return (x.float() / 255 - mean) / std
+
+
+def _rgb(values: list[float]) -> tuple[float, float, float]:
+    red, green, blue = values
+    return red, green, blue
 
 
 def _images(
@@ -53,7 +60,7 @@ def _images(
 ) -> Images:
     pixels = train_x.float().div(255).transpose(0, 1).flatten(1)
     mean, std = pixels.mean(1).tolist(), pixels.std(1).clamp_min(1e-3).tolist()
-    return Images(train_x, train_y, test_x, test_y, classes, tuple(mean), tuple(std), flip)
+    return Images(train_x, train_y, test_x, test_y, classes, _rgb(mean), _rgb(std), flip)
 
 
 def _three_channels(gray: Tensor) -> Tensor:
@@ -106,9 +113,9 @@ def _fashion_mnist(folder: Path | None) -> Images:
     missing = [name for name in names if not (folder / name).exists()]
     if missing:
         raise DataMissing(
-            f"fashion-mnist: {folder} has no {', '.join(missing)}. On Debian and Ubuntu: apt install "
-            "dataset-fashion-mnist. Elsewhere put the four gz files of the data set into a folder "
-            "and name it with --data-dir"
+            f"fashion-mnist: {folder} has no {', '.join(missing)}. On Debian and Ubuntu: "
+            "apt install dataset-fashion-mnist. Elsewhere put the four gz files of the data set "
+            "into a folder and name it with --data-dir"
         )
     train_x, train_y, test_x, test_y = (_idx(folder / name) for name in names)
     train_x, test_x = (_three_channels(pad(x, (2, 2, 2, 2))) for x in (train_x, test_x))
@@ -135,7 +142,9 @@ def _cifar(name: str, classes: int) -> Callable[[Path | None], Images]:
                 f"python -c \"import torchvision; torchvision.datasets.{name.upper()}('{folder}', "
                 'download=True)"; another folder is named with --data-dir'
             ) from error
-        x, test_x = (torch.from_numpy(part.data).permute(0, 3, 1, 2).contiguous() for part in (train, test))
+        x, test_x = (
+            torch.from_numpy(part.data).permute(0, 3, 1, 2).contiguous() for part in (train, test)
+        )
         y, test_y = (torch.tensor(part.targets) for part in (train, test))
         return _images(x, y, test_x, test_y, classes, flip=True)
 
@@ -146,7 +155,9 @@ def _folder(folder: Path | None) -> Images:
     """Images in train/CLASS/ and test/CLASS/ (or val/CLASS/), resized to 32x32."""
     torchvision = _torchvision("folder")
     if folder is None:
-        raise DataMissing("folder: name it with --data-dir; it holds train/CLASS/* and test/CLASS/*")
+        raise DataMissing(
+            "folder: name it with --data-dir; it holds train/CLASS/* and test/CLASS/*"
+        )
     test = folder / ("test" if (folder / "test").is_dir() else "val")
     sets = []
     for part in (folder / "train", test):
@@ -166,7 +177,8 @@ def _folder(folder: Path | None) -> Images:
         pictures = [np.asarray(image.convert("RGB").resize((32, 32))) for image, _ in images]
         tensors += [torch.from_numpy(np.stack(pictures)).permute(0, 3, 1, 2).contiguous()]
         tensors += [torch.tensor(images.targets)]
-    return _images(*tensors, len(sets[0].classes), flip=True)
+    x, y, test_x, test_y = tensors
+    return _images(x, y, test_x, test_y, len(sets[0].classes), flip=True)
 
 
 SETS: dict[str, Callable[[Path | None], Images]] = {

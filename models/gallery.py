@@ -52,6 +52,7 @@ def picture(
 
     matplotlib.use("Agg")
     import matplotlib.pyplot as plt
+    from matplotlib.patches import Rectangle
 
     labels = images.test_y.tolist()
     chosen = [labels.index(label) for label in sorted(set(labels))][:SHOWN]
@@ -74,7 +75,7 @@ def picture(
         for router in range(shown):
             _bars(grid[row, router + 1], gates[router][row].cpu(), f"router {router + 1}")
     outputs = gates[0].shape[2]
-    handles = [plt.Rectangle((0, 0), 1, 1, color=COLOURS[j % len(COLOURS)]) for j in range(outputs)]
+    handles = [Rectangle((0, 0), 1, 1, color=COLOURS[j % len(COLOURS)]) for j in range(outputs)]
     names = [f"gate to path {j + 1}" for j in range(outputs)]
     bottom.legend(handles, names, loc="outside lower center", ncols=outputs, fontsize=8)
     write_whole(path, lambda to: figure.savefig(to, dpi=110))

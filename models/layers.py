@@ -22,9 +22,7 @@ def conv(inputs: int, outputs: int) -> nn.Sequential:
 
 def dense(inputs: int, outputs: int) -> nn.Sequential:
     """Dense layer, batch norm, ReLU."""
-    return nn.Sequential(
-        nn.Linear(inputs, outputs), nn.BatchNorm1d(outputs), nn.ReLU(inplace=True)
-    )
+    return nn.Sequential(nn.Linear(inputs, outputs), nn.BatchNorm1d(outputs), nn.ReLU(inplace=True))
 
 
 class Parallel(nn.ModuleList):
@@ -57,7 +55,9 @@ class Routed(nn.Module):
         if channels_last:
             self.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
 
-    def forward(self, x: Tensor, return_gates: bool = False) -> Tensor | tuple[Tensor, list[Tensor]]:
+    def forward(
+        self, x: Tensor, return_gates: bool = False
+    ) -> Tensor | tuple[Tensor, list[Tensor]]:
         """Classifies images.
 
         Args:

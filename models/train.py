@@ -20,8 +20,12 @@ def parser() -> argparse.ArgumentParser:
     made = argparse.ArgumentParser(prog="python -m models.train", description=__doc__)
     made.add_argument("name", choices=models.list(), metavar="NAME", help=", ".join(models.list()))
     made.add_argument("--data", required=True, choices=list(data.SETS))
-    made.add_argument("--data-dir", type=Path, help="where the images are, if not in the usual place")
-    made.add_argument("--epochs", type=int, help=f"default {paper.epochs}; milestones scale with it")
+    made.add_argument(
+        "--data-dir", type=Path, help="where the images are, if not in the usual place"
+    )
+    made.add_argument(
+        "--epochs", type=int, help=f"default {paper.epochs}; milestones scale with it"
+    )
     made.add_argument("--limit", type=int, help="use so many training images")
     made.add_argument("--seed", type=int, default=0, help="of weights, order and augmentation")
     made.add_argument("--batch-size", type=int, help=f"default {paper.batch_size}")

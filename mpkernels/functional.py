@@ -78,7 +78,8 @@ def gate(
         gates [B, m, n], float32 (float64 for float64 maps).
 
     Example:
-        >>> gates = gate(torch.randn(8, 4), torch.randn(1, 16, 4), None, torch.randn(1, 3, 16), None)
+        >>> w1, w2 = torch.randn(1, 16, 4), torch.randn(1, 3, 16)
+        >>> gates = gate(torch.randn(8, 4), w1, None, w2, None)
         >>> bool(torch.allclose(gates.sum(-1), torch.ones(8, 1)))
         True
     """

@@ -1,4 +1,4 @@
-"""Routers as modules, fused: same parameters as `mpkernels.eager`, so state dicts load both ways."""
+"""Routers as modules, fused; parameters as in `mpkernels.eager`: state dicts load both ways."""
 
 from __future__ import annotations
 

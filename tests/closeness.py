@@ -12,9 +12,8 @@ import math
 from dataclasses import dataclass
 
 import torch
-from torch import Tensor
-
 from conftest import INTERPRETED
+from torch import Tensor
 
 ROUNDOFF = {
     torch.float64: 2.0**-53,
@@ -48,7 +47,7 @@ def assert_close(name: str, found: Tensor, wanted: Tensor, bound: Tensor) -> Non
     if outside.any():
         worst = torch.where(outside, error / bound, 0).nan_to_num(math.inf).argmax()
         raise AssertionError(
-            f"{name}: {int(outside.sum())} of {found.numel()} elements are outside the bound; worst "
+            f"{name}: {int(outside.sum())} of {found.numel()} elements outside the bound; worst "
             f"{found.flatten()[worst].item()} for {wanted.flatten()[worst].item()}, "
             f"bound {bound.flatten()[worst].item():.3g}"
         )
@@ -90,7 +89,7 @@ class GateBounds:
             pre, size = pre + b1, size + b1.abs()
         pre_error = torch.einsum("mkc,bmc->bmk", w1.abs(), z_error) + gamma(channels + 3, a) * size
         self.z, self.h = Bounded(z, z_error), Bounded(pre.relu(), pre_error)
-        # Within its error of 0 a unit may be on or off: its gradient is then known to all of itself.
+        # Within its error of 0 a unit may be on or off: its gradient is then uncertain by itself.
         self.on, self.uncertain = (pre > 0).double(), (pre.abs() <= pre_error).double()
         logits = torch.einsum("mnk,bmk->bmn", w2, self.h.value)
         size = torch.einsum("mnk,bmk->bmn", w2.abs(), self.h.value)
@@ -109,7 +108,9 @@ class GateBounds:
         a, g, n = self.a, self.g, self.w2.shape[1]
         mean = (g.value * d.value).sum(-1, keepdim=True)
         size = (g.value * d.value.abs()).sum(-1, keepdim=True)
-        mean_error = ((g.error * (d.value.abs() + d.error)) + g.value * d.error).sum(-1, keepdim=True)
+        mean_error = ((g.error * (d.value.abs() + d.error)) + g.value * d.error).sum(
+            -1, keepdim=True
+        )
         mean_error = mean_error + gamma(n + 1, a) * size
         da = g.value * (d.value - mean)
         difference = d.error + mean_error + 3 * a * (d.value.abs() + mean.abs())
@@ -164,6 +165,4 @@ def mixed_error(g: Bounded, maps: Tensor, a: float, transposed: bool = False) ->
     if transposed:
         value, error = value.transpose(0, 1), error.transpose(0, 1)
     terms = gamma(maps.shape[0] + 2, a)
-    return [
-        _sum_paths(value[:, j], error[:, j], maps, terms) for j in range(value.shape[1])
-    ]
+    return [_sum_paths(value[:, j], error[:, j], maps, terms) for j in range(value.shape[1])]

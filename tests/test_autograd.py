@@ -2,12 +2,12 @@
 
 import pytest
 import torch
+from cases import Case, make_gates, make_parameters, make_paths
+from conftest import INTERPRETED
 from torch.autograd import gradcheck, gradgradcheck
 from torch.utils.checkpoint import checkpoint
 
 import mpkernels as mpk
-from cases import Case, make_gates, make_parameters, make_paths
-from conftest import INTERPRETED
 from mpkernels import eager, functional
 
 SMALL = [
@@ -26,7 +26,9 @@ def problem(case):
 
     def unpack(flat):
         values = iter(flat[len(xs) :])
-        return list(flat[: len(xs)]), [None if p is None else next(values) for p in parameters.values()]
+        return list(flat[: len(xs)]), [
+            None if p is None else next(values) for p in parameters.values()
+        ]
 
     def cross_connect(*flat):
         maps, gate = unpack(flat)

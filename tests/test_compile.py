@@ -2,9 +2,9 @@
 
 import pytest
 import torch
+from cases import CASES, make_gates, make_grad_ys, make_parameters, make_paths
 
 import mpkernels as mpk
-from cases import CASES, make_gates, make_grad_ys, make_parameters, make_paths
 
 CHOSEN = [
     case
@@ -18,7 +18,9 @@ def detached(tensors):
     return [None if t is None else t.detach() for t in tensors]
 
 
-@pytest.mark.filterwarnings("ignore:The .grad attribute of a Tensor that is not a leaf")  # opcheck's
+@pytest.mark.filterwarnings(
+    "ignore:The .grad attribute of a Tensor that is not a leaf"
+)  # opcheck's
 @pytest.mark.parametrize("case", CHOSEN, ids=str)
 def test_opcheck(case, backend):
     """Schema, fake kernels (shapes and strides), autograd and tracing of every operator."""
@@ -36,7 +38,9 @@ def test_opcheck(case, backend):
     backward = (grad_ys, None, detached(xs), g, pooled, *flat, wanted)
     torch.library.opcheck(op.cross_connect_backward.default, backward)
     some = [True, case.bias, False, case.bias]
-    torch.library.opcheck(op.gate_backward.default, (torch.randn(g.shape).to(g), g, pooled, *flat, some))
+    torch.library.opcheck(
+        op.gate_backward.default, (torch.randn(g.shape).to(g), g, pooled, *flat, some)
+    )
     for flags in ([True] * (len(xs) + 1), [False] * len(xs) + [True], [True] * len(xs) + [False]):
         torch.library.opcheck(
             op.mix_backward.default, (grad_ys, detached(xs), gates.detach(), flags)

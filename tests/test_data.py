@@ -16,7 +16,7 @@ def check(images, classes):
     assert images.classes == classes
     for x, y in ((images.train_x, images.train_y), (images.test_x, images.test_y)):
         assert x.dtype == torch.uint8 and x.shape[1:] == (3, 32, 32) and len(x) == len(y) > 0
-        assert y.dtype == torch.int64 and 0 <= y.min() and y.max() < classes
+        assert y.dtype == torch.int64 and y.min() >= 0 and y.max() < classes
     pixels = data.normalise(images, images.train_x)
     # A sum of a million float32 terms is exact to about a thousandth of its deviation.
     assert pixels.mean((0, 2, 3)).abs().max() < 1e-2
@@ -59,7 +59,9 @@ def test_fashion_mnist(tmp_path):
             (tmp_path / f"{part}-{kind}-ubyte.gz").write_bytes(gzip.compress(idx(values)))
     images = data.load("fashion-mnist", tmp_path)
     check(images, 10)
-    assert torch.equal(images.test_x[:, 1, 2:30, 2:30], torch.tensor(written["t10k"][0]).to(torch.uint8))
+    assert torch.equal(
+        images.test_x[:, 1, 2:30, 2:30], torch.tensor(written["t10k"][0]).to(torch.uint8)
+    )
     assert images.test_x[:, :, :2].max() == 0
     assert images.train_y.tolist() == written["train"][1].tolist()
     short = idx(written["train"][1])[:-3]

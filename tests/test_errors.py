@@ -83,7 +83,9 @@ def test_modules():
 
 
 def test_backend_names():
-    with pytest.raises(ValueError, match="name must be one of auto, eager, native, triton, got 'gpu'"):
+    with pytest.raises(
+        ValueError, match="name must be one of auto, eager, native, triton, got 'gpu'"
+    ):
         mpk.use_backend("gpu")
 
 

@@ -93,7 +93,9 @@ def test_all_maps_keep_the_memory_format(channels_last, routers):
                 seen.append((type(module).__name__, y))
 
     for module in model.modules():
-        if isinstance(module, (nn.Conv2d, nn.BatchNorm2d, nn.MaxPool2d)) or module in set(model.routers):
+        if isinstance(module, (nn.Conv2d, nn.BatchNorm2d, nn.MaxPool2d)) or module in set(
+            model.routers
+        ):
             module.register_forward_hook(note)
     model(torch.randn(2, 3, 32, 32))
     wanted = torch.channels_last if channels_last else torch.contiguous_format

@@ -2,7 +2,6 @@
 
 import copy
 
-import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -64,7 +63,12 @@ def test_state_dicts_load_both_ways():
 def test_parameters_are_as_linear_layers_initialise_them():
     torch.manual_seed(0)
     router = mpk.CrossConnect(64, 4, 4, hidden=32)
-    assert [tuple(p.shape) for p in router.parameters()] == [(4, 32, 64), (4, 32), (4, 4, 32), (4, 4)]
+    assert [tuple(p.shape) for p in router.parameters()] == [
+        (4, 32, 64),
+        (4, 32),
+        (4, 4, 32),
+        (4, 4),
+    ]
     for p, fan_in in zip(router.parameters(), (64, 64, 32, 32)):
         bound = fan_in**-0.5
         assert bound * 0.7 < p.abs().max() <= bound
@@ -74,7 +78,9 @@ def test_parameters_are_as_linear_layers_initialise_them():
 def test_stitches_start_as_softened_identities():
     assert torch.equal(mpk.CrossStitch(2).alpha, torch.tensor([[0.9, 0.1], [0.1, 0.9]]))
     three = mpk.CrossStitch(3).alpha
-    assert torch.equal(three.diagonal(), torch.full((3,), 0.9)) and three[0, 1] == three[2, 0] == 0.05
+    assert (
+        torch.equal(three.diagonal(), torch.full((3,), 0.9)) and three[0, 1] == three[2, 0] == 0.05
+    )
     assert torch.equal(mpk.CrossStitch(2, inputs=1).alpha, torch.ones(1, 2))
     assert torch.equal(mpk.CrossStitch(1).alpha, torch.ones(1, 1))
 

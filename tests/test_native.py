@@ -6,14 +6,18 @@ from pathlib import Path
 
 import pytest
 import torch
-
-import mpkernels as mpk
 from cases import CASES
-from mpkernels.ops import native
 from test_operators import test_cross_connect, test_mix
 
+import mpkernels as mpk
+from mpkernels.ops import native
+
 CSRC = Path(__file__).parents[1] / "csrc"
-CHOSEN = [c for c in CASES if c.name.startswith(("float", "bfloat", "2_to", "8_to", "hidden", "layout_ch"))]
+CHOSEN = [
+    c
+    for c in CASES
+    if c.name.startswith(("float", "bfloat", "2_to", "8_to", "hidden", "layout_ch"))
+]
 
 
 def sets():

@@ -2,8 +2,6 @@
 
 import pytest
 import torch
-
-import mpkernels as mpk
 from cases import CASES, make_gates, make_grad_ys, make_parameters, make_paths
 from closeness import (
     ROUNDOFF,
@@ -17,6 +15,8 @@ from closeness import (
     over_maps,
     rounded,
 )
+
+import mpkernels as mpk
 from mpkernels import functional
 
 NAMES = ("w1", "b1", "w2", "b2")

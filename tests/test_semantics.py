@@ -2,10 +2,10 @@
 
 import pytest
 import torch
-
-import mpkernels as mpk
 from cases import Case, make_grad_ys, make_parameters, make_paths
 from conftest import INTERPRETED
+
+import mpkernels as mpk
 from mpkernels import eager, functional
 
 # The interpreter computes with NumPy, which warns of the NaN that these tests ask for.

@@ -60,9 +60,8 @@ def lines(folder):
 
 def command(out, *more):
     arguments = ["basecnn_2_cc", "--data", "digits", "--limit", "256", "--epochs", "3"]
-    return [
-        sys.executable, "-m", "models.train", *arguments, "--batch-size", "32", "--out", str(out), *more
-    ]  # fmt: skip
+    fixed = [*arguments, "--batch-size", "32", "--out", str(out)]
+    return [sys.executable, "-m", "models.train", *fixed, *more]
 
 
 def run(*arguments):
@@ -88,12 +87,17 @@ def test_an_interrupted_run_resumes_exactly(tmp_path):
     assert again.returncode == 0, again.stderr
     assert lines(part) == lines(tmp_path / "whole") and len(lines(part)) == 3
     states = [
-        torch.load(folder / "checkpoint.pt", weights_only=True) for folder in (part, tmp_path / "whole")
+        torch.load(folder / "checkpoint.pt", weights_only=True)
+        for folder in (part, tmp_path / "whole")
     ]
     for name, weight in states[0]["model"].items():
         assert torch.equal(weight, states[1]["model"][name]), name
     assert (part / "curves.png").read_bytes()[:8] == b"\x89PNG\r\n\x1a\n"
-    assert sorted(p.name for p in part.iterdir()) == ["checkpoint.pt", "curves.png", "metrics.jsonl"]
+    assert sorted(p.name for p in part.iterdir()) == [
+        "checkpoint.pt",
+        "curves.png",
+        "metrics.jsonl",
+    ]
 
     before = (part / "checkpoint.pt").read_bytes()
     for arguments, reason in (

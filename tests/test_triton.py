@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 import torch
-
 from conftest import INTERPRETED
+
 from mpkernels.ops.layout import Geometry
 from mpkernels.triton.launch import Launch, cross_connect_launch
 
@@ -42,8 +42,9 @@ ROUTERS = {
 
 
 def launches(name, dtype=torch.float32, channels_last=False, frozen=False):
-    from mpkernels.triton.cross_connect import cross_connect, cross_connect_backward
     from recorder import recorded_launches
+
+    from mpkernels.triton.cross_connect import cross_connect, cross_connect_backward
 
     channels, spatial, m, n = ROUTERS[name]
     xs = [torch.zeros(128, channels, *spatial).to(dtype) for _ in range(m)]
@@ -79,7 +80,12 @@ def test_launch_rule():
     assert rule(64, 3136, 1).method == "streamed"
     assert rule(1024, 1, 2).method == "streamed"  # w1 alone would fill the block
     assert rule(13, 35, 3) == Launch("resident", 16, 64, 16, 4)
-    for launch in (rule(64, 3136, 2), rule(2048, 49, 2), rule(2048, 49, 2, last=True), rule(3, 1, 9)):
+    for launch in (
+        rule(64, 3136, 2),
+        rule(2048, 49, 2),
+        rule(2048, 49, 2, last=True),
+        rule(3, 1, 9),
+    ):
         assert launch.block_rows * launch.block_cols <= 32768
         assert all(size & (size - 1) == 0 for size in launch[1:4])
 
@@ -108,8 +114,9 @@ def test_compiles_ahead_of_time(name, target, dtype):
 @pytest.mark.skipif(INTERPRETED, reason="the compiler runs in the other process")
 def test_every_other_kernel_compiles():
     from aot import compile_for
-    from mpkernels.triton import cross_connect, gate, mix
     from recorder import recorded_launches
+
+    from mpkernels.triton import cross_connect, gate, mix
 
     xs = [torch.zeros(4, 64, 56, 56) for _ in range(2)]
     parameters = [torch.zeros(*s) for s in ((2, 16, 64), (2, 16), (2, 2, 16), (2, 2))]

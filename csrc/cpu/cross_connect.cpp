@@ -93,8 +93,7 @@ __attribute__((noinline)) void differentiate_gates(const CrossConnectBackward& p
     if (p.grad_xs[i].data)
       gate_grad_pooled(gate, grad_hidden, A(1) / A(p.geometry.positions),
                        scratch.grad_z + i * channels);
-    for (int64_t q = 0; q < p.present; q++)
-      scratch.gates[i * p.present + q] = g[p.output_of[q]];
+    for (int64_t q = 0; q < p.present; q++) scratch.gates[i * p.present + q] = g[p.output_of[q]];
   }
 }
 

@@ -4,8 +4,8 @@
 // number). Other counts than 1 to 4 run the loop, which reads a map once per output from L1.
 #pragma once
 
-#include "problem.h"
 #include "cpu/vec.h"
+#include "problem.h"
 
 namespace mpk::cpu::MPK_NAMESPACE {
 

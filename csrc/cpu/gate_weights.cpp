@@ -40,8 +40,7 @@ void sum_rows(const GateWeightGradients& p, int64_t begin, int64_t end) {
     if (row < m * units) {
       const int64_t i = row / units;
       sum_over_batch<A>(p.batch, grad_hidden + row, m * units, pooled + i * channels, m * channels,
-                        channels, offset<A>(p.grad_w1, row * channels),
-                        offset<A>(p.grad_b1, row));
+                        channels, offset<A>(p.grad_w1, row * channels), offset<A>(p.grad_b1, row));
     } else {
       const int64_t at = row - m * units, i = at / n;
       sum_over_batch<A>(p.batch, grad_logits + at, m * n, hidden + i * units, m * units, units,

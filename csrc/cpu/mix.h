@@ -140,7 +140,8 @@ inline void grad_row(const Geometry& geometry, const Paths& grad_ys, const Paths
       for_lanes<A>(cols, [&](auto zero, int64_t at) {
         auto sum = added(zero, i, at);
         for (int64_t j = 0; j < grad_ys.count; j++)
-          sum += load<decltype(sum)>(grad_ys.row<const T>(j, r) + at) * gates[i * grad_ys.count + j];
+          sum +=
+              load<decltype(sum)>(grad_ys.row<const T>(j, r) + at) * gates[i * grad_ys.count + j];
         store(grad_xs.row<T>(i, r) + at, sum);
       });
   }

@@ -113,7 +113,8 @@ std::vector<Tensor> parameter_gradients(const GateGradients& gradients, const Te
                                         const bool (&wanted)[4]) {
   const int64_t m = w1.size(0), hidden = w1.size(1), channels = w1.size(2), n = w2.size(1);
   const ScalarType type = pooled.scalar_type();
-  const std::vector<int64_t> sizes[4] = {{m, hidden, channels}, {m, hidden}, {m, n, hidden}, {m, n}};
+  const std::vector<int64_t> sizes[4] = {
+      {m, hidden, channels}, {m, hidden}, {m, n, hidden}, {m, n}};
   const ScalarType types[4] = {w1.scalar_type(), b1 ? b1->scalar_type() : w1.scalar_type(),
                                w2.scalar_type(), b2 ? b2->scalar_type() : w2.scalar_type()};
   std::vector<Tensor> made;
@@ -184,7 +185,8 @@ std::tuple<std::vector<Tensor>, std::vector<Tensor>> cross_connect_backward(
       grad_inputs.skip();
   }
   const Tensor g = contiguous_as(gates, type), z = contiguous_as(pooled, type);
-  const OptionalTensor dg = grad_gates ? OptionalTensor(contiguous_as(*grad_gates, type)) : grad_gates;
+  const OptionalTensor dg =
+      grad_gates ? OptionalTensor(contiguous_as(*grad_gates, type)) : grad_gates;
   const GateGradients gradients(xs[0], geometry.batch, gate.parameters, type);
   const bool any = parameters[0] || parameters[1] || parameters[2] || parameters[3];
   const CrossConnectBackward problem{

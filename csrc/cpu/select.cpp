@@ -1,7 +1,7 @@
 // Chooses the widest instruction set that was compiled and that this processor has.
-#include "cpu/kernels.h"
-
 #include <cstring>
+
+#include "cpu/kernels.h"
 
 namespace mpk::cpu {
 

@@ -36,16 +36,15 @@ MPK_DEVICE void mix_element(const MixArguments& p, int64_t at) {
 #pragma unroll
   for (int i = 0; i < max_paths; i++)
     if (i < p.inputs)
-      x[i] = A(static_cast<const T*>(p.xs[i].data)[sample * p.xs[i].batch_stride +
-                                                   row * p.xs[i].row_stride + col]);
+      x[i] = A(static_cast<const T*>(
+          p.xs[i].data)[sample * p.xs[i].batch_stride + row * p.xs[i].row_stride + col]);
 #pragma unroll
   for (int j = 0; j < max_paths; j++) {
     if (j >= p.outputs) continue;
     A sum = 0;
 #pragma unroll
     for (int i = 0; i < max_paths; i++)
-      if (i < p.inputs)
-        sum += gates[i * p.gates.input_stride + j * p.gates.output_stride] * x[i];
+      if (i < p.inputs) sum += gates[i * p.gates.input_stride + j * p.gates.output_stride] * x[i];
     static_cast<T*>(p.ys[j].data)[sample * p.ys[j].batch_stride + row * p.ys[j].row_stride + col] =
         T(sum);
   }

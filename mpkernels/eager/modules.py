@@ -41,6 +41,9 @@ class CrossConnect(nn.Module):
         ValueError: a size is not positive.
     """
 
+    b1: nn.Parameter | None
+    b2: nn.Parameter | None
+
     def __init__(
         self,
         channels: int,
@@ -52,9 +55,8 @@ class CrossConnect(nn.Module):
         dtype: torch.dtype | None = None,
     ) -> None:
         super().__init__()
-        for name, size in dict(
-            channels=channels, inputs=inputs, outputs=outputs, hidden=hidden
-        ).items():
+        sizes = {"channels": channels, "inputs": inputs, "outputs": outputs, "hidden": hidden}
+        for name, size in sizes.items():
             if size < 1:
                 raise ValueError(f"{name} must be at least 1, got {size}")
         self.channels, self.inputs, self.outputs, self.hidden = channels, inputs, outputs, hidden
@@ -63,9 +65,9 @@ class CrossConnect(nn.Module):
             return nn.Parameter(torch.empty(shape, device=device, dtype=dtype))
 
         self.w1 = parameter(inputs, hidden, channels)
-        self.b1 = parameter(inputs, hidden) if bias else self.register_parameter("b1", None)
+        self.register_parameter("b1", parameter(inputs, hidden) if bias else None)
         self.w2 = parameter(inputs, outputs, hidden)
-        self.b2 = parameter(inputs, outputs) if bias else self.register_parameter("b2", None)
+        self.register_parameter("b2", parameter(inputs, outputs) if bias else None)
         self.reset_parameters()
 
     def reset_parameters(self) -> None:
@@ -127,7 +129,7 @@ class CrossStitch(nn.Module):
     ) -> None:
         super().__init__()
         self.paths, self.inputs = paths, paths if inputs is None else inputs
-        for name, size in dict(paths=self.paths, inputs=self.inputs).items():
+        for name, size in {"paths": self.paths, "inputs": self.inputs}.items():
             if size < 1:
                 raise ValueError(f"{name} must be at least 1, got {size}")
         self.alpha = nn.Parameter(torch.empty(self.inputs, self.paths, device=device, dtype=dtype))

@@ -171,7 +171,9 @@ class use_backend:  # noqa: N801  (reads as a verb, like torch.no_grad)
 
     def __init__(self, name: str) -> None:
         if name not in BACKENDS:
-            raise ValueError(f"use_backend: name must be one of {', '.join(BACKENDS)}, got {name!r}")
+            raise ValueError(
+                f"use_backend: name must be one of {', '.join(BACKENDS)}, got {name!r}"
+            )
         self._previous = _active
         _install(name)
 

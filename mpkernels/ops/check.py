@@ -81,7 +81,8 @@ def check_gate(
     for name, notation, weight in (("w1", "[m, K, C]", w1), ("w2", "[m, n, K]", w2)):
         if weight.dim() != 3 or weight.shape[1] == 0:
             raise ValueError(
-                f"{function}: {name} must be {notation}, each at least 1, got {_shape(weight.shape)}"
+                f"{function}: {name} must be {notation}, each at least 1, "
+                f"got {_shape(weight.shape)}"
             )
     inputs, channels = len(xs), xs[0].shape[1]
     hidden, outputs = w1.shape[1], w2.shape[1]

@@ -95,7 +95,8 @@ class _Gate(torch.autograd.Function):
     ) -> tuple[Tensor | None, ...]:
         gates, pooled, w1, b1, w2, b2 = ctx.saved_tensors
         of_xs, of_parameters = ctx.needs_input_grad[: ctx.paths], ctx.needs_input_grad[ctx.paths :]
-        grad_z, grad_parameters = grad_pooled, [None] * len(of_parameters)
+        grad_z = grad_pooled
+        grad_parameters: list[Tensor | None] = [None] * len(of_parameters)
         if grad_gates is not None:
             grad_z, found = gate_backward(
                 grad_gates, gates, pooled, w1, b1, w2, b2, list(of_parameters)

@@ -53,18 +53,18 @@ class Maps:
 
 
 def _constants(geometry: Geometry, launch: Launch, w1: Tensor, w2: Tensor) -> dict[str, object]:
-    return dict(
-        INPUTS=w1.shape[0],
-        OUTPUTS=w2.shape[1],
-        HIDDEN=w1.shape[1],
-        CHANNELS_LAST=geometry.channels_last,
-        BLOCK_ROWS=launch.block_rows,
-        BLOCK_COLS=launch.block_cols,
-        BLOCK_CHANNELS=launch.block_channels,
-        BLOCK_HIDDEN=next_power_of_2(w1.shape[1]),
-        BLOCK_OUTPUTS=next_power_of_2(w2.shape[1]),
-        num_warps=launch.num_warps,
-    )
+    return {
+        "INPUTS": w1.shape[0],
+        "OUTPUTS": w2.shape[1],
+        "HIDDEN": w1.shape[1],
+        "CHANNELS_LAST": geometry.channels_last,
+        "BLOCK_ROWS": launch.block_rows,
+        "BLOCK_COLS": launch.block_cols,
+        "BLOCK_CHANNELS": launch.block_channels,
+        "BLOCK_HIDDEN": next_power_of_2(w1.shape[1]),
+        "BLOCK_OUTPUTS": next_power_of_2(w2.shape[1]),
+        "num_warps": launch.num_warps,
+    }
 
 
 def cross_connect(

@@ -81,7 +81,7 @@ def differentiate_gate(
     HIDDEN: tl.constexpr, OUTPUTS: tl.constexpr,
     BLOCK_HIDDEN: tl.constexpr, BLOCK_OUTPUTS: tl.constexpr,
 ):  # fmt: skip
-    """dA = g (d - <g, d>) and dH = 1(h > 0) W2^T dA."""
+    """DA = g (d - <g, d>) and dH = 1(h > 0) W2^T dA."""
     grad_logits = g * (d - tl.sum(g * d, 0))
     w = load_w2(w2, i, h, HIDDEN, OUTPUTS, BLOCK_HIDDEN, BLOCK_OUTPUTS)
     # As in PyTorch's relu, a NaN activation lets its gradient through.

@@ -162,15 +162,20 @@ def mix_backward(
 ) -> tuple[list[Tensor], list[Tensor]]:
     """Launches once for dX, a mix of dY with the gates transposed, and once for dG."""
     geometry = geometry_of(xs[0])
-    present = [j for j, grad in enumerate(grad_ys) if grad is not None]
+    present = [(j, grad) for j, grad in enumerate(grad_ys) if grad is not None]
     asked = [i for i, w in enumerate(wanted[:-1]) if w]
     outer, grad_inputs = Maps(geometry), Maps(geometry)
-    for j in present:
-        outer.read(grad_ys[j])
+    for _, grad in present:
+        outer.read(grad)
     for i in asked:
         grad_inputs.write(xs[i])
     if asked and present:
-        _launch_mix(outer, grad_inputs, gates[:, asked][:, :, present].transpose(1, 2), xs[0])
+        _launch_mix(
+            outer,
+            grad_inputs,
+            gates[:, asked][:, :, [j for j, _ in present]].transpose(1, 2),
+            xs[0],
+        )
     if not wanted[-1]:
         return grad_inputs.finish(), []
     grad_gates = gates.new_empty(gates.shape)
@@ -191,7 +196,7 @@ def mix_backward(
                 grad_gates,
                 geometry.channels,
                 geometry.positions,
-                PRESENT=sum(1 << j for j in present),
+                PRESENT=sum(1 << j for j, _ in present),
                 BY_CHANNEL=gates.dim() == 4,
                 INPUTS=len(xs),
                 OUTPUTS=len(grad_ys),

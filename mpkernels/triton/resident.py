@@ -112,9 +112,7 @@ def resident_backward_kernel(
                 tl.store(grad_hidden + path * HIDDEN + k, dh, mask=k < HIDDEN)
                 tl.store(hidden + path * HIDDEN + k, h, mask=k < HIDDEN)
             if (WANTED >> i) & 1:
-                dz = grad_pooled_chunk(
-                    w1, i, dh, 0, CHANNELS, HIDDEN, BLOCK_CHANNELS, BLOCK_HIDDEN
-                )
+                dz = grad_pooled_chunk(w1, i, dh, 0, CHANNELS, HIDDEN, BLOCK_CHANNELS, BLOCK_HIDDEN)
                 dx = tl.zeros([BLOCK_ROWS, BLOCK_COLS], ACC)
                 dx += (dz[None, :] if CHANNELS_LAST else dz[:, None]) / POSITIONS
                 for o in tl.static_range(OUTPUTS):
