@@ -1,0 +1,47 @@
+"""What a fused router is compared with: the same router as people write it in PyTorch."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import torch
+from torch import Tensor
+from torch.nn.functional import linear
+
+from mpkernels import functional
+
+Router = Callable[..., list[Tensor]]
+
+
+def loops(xs: list[Tensor], w1: Tensor, b1: Tensor, w2: Tensor, b2: Tensor) -> list[Tensor]:
+    """One gate after the other, one sum for each output."""
+    gates = []
+    for i, x in enumerate(xs):
+        z = x.flatten(2).mean(2) if x.dim() > 2 else x
+        gates.append(linear(linear(z, w1[i], b1[i]).relu(), w2[i], b2[i]).softmax(-1))
+    trailing = (None,) * (xs[0].dim() - 1)
+    return [
+        sum(g[(slice(None), j, *trailing)] * x for g, x in zip(gates, xs))  # type: ignore[misc]
+        for j in range(w2.shape[1])
+    ]
+
+
+def stacked(xs: list[Tensor], w1: Tensor, b1: Tensor, w2: Tensor, b2: Tensor) -> list[Tensor]:
+    """All paths in one tensor, sums as einsum."""
+    x = torch.stack(xs, 1)
+    z = x.flatten(3).mean(3) if x.dim() > 3 else x
+    h = (torch.einsum("bmc,mkc->bmk", z, w1) + b1).relu()
+    gates = (torch.einsum("bmk,mnk->bmn", h, w2) + b2).softmax(-1)
+    return list(torch.einsum("bmn,bm...->nb...", gates, x).unbind(0))
+
+
+def fused(xs: list[Tensor], w1: Tensor, b1: Tensor, w2: Tensor, b2: Tensor) -> list[Tensor]:
+    """This package."""
+    return functional.cross_connect(xs, w1, b1, w2, b2)[0]
+
+
+def contenders() -> dict[str, Router]:
+    """Name to router; compilation happens at the first call."""
+    torch._dynamo.reset()
+    compiled = torch.compile(loops, dynamic=False)
+    return {"loops": loops, "stacked": stacked, "compile": compiled, "fused": fused}
