@@ -36,7 +36,7 @@ def stacked(xs: list[Tensor], w1: Tensor, b1: Tensor, w2: Tensor, b2: Tensor) ->
 
 
 def fused(xs: list[Tensor], w1: Tensor, b1: Tensor, w2: Tensor, b2: Tensor) -> list[Tensor]:
-    """This package."""
+    """The operator of this package."""
     return functional.cross_connect(xs, w1, b1, w2, b2)[0]
 
 

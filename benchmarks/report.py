@@ -28,12 +28,13 @@ def ratio(row: dict[str, Any], name: str, part: str) -> str:
 def table(result: dict[str, Any]) -> str:
     """The ratios of one result file."""
     lines = [
-        f"Baseline / fused, ratio of medians (bold: the 20-80 % intervals are apart), batch "
-        f"{result['batch']}, {result['dtype']}, {result['processor']} ({result['instruction_set']}), "
-        f"torch {result['torch']}, commit {result['commit']}, `{result['command'].strip()}`:",
+        "Baseline / fused, ratio of medians (bold: the 20-80 % intervals are apart), batch "
+        f"{result['batch']}, {result['dtype']}, {result['processor']} "
+        f"({result['instruction_set']}), torch {result['torch']}, commit {result['commit']}, "
+        f"`{result['command'].strip()}`:",
         "",
-        "| router of basecnn_2_cc | threads | layout | loops fwd, fwd+bwd | stacked | torch.compile | "
-        "fused (us) |",
+        "| router of basecnn_2_cc | threads | layout | loops fwd, fwd+bwd | stacked "
+        "| torch.compile | fused (us) |",
         "|---|---|---|---|---|---|---|",
     ]
     for row in result["rows"]:
