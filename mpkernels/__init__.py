@@ -1,6 +1,7 @@
 """Fused kernels for data-dependent routing in multi-path neural networks."""
 
 from mpkernels import eager, functional
+from mpkernels.explain import explain
 from mpkernels.fuse import fuse, unfuse
 from mpkernels.modules import CrossConnect, CrossStitch
 from mpkernels.ops.backend import use_backend
@@ -11,6 +12,7 @@ __all__ = [
     "CrossStitch",
     "__version__",
     "eager",
+    "explain",
     "functional",
     "fuse",
     "unfuse",

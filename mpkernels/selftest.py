@@ -114,9 +114,9 @@ def _bounds(operator: str, problem: Problem, inputs: dict[str, Tensor]) -> dict[
     batch, m, n, k = problem.batch, problem.inputs, problem.outputs, problem.hidden
     c, s = problem.channels, int(torch.Size(problem.spatial).numel())
     if operator == "mix":
-        roundings = {"y": m + 1, "grad_x": n + 1, "grad_gates": c * s + 1}
+        of = {"y": m + 1, "grad_x": n + 1, "grad_gates": c * s + 1}
         return {
-            name: Bounded(value, value.abs(), roundings[name.rstrip("0123456789")])
+            name: Bounded(value, value, of[name.rstrip("0123456789")])
             for name, value in exact.items()
         }
     w1, w2 = inputs["w1"], inputs["w2"]
@@ -213,7 +213,14 @@ def _check(name: str, device: str) -> bool:
     return passed
 
 
-def _interpreted() -> bool:
+def _only_interpreted() -> bool:
+    """Whether Triton could run here in another process, and only there."""
+    if backend.why_no_triton() is not None or why_no_gpu() is None:
+        return False
+    return not backend.triton_interprets()
+
+
+def _passes_interpreted() -> bool:
     """The self-test of Triton's kernels in a process of its own, in Triton's interpreter."""
     package_root = str(Path(__file__).resolve().parents[1])
     paths = [package_root, *filter(None, [os.environ.get("PYTHONPATH")])]
@@ -231,10 +238,9 @@ def run(names: Iterable[str]) -> bool:
     verdicts = []
     for name in names:
         verdicts += [_check(name, device) for device in DEVICES if why_not(name, device) is None]
-        if name == "triton" and backend.why_no_triton() is None and why_no_gpu() is not None:
-            if not backend.triton_interprets():
-                print("self-test: no GPU here, so Triton's kernels run in its interpreter:")
-                verdicts.append(_interpreted())
+        if name == "triton" and _only_interpreted():
+            print("self-test: no GPU here, so Triton's kernels run in its interpreter:")
+            verdicts.append(_passes_interpreted())
     if not verdicts:
         print("self-test FAILED: none of the chosen backends works here")
     return bool(verdicts) and all(verdicts)
