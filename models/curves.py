@@ -20,6 +20,7 @@ def draw(axes: Any, runs: dict[str, Metrics], quantity: str) -> None:
             label = f"{name}, {part}" if name else part
             axes.plot(epochs, values, style, color=f"C{at}", label=label, marker=".", alpha=0.9)
     axes.set_xlabel("epoch")
+    axes.xaxis.get_major_locator().set_params(integer=True)
     axes.set_ylabel("accuracy (%)" if quantity == "accuracy" else "loss")
     axes.grid(alpha=0.3)
     axes.legend(fontsize="small")
