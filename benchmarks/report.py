@@ -40,7 +40,8 @@ def table(result: dict[str, Any]) -> str:
     for row in result["rows"]:
         layout = "channels_last" if row["channels_last"] else "NCHW"
         cells = [f"{ratio(row, name, 'forward')}, {ratio(row, name, 'both')}" for name in BASELINES]
-        fused = ", ".join(f"{row['fused'][part][1]:.0f}" for part in ("forward", "both"))
+        times = row.get("fused")
+        fused = ", ".join(f"{times[p][1]:.0f}" for p in ("forward", "both")) if times else "wrong"
         lines.append(
             f"| {row['router']} | {row['threads']} | {layout} | {' | '.join(cells)} | {fused} |"
         )

@@ -1,11 +1,13 @@
 """The README: its code runs, its equivalent is one, and its names exist."""
 
+import json
 import re
 from pathlib import Path
 
 import torch
 
 import mpkernels as mpk
+from benchmarks import report
 
 ROOT = Path(__file__).resolve().parents[1]
 README = (ROOT / "README.md").read_text()
@@ -55,3 +57,20 @@ def test_linked_files_exist():
 
 def test_readme_stays_short():
     assert len(README.splitlines()) < 160
+
+
+def test_figures_are_those_of_the_committed_measurement():
+    """No figure is typed by hand: `python -m benchmarks.report --readme` put them there."""
+    result = json.loads((report.RESULTS / "cpu_routers.json").read_text())
+    between = README.partition(report.BEGIN)[2].partition(report.END)[0]
+    assert between.strip() == report.table(result)
+
+
+def test_a_wrong_result_has_no_time():
+    row = {"router": "1", "threads": 1, "channels_last": False}
+    times = {"forward": [1.0, 2.0, 3.0], "both": [4.0, 5.0, 6.0]}
+    head = dict.fromkeys(("batch", "dtype", "processor", "instruction_set", "torch", "commit"), "")
+    for rows, last in (({"loops": times}, "wrong"), ({"fused": times}, "2, 5")):
+        text = report.table({**head, "command": "", "rows": [{**row, **rows}]})
+        cells = [cell.strip() for cell in text.splitlines()[-1].split("|")]
+        assert cells[4] == "wrong, wrong" and cells[-2] == last
