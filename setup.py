@@ -85,6 +85,11 @@ def why_no_cuda() -> str | None:
     return None
 
 
+def why_no_compiler() -> str | None:
+    compiler = os.environ.get("CXX", "c++").split()[0]
+    return None if shutil.which(compiler) else f"the C++ compiler {compiler} was not found"
+
+
 def extensions() -> list[Extension]:
     listed = ",".join(INSTRUCTION_SETS)
     cpu = Extension(
@@ -185,7 +190,7 @@ class Build(BuildExtension):
         except Exception as error:
             name = ext.name.rpartition(".")[2]
             lines = str(error).strip().splitlines() or [type(error).__name__]
-            self.failures[name] = lines[0]
+            self.failures[name] = why_no_compiler() or lines[0]
             print(f"warning: mpkernels: {name} was not built: {error}", file=sys.stderr)
 
     def compile_kernels(self, ext: Extension) -> list[str]:

@@ -76,12 +76,14 @@ def build() -> Iterator[tuple[str, str]]:
         yield "built", f"nothing: no build.json, and no _build module ({reason})"
         return
     compiled = list(info.get("instruction_sets", record.get("instruction_sets", [])))
+    if "_C" in record.get("missing", {}):
+        compiled = []
     yield "built against torch", info.get("torch", record.get("torch", "unknown"))
     yield "needs torch", f">= {record['torch_minimum']}" if record else "unknown"
     yield "compiler", info.get("compiler", f"unknown: no _build module ({reason})")
     yield "compiler flags", info.get("flags", "unknown")
     yield "CPU instructions compiled", _listed(compiled)
-    if info:
+    if info and compiled:
         # The list is ordered, the widest last; a processor that has one has those before it.
         widest = compiled.index(info["instruction_set"])
         yield "CPU instructions supported", _listed(compiled[: widest + 1])

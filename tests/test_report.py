@@ -69,6 +69,24 @@ def test_command_passes_here():
         assert len([line for line in passed if "triton" in line]) == 3
 
 
+def test_report_of_a_failed_build(monkeypatch):
+    reason = "the C++ compiler c++ was not found"
+    record = {
+        "torch": "2.11.0",
+        "torch_minimum": "2.11",
+        "instruction_sets": ["x86_64"],
+        "missing": {"_C": reason, "_build": reason},
+    }
+    monkeypatch.setattr(report, "_build_info", lambda: ({}, reason))
+    monkeypatch.setattr(native, "build_record", lambda: record)
+    monkeypatch.setattr(native, "why_no_cpu", reason)
+    found = {key: value.strip() for key, value in entries().items()}
+    assert found["built against torch"] == "2.11.0"
+    assert found["CPU instructions compiled"] == found["CPU instructions used"] == "none"
+    assert found["compiler"] == f"unknown: no _build module ({reason})"
+    assert found["module _build"] == found["library _C (CPU)"] == reason
+
+
 def test_self_test_of_a_backend_that_cannot_run_fails(monkeypatch, capsys):
     monkeypatch.setattr(native, "why_no_cpu", "_C.so is not there")
     monkeypatch.setattr(native, "why_no_cuda", "_C_cuda.so is not there")
