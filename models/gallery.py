@@ -13,21 +13,25 @@ from models.curves import Metrics, draw
 from models.data import Images, normalise
 
 SHOWN = 6
-COLOURS = ("#3b6fb6", "#e08a2e", "#4f9d5d", "#a05195")
+# None of them the colour of a curve: these tell output paths apart, not runs.
+COLOURS = ("#2a9d8f", "#8e6bbf", "#d1495b", "#8d99ae")
 
 
-def _bars(axes: Any, gates: torch.Tensor, title: str) -> None:
+def _bars(axes: Any, gates: torch.Tensor) -> None:
     """Gates [m, n] of one image at one router: a group of bars for each input path."""
     inputs, outputs = gates.shape
     width = 0.8 / outputs
     for j in range(outputs):
         at = [i + (j - (outputs - 1) / 2) * width for i in range(inputs)]
-        axes.bar(at, gates[:, j].tolist(), width, color=COLOURS[j % len(COLOURS)])
-    axes.set_ylim(0, 1)
+        bars = axes.bar(at, gates[:, j].tolist(), width, color=COLOURS[j % len(COLOURS)])
+        axes.bar_label(bars, fmt="%.2f", fontsize=6.5, padding=1)
+    # An even split, which is where gates start.
+    axes.axhline(1 / outputs, color="black", linewidth=0.6, linestyle=":")
+    axes.set_ylim(0, 1.25)
     axes.set_xlim(-0.6, inputs - 0.4)
-    axes.set_xticks(range(inputs), [f"from {i + 1}" for i in range(inputs)], fontsize=7)
+    axes.set_xticks(range(inputs), [f"from path {i + 1}" for i in range(inputs)], fontsize=7)
     axes.set_yticks([0, 0.5, 1], ["0", "", "1"], fontsize=7)
-    axes.set_title(title, fontsize=8)
+    axes.spines[["top", "right"]].set_visible(False)
 
 
 def picture(
@@ -36,7 +40,7 @@ def picture(
     runs: dict[str, Metrics],
     model: nn.Module,
     device: str,
-    conditions: str,
+    title: str,
 ) -> None:
     """Writes the picture as a PNG.
 
@@ -46,7 +50,7 @@ def picture(
         runs: metrics of each run by name.
         model: returns its gates, as networks with routers do.
         device: where the model is.
-        conditions: printed below the title.
+        title: of the whole, one line or several.
     """
     import matplotlib
 
@@ -61,22 +65,29 @@ def picture(
             normalise(images, images.test_x[chosen].to(device)), return_gates=True
         )
     guesses = logits.argmax(1).tolist()
-    figure = plt.figure(figsize=(12, 3.4 + 1.35 * len(chosen)), layout="constrained")
-    figure.suptitle(f"Fused and eager routers\n{conditions}", fontsize=11)
-    top, bottom = figure.subfigures(2, 1, height_ratios=(3, 1.35 * len(chosen)))
+    height = 1.3 * len(chosen) + 0.7
+    figure = plt.figure(figsize=(12, 4 + height), layout="constrained")
+    top, bottom = figure.subfigures(2, 1, height_ratios=(4, height))
+    heading, _, rest = title.partition("\n")
+    top.suptitle(heading, fontsize=13, fontweight="bold")
     for axes, quantity in zip(top.subplots(1, 2), ("loss", "accuracy")):
         draw(axes, runs, quantity)
-    shown = len(gates)
-    grid = bottom.subplots(len(chosen), shown + 1, squeeze=False)
+    top.supxlabel(rest, fontsize=9)
+    bottom.suptitle("Gates of some test images: how much of an input path goes where", fontsize=11)
+    grid = bottom.subplots(len(chosen), len(gates) + 1, squeeze=False)
     for row, at in enumerate(chosen):
         grid[row, 0].imshow(images.test_x[at].permute(1, 2, 0).numpy())
         grid[row, 0].set_axis_off()
         grid[row, 0].set_title(f"label {labels[at]}, predicted {guesses[row]}", fontsize=8)
-        for router in range(shown):
-            _bars(grid[row, router + 1], gates[router][row].cpu(), f"router {router + 1}")
+        for router, found in enumerate(gates):
+            _bars(grid[row, router + 1], found[row].cpu())
+        grid[row, 1].set_ylabel("gate", fontsize=7)
+    for router, found in enumerate(gates):
+        sizes = f"{found.shape[1]} → {found.shape[2]}"
+        grid[0, router + 1].set_title(f"router {router + 1} ({sizes})", fontsize=9)
     outputs = gates[0].shape[2]
     handles = [Rectangle((0, 0), 1, 1, color=COLOURS[j % len(COLOURS)]) for j in range(outputs)]
-    names = [f"gate to path {j + 1}" for j in range(outputs)]
+    names = [f"to path {j + 1}" for j in range(outputs)]
     bottom.legend(handles, names, loc="outside lower center", ncols=outputs, fontsize=8)
     write_whole(path, lambda to: figure.savefig(to, dpi=110))
     plt.close(figure)

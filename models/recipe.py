@@ -33,7 +33,9 @@ class Recipe:
 
     def rate(self, epoch: int) -> float:
         """Learning rate of an epoch, counted from 0."""
-        passed = sum(epoch >= round(self.epochs * fraction) for fraction in self.milestones)
+        # However short the training, its first epoch is before the first milestone.
+        starts = [max(1, round(self.epochs * fraction)) for fraction in self.milestones]
+        passed = sum(epoch >= start for start in starts)
         return self.learning_rate / 10.0**passed
 
     def as_dict(self) -> dict[str, Any]:

@@ -125,6 +125,14 @@ def test_autocast_casts_maps_and_leaves_gates(dtype, backend):
     assert wide[0].dtype == torch.float64
 
 
+@pytest.mark.parametrize("kind", [mpk.CrossConnect, mpk.eager.CrossConnect])
+def test_devices_without_autocast(kind):
+    router = kind(4, 2, 3).to("meta")
+    xs = [torch.empty(2, 4, 3, 3, device="meta") for _ in range(2)]
+    ys, gates = router(xs, return_gates=True)
+    assert [y.shape for y in ys] == [(2, 4, 3, 3)] * 3 and gates.shape == (2, 2, 3)
+
+
 def test_offsets_beyond_32_bits(backend):
     """Two samples 2^31 elements apart; memory that nobody touches is never committed."""
     torch.use_deterministic_algorithms(False)  # it would fill, and so commit, all of it

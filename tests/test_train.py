@@ -160,3 +160,9 @@ def test_bad_commands(arguments, message, capsys, tmp_path):
         status = stop.code
     assert status == 2 and message in capsys.readouterr().err
     assert not (tmp_path / "none").exists()
+
+
+def test_the_first_epoch_always_trains_at_the_full_rate():
+    assert recipe_for("basecnn", epochs=1).rate(0) == 0.1
+    rates = [recipe_for("basecnn", epochs=200).rate(epoch) for epoch in (0, 79, 80, 149, 150)]
+    assert rates == [0.1, 0.1, 0.01, 0.01, 0.001]

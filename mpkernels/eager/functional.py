@@ -8,6 +8,7 @@ Scores, gates and sums are computed in float32 (float64 for float64 maps) and ro
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import AbstractContextManager, nullcontext
 
 import torch
 from torch import Tensor
@@ -22,10 +23,17 @@ def accumulate_dtype(dtype: torch.dtype) -> torch.dtype:
 def follow_autocast(xs: Sequence[Tensor]) -> list[Tensor]:
     """The maps in autocast's dtype where autocast is on for their device; float64 stays."""
     device = xs[0].device.type
-    if not torch.is_autocast_enabled(device):
+    if not torch.amp.is_autocast_available(device) or not torch.is_autocast_enabled(device):
         return list(xs)
     dtype = torch.get_autocast_dtype(device)
     return [x if x.dtype == torch.float64 else x.to(dtype) for x in xs]
+
+
+def without_autocast(device: str) -> AbstractContextManager[object]:
+    """Autocast off for a type of device, if it has autocast at all."""
+    if not torch.amp.is_autocast_available(device):
+        return nullcontext()
+    return torch.autocast(device, enabled=False)
 
 
 def pool(x: Tensor) -> Tensor:
@@ -53,7 +61,7 @@ def gate(
     """
     xs = follow_autocast(xs)
     gates = []
-    with torch.autocast(xs[0].device.type, enabled=False):
+    with without_autocast(xs[0].device.type):
         for i, x in enumerate(xs):
             z = pool(x)
             hidden = linear(z, w1[i].to(z.dtype), None if b1 is None else b1[i].to(z.dtype)).relu()
@@ -102,7 +110,7 @@ def cross_connect(
         ys, n maps of the shape and dtype of X_i; and gates [B, m, n].
     """
     xs = follow_autocast(xs)
-    with torch.autocast(xs[0].device.type, enabled=False):
+    with without_autocast(xs[0].device.type):
         wide = [x.to(accumulate_dtype(x.dtype)) for x in xs]
         gates = gate(wide, w1, b1, w2, b2)
         return [y.to(xs[0].dtype) for y in mix(wide, gates)], gates

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from mpkernels import eager
-from mpkernels.eager.functional import accumulate_dtype
+from mpkernels.eager.functional import accumulate_dtype, without_autocast
 from mpkernels.ops.autograd import place, register
 from mpkernels.ops.differentiate import gradients, second_gradients
 from mpkernels.ops.layout import empty_map, in_format_of
@@ -56,7 +56,7 @@ def run_eager(
     xs: list[Tensor], w1: Tensor, b1: Tensor | None, w2: Tensor, b2: Tensor | None
 ) -> tuple[list[Tensor], Tensor, Tensor]:
     """The operator by its definition."""
-    with torch.autocast(xs[0].device.type, enabled=False):
+    with without_autocast(xs[0].device.type):
         ys, gates = eager.cross_connect(xs, w1, b1, w2, b2)
         pooled = torch.stack([eager.pool(x) for x in xs], 1)
     return [in_format_of(y, xs[0]) for y in ys], gates, pooled
@@ -64,7 +64,7 @@ def run_eager(
 
 def _definition(inputs: list[Tensor | None]) -> list[Tensor]:
     *xs, w1, b1, w2, b2 = inputs
-    with torch.autocast(xs[0].device.type, enabled=False):  # type: ignore[union-attr]
+    with without_autocast(xs[0].device.type):  # type: ignore[union-attr]
         ys, gates = eager.cross_connect(xs, w1, b1, w2, b2)  # type: ignore[arg-type]
     return [*ys, gates]
 

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from mpkernels import eager
-from mpkernels.eager.functional import accumulate_dtype
+from mpkernels.eager.functional import accumulate_dtype, without_autocast
 from mpkernels.ops.autograd import place, register
 from mpkernels.ops.cross_connect import empty_parameters
 from mpkernels.ops.differentiate import gradients, second_gradients
@@ -46,7 +46,7 @@ def run_eager(
     xs: list[Tensor], w1: Tensor, b1: Tensor | None, w2: Tensor, b2: Tensor | None
 ) -> tuple[Tensor, Tensor]:
     """The operator by its definition."""
-    with torch.autocast(xs[0].device.type, enabled=False):
+    with without_autocast(xs[0].device.type):
         gates = eager.gate(xs, w1, b1, w2, b2)
         return gates, torch.stack([eager.pool(x) for x in xs], 1)
 
@@ -55,7 +55,7 @@ def _definition(inputs: list[Tensor | None]) -> list[Tensor]:
     # The pool of a vector is the vector, so the definition also takes values already pooled.
     pooled, w1, b1, w2, b2 = inputs
     assert pooled is not None and w1 is not None and w2 is not None
-    with torch.autocast(pooled.device.type, enabled=False):
+    with without_autocast(pooled.device.type):
         return [eager.gate(list(pooled.unbind(1)), w1, b1, w2, b2)]
 
 

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from mpkernels import eager
+from mpkernels.eager.functional import without_autocast
 from mpkernels.ops.autograd import place, register
 from mpkernels.ops.differentiate import gradients, second_gradients
 from mpkernels.ops.layout import empty_map, in_format_of
@@ -37,7 +38,7 @@ def run_eager(xs: list[Tensor], gates: Tensor) -> list[Tensor]:
 def _definition(inputs: list[Tensor | None]) -> list[Tensor]:
     *xs, gates = inputs
     assert gates is not None
-    with torch.autocast(gates.device.type, enabled=False):
+    with without_autocast(gates.device.type):
         return eager.mix(xs, gates)  # type: ignore[arg-type]
 
 
