@@ -5,6 +5,9 @@ from __future__ import annotations
 import contextlib
 from typing import NamedTuple
 
+import torch
+from networks import Router
+
 from mpkernels.triton import cross_connect, gate, mix, parameters
 
 
@@ -27,24 +30,16 @@ class _Stub:
         return launch
 
 
-_KERNELS = [
-    (cross_connect, "resident_kernel"),
-    (cross_connect, "resident_backward_kernel"),
-    (cross_connect, "streamed_kernel"),
-    (cross_connect, "streamed_backward_kernel"),
-    (gate, "_gate_kernel"),
-    (gate, "_gate_backward_kernel"),
-    (mix, "_mix_kernel"),
-    (mix, "_grad_gates_kernel"),
-    (parameters, "_parameter_gradients_kernel"),
-]
-
-
 @contextlib.contextmanager
 def recorded_launches():
     """Yields the list of launches; nothing runs, outputs stay unset."""
     launches: list[Launched] = []
-    kernels = [(module, name, getattr(module, name)) for module, name in _KERNELS]
+    kernels = [
+        (module, name, getattr(module, name))
+        for module in (cross_connect, gate, mix, parameters)
+        for name in vars(module)
+        if name.endswith("_kernel")
+    ]
     try:
         for module, name, kernel in kernels:
             setattr(module, name, _Stub(kernel, launches))
@@ -52,3 +47,23 @@ def recorded_launches():
     finally:
         for module, name, kernel in kernels:
             setattr(module, name, kernel)
+
+
+def empty_paths(router: Router, batch: int, dtype, channels_last=False) -> list[torch.Tensor]:
+    """Maps of a router whose memory nobody touches."""
+    shape = (batch, router.channels, *router.spatial)
+    format = torch.channels_last if channels_last and router.spatial else torch.contiguous_format
+    return [torch.empty(shape, dtype=dtype, memory_format=format) for _ in range(router.inputs)]
+
+
+def launches_of(router: Router, dtype, batch=128, channels_last=False, frozen=False):
+    """Launches of a forward and of a backward in which everything (frozen: all maps) is wanted."""
+    m, n, channels = router.inputs, router.outputs, router.channels
+    xs = empty_paths(router, batch, dtype, channels_last)
+    parameters = [torch.empty(*s) for s in ((m, 16, channels), (m, 16), (m, n, 16), (m, n))]
+    with recorded_launches() as forward:
+        ys, gates, pooled = cross_connect.cross_connect(xs, *parameters)
+    wanted = [True] * m + [not frozen] * 4
+    with recorded_launches() as backward:
+        cross_connect.cross_connect_backward(ys, gates, xs, gates, pooled, *parameters, wanted)
+    return forward, backward

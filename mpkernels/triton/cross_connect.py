@@ -1,100 +1,188 @@
-"""cross_connect: chooses between the resident and the streamed kernels and launches them."""
+"""cross_connect: chooses a method by `cross_connect_launch` and launches its kernels."""
 
 from __future__ import annotations
+
+from functools import lru_cache
+from typing import Any
 
 import torch
 from torch import Tensor
 
-from mpkernels.ops.layout import Geometry, Strides, empty_map, geometry_of, readable
-from mpkernels.triton.gate import contiguous
-from mpkernels.triton.launch import Launch, cross_connect_launch, next_power_of_2, on_device_of
+from mpkernels.ops.layout import Geometry
+from mpkernels.triton.launch import (
+    Chunks,
+    Resident,
+    Walk,
+    card_of,
+    cross_connect_launch,
+    next_power_of_2,
+    on_device_of,
+)
+from mpkernels.triton.maps import (
+    Arguments,
+    contiguous,
+    finished,
+    geometry_like,
+    new_maps,
+    reading,
+    rows_of,
+)
 from mpkernels.triton.parameters import parameter_gradients
 from mpkernels.triton.resident import resident_backward_kernel, resident_kernel
+from mpkernels.triton.split import (
+    split_dot_kernel,
+    split_grad_kernel,
+    split_mix_kernel,
+    split_pool_kernel,
+)
 from mpkernels.triton.streamed import streamed_backward_kernel, streamed_kernel
 
-
-class Maps:
-    """Maps of one call as the kernels take them: tuples of tensors and of strides."""
-
-    def __init__(self, geometry: Geometry) -> None:
-        self._geometry = geometry
-        self._tensors: list[Tensor] = []
-        self._strides: list[Strides] = []
-        self._made: list[tuple[Tensor, Tensor]] = []
-
-    def read(self, x: Tensor) -> None:
-        """Adds x, or the one copy of it that can be read."""
-        tensor, strides = readable(x, self._geometry)
-        self._tensors.append(tensor)
-        self._strides.append(strides)
-
-    def write(self, x: Tensor) -> None:
-        """Adds a new map in the format of x."""
-        made = empty_map(x)
-        # Where x has another format than the first path, the kernel writes that one's.
-        target, strides = readable(made, self._geometry)
-        self._made.append((made, target))
-        self._tensors.append(target)
-        self._strides.append(strides)
-
-    def skip(self, unused: Tensor) -> None:
-        """Adds a place that the kernel never touches."""
-        self._tensors.append(unused)
-        self._strides.append(Strides(0, 0))
-
-    def arguments(self) -> tuple[tuple[Tensor, ...], tuple[int, ...], tuple[int, ...]]:
-        """Tensors, batch strides and row strides."""
-        batch = tuple(s.batch for s in self._strides)
-        return tuple(self._tensors), batch, tuple(s.row for s in self._strides)
-
-    def finish(self) -> list[Tensor]:
-        """The new maps."""
-        return [made if made is target else made.copy_(target) for made, target in self._made]
+_launch_of = lru_cache(maxsize=4096)(cross_connect_launch)
 
 
-def _constants(geometry: Geometry, launch: Launch, w1: Tensor, w2: Tensor) -> dict[str, object]:
-    return {
-        "INPUTS": w1.shape[0],
-        "OUTPUTS": w2.shape[1],
-        "HIDDEN": w1.shape[1],
+@lru_cache(maxsize=4096)
+def _constants(
+    geometry: Geometry, launch: Resident | Walk, inputs: int, outputs: int, hidden: int
+) -> dict[str, Any]:
+    common = {
+        "INPUTS": inputs,
+        "OUTPUTS": outputs,
+        "HIDDEN": hidden,
         "CHANNELS_LAST": geometry.channels_last,
-        "BLOCK_ROWS": launch.block_rows,
-        "BLOCK_COLS": launch.block_cols,
-        "BLOCK_CHANNELS": launch.block_channels,
-        "BLOCK_HIDDEN": next_power_of_2(w1.shape[1]),
-        "BLOCK_OUTPUTS": next_power_of_2(w2.shape[1]),
-        "num_warps": launch.num_warps,
+        "BLOCK_HIDDEN": next_power_of_2(hidden),
+        "BLOCK_OUTPUTS": next_power_of_2(outputs),
     }
+    if isinstance(launch, Resident):
+        return common | {
+            "CHANNELS": geometry.channels,
+            "POSITIONS": geometry.positions,
+            "BLOCK_SAMPLES": launch.samples,
+            "BLOCK_ROWS": launch.rows,
+            "BLOCK_COLS": launch.cols,
+            "num_warps": launch.num_warps,
+        }
+    return common | chunk_constants(launch.chunks)
+
+
+def chunk_constants(chunks: Chunks) -> dict[str, Any]:
+    """Compile-time sizes of a walk in chunks."""
+    return {
+        "BLOCK_CHANNELS": chunks.channels,
+        "BLOCK_POSITIONS": chunks.positions,
+        "BLOCK_WALK": chunks.walk,
+        "BLOCK_CHUNKS": next_power_of_2(chunks.count),
+        "num_warps": chunks.num_warps,
+    }
+
+
+def _groups(batch: int, launch: Walk) -> list[tuple[int, int]]:
+    """First sample and grid of each group of samples that L2 holds together."""
+    size, count = launch.samples, launch.chunks.count
+    return [(first, min(size, batch - first) * count) for first in range(0, batch, size)]
+
+
+def _only(constants: dict[str, Any], *names: str) -> dict[str, Any]:
+    return {name: value for name, value in constants.items() if name not in names}
+
+
+def _walk(
+    launch: Walk,
+    geometry: Geometry,
+    constants: dict[str, Any],
+    xs: Arguments,
+    ys: Arguments,
+    parameters: list[Tensor | None],
+    gates: Tensor,
+    pooled: Tensor,
+) -> None:
+    w1, b1, w2, b2 = parameters
+    batch, inputs, channels = pooled.shape
+    chunks = launch.chunks.count
+    dense, unit = rows_of(geometry, xs, ys)
+    partial = pooled.new_empty((batch, inputs, chunks, constants["HIDDEN"]))
+    sizes = (channels, geometry.positions, chunks)
+    if launch.method == "streamed":
+        streamed_kernel[(min(batch, launch.samples),)](
+            *xs, *ys, w1, b1, w2, b2, gates, pooled, partial, batch, *sizes,
+            DENSE=dense, UNIT=unit, **constants,
+        )  # fmt: skip
+        return
+    of_pool = _only(constants, "OUTPUTS", "BLOCK_OUTPUTS", "BLOCK_WALK", "BLOCK_CHUNKS")
+    of_mix = _only(constants, "BLOCK_POSITIONS")
+    for first, grid in _groups(batch, launch):
+        split_pool_kernel[(grid,)](*xs, w1, pooled, partial, first, *sizes, UNIT=unit, **of_pool)
+        split_mix_kernel[(grid,)](
+            *xs, *ys, b1, w2, b2, gates, partial, first, *sizes, DENSE=dense, **of_mix
+        )
 
 
 def cross_connect(
     xs: list[Tensor], w1: Tensor, b1: Tensor | None, w2: Tensor, b2: Tensor | None
 ) -> tuple[list[Tensor], Tensor, Tensor]:
-    """Launches once: ys, gates [B, m, n] and pooled [B, m, C]."""
-    geometry = geometry_of(xs[0])
-    dtype = torch.float64 if xs[0].dtype == torch.float64 else torch.float32
-    inputs, outputs = Maps(geometry), Maps(geometry)
-    for x in xs:
-        inputs.read(x)
-    for _ in range(w2.shape[1]):
-        outputs.write(xs[0])
-    gates = xs[0].new_empty((geometry.batch, len(xs), w2.shape[1]), dtype=dtype)
-    pooled = xs[0].new_empty((geometry.batch, len(xs), geometry.channels), dtype=dtype)
-    if geometry.batch > 0:
-        launch = cross_connect_launch(geometry, len(xs), w1.shape[1])
-        kernel = resident_kernel if launch.method == "resident" else streamed_kernel
-        with on_device_of(gates):
-            kernel[(geometry.batch,)](
-                *inputs.arguments(),
-                *outputs.arguments(),
-                *contiguous(w1, b1, w2, b2),
-                gates,
-                pooled,
-                geometry.channels,
-                geometry.positions,
-                **_constants(geometry, launch, w1, w2),
+    """ys, gates [B, m, n] and pooled [B, m, C]; one launch unless the samples are split."""
+    x = xs[0]
+    geometry, dtype = geometry_like(x), x.dtype
+    m, n, units = len(xs), w2.shape[1], w1.shape[1]
+    accumulate = torch.float64 if dtype == torch.float64 else torch.float32
+    made = new_maps([x] * n)
+    gates = torch.empty((geometry.batch, m, n), dtype=accumulate, device=x.device)
+    pooled = torch.empty((geometry.batch, m, geometry.channels), dtype=accumulate, device=x.device)
+    if geometry.batch == 0:
+        return finished(made, (tuple(made), (), ())), gates, pooled  # type: ignore[arg-type]
+    inputs, outputs = reading(xs, geometry, x), reading(made, geometry, x)
+    launch = _launch_of(geometry, m, units, dtype.itemsize, m * n, card_of(x.device))
+    constants = _constants(geometry, launch, m, n, units)
+    parameters = contiguous(w1, b1, w2, b2)
+    with on_device_of(x):
+        if isinstance(launch, Resident):
+            resident_kernel[(-(-geometry.batch // launch.samples),)](
+                *inputs, *outputs, *parameters, gates, pooled, geometry.batch, **constants
             )
-    return outputs.finish(), gates, pooled
+        else:
+            _walk(launch, geometry, constants, inputs, outputs, parameters, gates, pooled)
+    return finished(made, outputs), gates, pooled
+
+
+def _walk_backward(
+    launch: Walk,
+    geometry: Geometry,
+    constants: dict[str, Any],
+    masks: dict[str, Any],
+    outer: Arguments,
+    inputs: Arguments,
+    grads: Arguments,
+    saved: list[Tensor | None],
+    made: list[Tensor],
+) -> None:
+    grad_gates, gates, pooled, w1, b1, w2 = saved
+    assert pooled is not None
+    batch, m, channels = pooled.shape
+    n, units = constants["OUTPUTS"], constants["HIDDEN"]
+    chunks = launch.chunks.count
+    dense, unit = rows_of(geometry, outer, inputs, grads)
+    dots = pooled.new_empty((batch, chunks, m, n))
+    partial = pooled.new_empty((batch, m, chunks, units))
+    grad_pooled = pooled.new_empty(pooled.shape)
+    sizes = (channels, geometry.positions, chunks)
+    if launch.method == "streamed":
+        streamed_backward_kernel[(min(batch, launch.samples),)](
+            *outer, *inputs, *grads, grad_gates, gates, pooled, w1, b1, w2, *made,
+            dots, partial, grad_pooled, batch, *sizes,
+            DENSE=dense, UNIT=unit, **masks, **_only(constants, "BLOCK_POSITIONS"),
+        )  # fmt: skip
+        return
+    of_dot = _only(constants, "BLOCK_POSITIONS", "BLOCK_OUTPUTS", "BLOCK_CHUNKS")
+    of_grad = _only(constants, "BLOCK_POSITIONS")
+    for first, grid in _groups(batch, launch):
+        split_dot_kernel[(grid,)](
+            *outer, *inputs, pooled, w1, dots, partial, first, *sizes,
+            DENSE=dense, PRESENT=masks["PRESENT"], **of_dot,
+        )  # fmt: skip
+        split_grad_kernel[(grid,)](
+            *outer, *grads, grad_gates, gates, w1, b1, w2, *made,
+            dots, partial, grad_pooled, first, *sizes,
+            DENSE=dense, UNIT=unit, **masks, **of_grad,
+        )  # fmt: skip
 
 
 def cross_connect_backward(
@@ -109,48 +197,34 @@ def cross_connect_backward(
     b2: Tensor | None,
     wanted: list[bool],
 ) -> tuple[list[Tensor], list[Tensor]]:
-    """Launches once, and once more where parameters want gradients."""
-    geometry = geometry_of(xs[0])
+    """Launches as the forward does, and once more where parameters want gradients."""
+    x = xs[0]
+    geometry = geometry_like(x)
     batch, m, n, units = geometry.batch, len(xs), w2.shape[1], w1.shape[1]
-    inputs, outer, grad_inputs = Maps(geometry), Maps(geometry), Maps(geometry)
-    for grad in grad_ys:
-        if grad is None:
-            outer.skip(xs[0])
-        else:
-            outer.read(grad)
-    for x, w in zip(xs, wanted):
-        inputs.read(x)
-        if w:
-            grad_inputs.write(x)
-        else:
-            grad_inputs.skip(x)
-    parameters_wanted = any(wanted[m:])
+    made = new_maps([x if w else None for x, w in zip(xs, wanted)])
     grad_logits = pooled.new_empty((batch, m, n))
-    grad_hidden, hidden = (pooled.new_empty((batch, m, units)) for _ in range(2))
-    grad_gates, gates, pooled = contiguous(grad_gates, gates, pooled)
+    grad_hidden, hidden = pooled.new_empty((2, batch, m, units)).unbind(0)
+    outer, inputs = reading(grad_ys, geometry, x), reading(xs, geometry, x)
+    grads = reading(made, geometry, x)
     if batch > 0:
-        launch = cross_connect_launch(geometry, n, units)
-        resident = launch.method == "resident"
-        kernel = resident_backward_kernel if resident else streamed_backward_kernel
-        with on_device_of(xs[0]):
-            kernel[(batch,)](
-                *outer.arguments(),
-                *inputs.arguments(),
-                *grad_inputs.arguments(),
-                grad_gates,
-                gates,
-                pooled,
-                *contiguous(w1, b1, w2),
-                grad_logits,
-                grad_hidden,
-                hidden,
-                geometry.channels,
-                geometry.positions,
-                PRESENT=sum(1 << j for j, grad in enumerate(grad_ys) if grad is not None),
-                WANTED=sum(1 << i for i, w in enumerate(wanted[:m]) if w),
-                PARAMETERS=parameters_wanted,
-                **_constants(geometry, launch, w1, w2),
-            )
-    return grad_inputs.finish(), parameter_gradients(
+        launch = _launch_of(geometry, n, units, x.dtype.itemsize, m * n, card_of(x.device))
+        constants = _constants(geometry, launch, m, n, units)
+        masks = {
+            "PRESENT": sum(1 << j for j, grad in enumerate(grad_ys) if grad is not None),
+            "WANTED": sum(1 << i for i, w in enumerate(wanted[:m]) if w),
+            "PARAMETERS": any(wanted[m:]),
+        }
+        saved = contiguous(grad_gates, gates, pooled, w1, b1, w2)
+        scratch = [grad_logits, grad_hidden, hidden]
+        with on_device_of(x):
+            if isinstance(launch, Resident):
+                resident_backward_kernel[(-(-batch // launch.samples),)](
+                    *outer, *inputs, *grads, *saved, *scratch, batch, **masks, **constants
+                )
+            else:
+                _walk_backward(
+                    launch, geometry, constants, masks, outer, inputs, grads, saved, scratch
+                )
+    return finished(made, grads), parameter_gradients(
         grad_logits, grad_hidden, hidden, pooled, (w1, b1, w2, b2), wanted[m:]
     )

@@ -1,8 +1,13 @@
-"""Block sizes by a written rule: pure functions of the shape, tested without a GPU."""
+"""How a kernel covers its maps, by a written rule: pure functions, tested without a GPU.
+
+No rule depends on the batch in a way that changes a sample's result.
+"""
 
 from __future__ import annotations
 
+import math
 from contextlib import AbstractContextManager, nullcontext
+from functools import lru_cache
 from typing import NamedTuple
 
 import torch
@@ -21,51 +26,138 @@ def next_power_of_2(size: int) -> int:
 RESIDENT_ELEMENTS = 32768
 # w1 of one path is one tile in the resident kernels; more than this does not fit beside the maps.
 RESIDENT_WEIGHTS = 8192
+# Tiny samples share a block up to this many kept elements: 32 values for each of 128 threads.
+SHARED_ELEMENTS = 4096
+SHARED_SAMPLES = 16
+# A chunk of a sample that is walked: large against the launch of a block, small against a sample.
+CHUNK_ELEMENTS = 8192
 # One tile of a map that is walked in steps, and one tile of w1 that is.
-STREAMED_ELEMENTS = 2048
-STREAMED_WEIGHTS = 2048
+WALK_ELEMENTS = 2048
+WALK_WEIGHTS = 2048
+# What may be kept in L2 for a second read; the rest is for what streams through.
+L2_SHARE = 0.6
+# Below this share of busy multiprocessors a sample is split over several blocks.
+BUSY_SHARE = 0.75
 
 
-class Launch(NamedTuple):
-    """How a kernel covers one sample."""
+class Card(NamedTuple):
+    """What the rule knows about a GPU."""
 
-    method: str  # "resident": the sample stays in registers; "streamed": it is walked twice
-    block_rows: int
-    block_cols: int
-    block_channels: int  # of w1
+    multiprocessors: int
+    l2_bytes: int
+
+
+# An H100: what `explain` and the interpreter assume where there is no GPU.
+ASSUMED = Card(132, 50 * 2**20)
+
+
+@lru_cache(maxsize=64)
+def card_of(device: torch.device) -> Card:
+    """The card behind a CUDA device; the assumed one for any other."""
+    if device.type != "cuda":
+        return ASSUMED
+    found = torch.cuda.get_device_properties(device)
+    return Card(found.multi_processor_count, found.L2_cache_size or ASSUMED.l2_bytes)
+
+
+class Resident(NamedTuple):
+    """A block keeps `samples` samples as tiles of `rows` by `cols`."""
+
+    samples: int
+    rows: int
+    cols: int
+    num_warps: int
+
+    method = "resident"
+
+
+class Chunks(NamedTuple):
+    """A sample is walked in chunks of channels; see triton/stages.py."""
+
+    channels: int  # of a chunk
+    count: int  # of chunks
+    positions: int  # of one tile of the pool
+    walk: int  # elements of one tile of the mix
     num_warps: int
 
 
-def cross_connect_launch(geometry: Geometry, kept: int, hidden: int) -> Launch:
-    """The launch that keeps `kept` maps of a sample, or walks the sample where they do not fit.
+class Walk(NamedTuple):
+    """Blocks walk samples twice: "streamed", one block a sample, or "split", one block a chunk."""
+
+    method: str
+    samples: int  # in flight: blocks of a streamed launch, samples of a group of split launches
+    chunks: Chunks
+
+
+def chunks_of(geometry: Geometry, hidden: int, itemsize: int, pairs: int = 1) -> Chunks:
+    """How a sample of these maps is cut.
+
+    Args:
+        geometry: of one map.
+        hidden: K.
+        itemsize: bytes of an element.
+        pairs: m * n, sums that the backward holds for every fourth element of a tile.
+    """
+    channels, positions = next_power_of_2(geometry.channels), max(1, geometry.positions)
+    most = max(1, min(channels, WALK_WEIGHTS // next_power_of_2(hidden)))
+    # Rows stay whole sectors of 32 bytes, and chunks start at 16 bytes.
+    least = 32 // itemsize if geometry.channels_last else 16 // math.gcd(16, positions)
+    wanted = next_power_of_2(CHUNK_ELEMENTS // positions + 1) // 2
+    block = min(max(wanted, least), most)
+    walk = WALK_ELEMENTS if pairs <= 16 else WALK_ELEMENTS // 2
+    walk = max(4, min(walk, next_power_of_2(block * positions)))
+    tile = max(1, min(next_power_of_2(positions), WALK_ELEMENTS // block))
+    return Chunks(block, max(1, -(-geometry.channels // block)), tile, walk, 8)
+
+
+def cross_connect_launch(
+    geometry: Geometry, kept: int, hidden: int, itemsize: int, pairs: int, card: Card
+) -> Resident | Walk:
+    """Keeps `kept` maps of a sample in a block where they fit; else walks the sample.
 
     Args:
         geometry: of one map.
         kept: m forward, n backward.
         hidden: K.
+        itemsize: bytes of an element.
+        pairs: m * n.
+        card: the GPU.
     """
     rows, cols = next_power_of_2(geometry.rows), next_power_of_2(geometry.cols)
-    channels, units = next_power_of_2(geometry.channels), next_power_of_2(hidden)
-    elements = kept * rows * cols
-    if elements <= RESIDENT_ELEMENTS and channels * units <= RESIDENT_WEIGHTS:
+    wide = 2 if itemsize == 8 else 1  # float64 is summed in registers twice as large
+    elements = kept * rows * cols * wide
+    weights = next_power_of_2(geometry.channels) * next_power_of_2(hidden) * wide
+    if elements <= RESIDENT_ELEMENTS and weights <= RESIDENT_WEIGHTS:
+        samples = 1
+        while (
+            samples < SHARED_SAMPLES
+            and 2 * samples * elements <= SHARED_ELEMENTS
+            and 2 * samples * weights <= RESIDENT_WEIGHTS
+        ):
+            samples *= 2
         # 64 to 128 values a thread leave room for addresses below the 255 registers of a thread.
-        warps = 4 if elements <= 8192 else 8
-        return Launch("resident", rows, cols, channels, warps)
-    return streamed_launch(geometry, hidden)
+        return Resident(samples, rows, cols, 4 if samples * elements <= 8192 else 8)
+    chunks = chunks_of(geometry, hidden, itemsize, pairs)
+    one = max(1, kept * geometry.channels * geometry.positions * itemsize)
+    fit = max(1, int(card.l2_bytes * L2_SHARE) // one)
+    if min(geometry.batch, fit) >= BUSY_SHARE * card.multiprocessors:
+        # Whole waves of blocks, so that none waits for a straggler.
+        return Walk("streamed", max(fit // card.multiprocessors, 1) * card.multiprocessors, chunks)
+    return Walk("split", fit, chunks)
 
 
-def streamed_launch(geometry: Geometry, hidden: int) -> Launch:
-    """Tiles of up to 2,048 elements, as wide as a row allows, for a block that walks a sample."""
-    rows, cols = next_power_of_2(geometry.rows), next_power_of_2(geometry.cols)
-    block_cols = min(cols, 512)
-    block_rows = min(rows, STREAMED_ELEMENTS // block_cols)
-    block_channels = max(1, min(next_power_of_2(geometry.channels), weights_block(hidden)))
-    return Launch("streamed", block_rows, block_cols, block_channels, 8)
+class Tile(NamedTuple):
+    """A block of a launch that takes maps tile by tile."""
+
+    rows: int
+    cols: int
+    num_warps: int
 
 
-def weights_block(hidden: int) -> int:
-    """Channels of one tile of w1."""
-    return max(1, STREAMED_WEIGHTS // next_power_of_2(hidden))
+def tile_of(geometry: Geometry) -> Tile:
+    """Tiles of up to 2,048 elements, as wide as a row allows."""
+    cols = min(next_power_of_2(geometry.cols), 512)
+    return Tile(min(next_power_of_2(geometry.rows), WALK_ELEMENTS // cols), cols, 8)
 
 
 def on_device_of(x: Tensor) -> AbstractContextManager[object]:

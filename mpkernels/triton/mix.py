@@ -11,9 +11,9 @@ import triton.language as tl
 from torch import Tensor
 
 from mpkernels.eager.functional import accumulate_dtype
-from mpkernels.ops.layout import geometry_of
-from mpkernels.triton.cross_connect import Maps
-from mpkernels.triton.launch import on_device_of, streamed_launch
+from mpkernels.ops.layout import Geometry
+from mpkernels.triton.launch import on_device_of, tile_of
+from mpkernels.triton.maps import Arguments, finished, geometry_like, new_maps, reading
 
 
 @triton.jit
@@ -114,17 +114,17 @@ def _strides(gates: Tensor) -> tuple[int, int, int, int]:
     return batch, inputs, outputs, channels[0] if channels else 0
 
 
-def _launch_mix(inputs: Maps, outputs: Maps, gates: Tensor, like: Tensor) -> None:
-    geometry = geometry_of(like)
-    launch = streamed_launch(geometry, 1)
-    row_blocks = triton.cdiv(geometry.rows, launch.block_rows)
-    blocks = row_blocks * triton.cdiv(geometry.cols, launch.block_cols)
+def _launch_mix(
+    inputs: Arguments, outputs: Arguments, gates: Tensor, geometry: Geometry, like: Tensor
+) -> None:
+    tile = tile_of(geometry)
+    blocks = triton.cdiv(geometry.rows, tile.rows) * triton.cdiv(geometry.cols, tile.cols)
     if geometry.batch * blocks == 0:
         return
     with on_device_of(like):
         _mix_kernel[(geometry.batch * blocks,)](
-            *inputs.arguments(),
-            *outputs.arguments(),
+            *inputs,
+            *outputs,
             gates,
             *_strides(gates),
             BY_CHANNEL=gates.dim() == 4,
@@ -133,10 +133,10 @@ def _launch_mix(inputs: Maps, outputs: Maps, gates: Tensor, like: Tensor) -> Non
             CHANNELS=geometry.channels,
             POSITIONS=geometry.positions,
             CHANNELS_LAST=geometry.channels_last,
-            BLOCK_ROWS=launch.block_rows,
-            BLOCK_COLS=launch.block_cols,
+            BLOCK_ROWS=tile.rows,
+            BLOCK_COLS=tile.cols,
             ACC=triton_dtype(like),
-            num_warps=launch.num_warps,
+            num_warps=tile.num_warps,
         )
 
 
@@ -147,63 +147,48 @@ def triton_dtype(x: Tensor) -> tl.dtype:
 
 def mix(xs: list[Tensor], gates: Tensor) -> list[Tensor]:
     """Launches once: ys."""
-    geometry = geometry_of(xs[0])
-    inputs, outputs = Maps(geometry), Maps(geometry)
-    for x in xs:
-        inputs.read(x)
-    for _ in range(gates.shape[2]):
-        outputs.write(xs[0])
-    _launch_mix(inputs, outputs, gates, xs[0])
-    return outputs.finish()
+    x = xs[0]
+    geometry, made = geometry_like(x), new_maps([x] * gates.shape[2])
+    outputs = reading(made, geometry, x)
+    _launch_mix(reading(xs, geometry, x), outputs, gates, geometry, x)
+    return finished(made, outputs)
 
 
 def mix_backward(
     grad_ys: list[Tensor | None], xs: list[Tensor], gates: Tensor, wanted: list[bool]
 ) -> tuple[list[Tensor], list[Tensor]]:
     """Launches once for dX, a mix of dY with the gates transposed, and once for dG."""
-    geometry = geometry_of(xs[0])
-    present = [(j, grad) for j, grad in enumerate(grad_ys) if grad is not None]
+    x = xs[0]
+    geometry = geometry_like(x)
+    present = [j for j, grad in enumerate(grad_ys) if grad is not None]
     asked = [i for i, w in enumerate(wanted[:-1]) if w]
-    outer, grad_inputs = Maps(geometry), Maps(geometry)
-    for _, grad in present:
-        outer.read(grad)
-    for i in asked:
-        grad_inputs.write(xs[i])
+    made = new_maps([xs[i] for i in asked])
+    grads = reading(made, geometry, x)
     if asked and present:
-        _launch_mix(
-            outer,
-            grad_inputs,
-            gates[:, asked][:, :, [j for j, _ in present]].transpose(1, 2),
-            xs[0],
-        )
+        outer = reading([grad_ys[j] for j in present], geometry, x)
+        transposed = gates[:, asked][:, :, present].transpose(1, 2)
+        _launch_mix(outer, grads, transposed, geometry, x)
+    grad_xs = finished(made, grads)
     if not wanted[-1]:
-        return grad_inputs.finish(), []
+        return grad_xs, []
     grad_gates = gates.new_empty(gates.shape)
-    inputs, all_outer = Maps(geometry), Maps(geometry)
-    for x in xs:
-        inputs.read(x)
-    for grad in grad_ys:
-        if grad is None:
-            all_outer.skip(xs[0])
-        else:
-            all_outer.read(grad)
-    launch = streamed_launch(geometry, 1)
+    tile = tile_of(geometry)
     if geometry.batch > 0:
-        with on_device_of(xs[0]):
+        with on_device_of(x):
             _grad_gates_kernel[(geometry.batch,)](
-                *all_outer.arguments(),
-                *inputs.arguments(),
+                *reading(grad_ys, geometry, x),
+                *reading(xs, geometry, x),
                 grad_gates,
                 geometry.channels,
                 geometry.positions,
-                PRESENT=sum(1 << j for j, _ in present),
+                PRESENT=sum(1 << j for j in present),
                 BY_CHANNEL=gates.dim() == 4,
                 INPUTS=len(xs),
                 OUTPUTS=len(grad_ys),
                 CHANNELS_LAST=geometry.channels_last,
-                BLOCK_ROWS=launch.block_rows,
-                BLOCK_COLS=launch.block_cols,
-                ACC=triton_dtype(xs[0]),
-                num_warps=launch.num_warps,
+                BLOCK_ROWS=tile.rows,
+                BLOCK_COLS=tile.cols,
+                ACC=triton_dtype(x),
+                num_warps=tile.num_warps,
             )
-    return grad_inputs.finish(), [grad_gates]
+    return grad_xs, [grad_gates]

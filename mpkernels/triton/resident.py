@@ -1,7 +1,8 @@
-"""cross_connect where one block holds a sample: every map is read once and written once.
+"""cross_connect where a block keeps whole samples: every map is read once and written once.
 
-Forward moves (m + n)|X| + 4 B m (n + C) bytes, backward (m + n)|X| + m|X| and small terms. Tiles
-are [rows, columns] of `Geometry`; masked lanes load 0, which adds nothing to a sum.
+Forward moves (m + n)|X| + 4 B m (n + C) bytes, backward (m + n)|X| + m|X| and small terms. One
+block owns BLOCK_SAMPLES samples (one, unless they are tiny) as tiles [samples, rows, columns] of
+`Geometry`; w1 is read once a block. Masked lanes load 0, which adds nothing to a sum.
 """
 
 from __future__ import annotations
@@ -9,52 +10,67 @@ from __future__ import annotations
 import triton
 import triton.language as tl
 
-from mpkernels.triton.gate import (
+from mpkernels.triton.mlp import (
     activate,
     differentiate_gate,
     element,
-    grad_pooled_chunk,
-    hidden_of_chunk,
     softmax_of_hidden,
+    times_w1,
+    times_w1_transposed,
 )
+
+
+@triton.jit
+def _offsets(sample, row, col, batch_stride, row_stride):
+    return (
+        sample[:, None, None] * batch_stride
+        + row.to(tl.int64)[None, :, None] * row_stride
+        + col[None, None, :]
+    )
 
 
 @triton.jit
 def resident_kernel(
     xs, x_batch_strides, x_row_strides, ys, y_batch_strides, y_row_strides,
-    w1, b1, w2, b2, gates, pooled,
+    w1, b1, w2, b2, gates, pooled, batch,
     CHANNELS: tl.constexpr, POSITIONS: tl.constexpr,
     INPUTS: tl.constexpr, OUTPUTS: tl.constexpr, HIDDEN: tl.constexpr, CHANNELS_LAST: tl.constexpr,
-    BLOCK_ROWS: tl.constexpr, BLOCK_COLS: tl.constexpr, BLOCK_CHANNELS: tl.constexpr,
+    BLOCK_SAMPLES: tl.constexpr, BLOCK_ROWS: tl.constexpr, BLOCK_COLS: tl.constexpr,
     BLOCK_HIDDEN: tl.constexpr, BLOCK_OUTPUTS: tl.constexpr,
 ):  # fmt: skip
-    """Y_j = sum_i g_ij X_i; one program owns one sample and keeps its m maps."""
+    """Y_j = sum_i g_ij X_i; one program keeps the m maps of its samples."""
     ACC: tl.constexpr = gates.dtype.element_ty
     ROWS: tl.constexpr = POSITIONS if CHANNELS_LAST else CHANNELS
     COLS: tl.constexpr = CHANNELS if CHANNELS_LAST else POSITIONS
-    POSITION_AXIS: tl.constexpr = 0 if CHANNELS_LAST else 1
-    sample = tl.program_id(0).to(tl.int64)
-    row, col = tl.arange(0, BLOCK_ROWS)[:, None], tl.arange(0, BLOCK_COLS)[None, :]
-    inside = (row < ROWS) & (col < COLS)
+    BLOCK_CHANNELS: tl.constexpr = BLOCK_COLS if CHANNELS_LAST else BLOCK_ROWS
+    POSITION_AXIS: tl.constexpr = 1 if CHANNELS_LAST else 2
+    sample = tl.program_id(0).to(tl.int64) * BLOCK_SAMPLES + tl.arange(0, BLOCK_SAMPLES)
+    row, col = tl.arange(0, BLOCK_ROWS), tl.arange(0, BLOCK_COLS)
     c, j = tl.arange(0, BLOCK_CHANNELS), tl.arange(0, BLOCK_OUTPUTS)
+    # A block of one sample exists only for a sample that exists.
+    present = (sample < batch) | (BLOCK_SAMPLES == 1)
+    inside = present[:, None, None] & (row < ROWS)[None, :, None] & (col < COLS)[None, None, :]
     tiles = ()
     for i in tl.static_range(INPUTS):
-        at = sample * x_batch_strides[i] + row.to(tl.int64) * x_row_strides[i] + col
+        at = _offsets(sample, row, col, x_batch_strides[i], x_row_strides[i])
         tiles = tiles + (tl.load(xs[i] + at, mask=inside, other=0.0).to(ACC),)
     weights = ()
     for i in tl.static_range(INPUTS):
         z = tl.sum(tiles[i], POSITION_AXIS) / POSITIONS
-        tl.store(pooled + (sample * INPUTS + i) * CHANNELS + c, z, mask=c < CHANNELS)
-        total = hidden_of_chunk(w1, i, z, 0, CHANNELS, HIDDEN, BLOCK_CHANNELS, BLOCK_HIDDEN)
+        path = (sample * INPUTS + i)[:, None]
+        of_channels = present[:, None] & (c < CHANNELS)[None, :]
+        tl.store(pooled + path * CHANNELS + c[None, :], z, mask=of_channels)
+        total = times_w1(w1, i, z, 0, CHANNELS, HIDDEN, BLOCK_HIDDEN, BLOCK_CHANNELS)
         h = activate(total, b1, i, HIDDEN, BLOCK_HIDDEN)
         g = softmax_of_hidden(h, w2, b2, i, HIDDEN, OUTPUTS, BLOCK_HIDDEN, BLOCK_OUTPUTS)
-        tl.store(gates + (sample * INPUTS + i) * OUTPUTS + j, g, mask=j < OUTPUTS)
+        of_outputs = present[:, None] & (j < OUTPUTS)[None, :]
+        tl.store(gates + path * OUTPUTS + j[None, :], g, mask=of_outputs)
         weights = weights + (g,)
     for o in tl.static_range(OUTPUTS):
-        y = element(weights[0], o, BLOCK_OUTPUTS) * tiles[0]
+        y = element(weights[0], o, BLOCK_OUTPUTS)[:, None, None] * tiles[0]
         for i in tl.static_range(1, INPUTS):
-            y += element(weights[i], o, BLOCK_OUTPUTS) * tiles[i]
-        at = sample * y_batch_strides[o] + row.to(tl.int64) * y_row_strides[o] + col
+            y += element(weights[i], o, BLOCK_OUTPUTS)[:, None, None] * tiles[i]
+        at = _offsets(sample, row, col, y_batch_strides[o], y_row_strides[o])
         tl.store(ys[o] + at, y.to(ys[o].dtype.element_ty), mask=inside)
 
 
@@ -62,14 +78,14 @@ def resident_kernel(
 def resident_backward_kernel(
     grad_ys, grad_y_batch_strides, grad_y_row_strides, xs, x_batch_strides, x_row_strides,
     grad_xs, grad_x_batch_strides, grad_x_row_strides,
-    grad_gates, gates, pooled, w1, b1, w2, grad_logits, grad_hidden, hidden,
+    grad_gates, gates, pooled, w1, b1, w2, grad_logits, grad_hidden, hidden, batch,
     CHANNELS: tl.constexpr, POSITIONS: tl.constexpr,
     PRESENT: tl.constexpr, WANTED: tl.constexpr, PARAMETERS: tl.constexpr,
     INPUTS: tl.constexpr, OUTPUTS: tl.constexpr, HIDDEN: tl.constexpr, CHANNELS_LAST: tl.constexpr,
-    BLOCK_ROWS: tl.constexpr, BLOCK_COLS: tl.constexpr, BLOCK_CHANNELS: tl.constexpr,
+    BLOCK_SAMPLES: tl.constexpr, BLOCK_ROWS: tl.constexpr, BLOCK_COLS: tl.constexpr,
     BLOCK_HIDDEN: tl.constexpr, BLOCK_OUTPUTS: tl.constexpr,
 ):  # fmt: skip
-    """dX_i = sum_j g_ij dY_j + dZ_i / S; one program owns one sample and keeps its n gradients.
+    """dX_i = sum_j g_ij dY_j + dZ_i / S; one program keeps the n gradients of its samples.
 
     d_ij = <dY_j, X_i> + dL/dg_ij reads each X_i once. PRESENT and WANTED are bit masks: outputs
     that have a gradient, inputs that want one. PARAMETERS: leave dA, dH and h for their gradients.
@@ -77,47 +93,54 @@ def resident_backward_kernel(
     ACC: tl.constexpr = gates.dtype.element_ty
     ROWS: tl.constexpr = POSITIONS if CHANNELS_LAST else CHANNELS
     COLS: tl.constexpr = CHANNELS if CHANNELS_LAST else POSITIONS
-    sample = tl.program_id(0).to(tl.int64)
-    row, col = tl.arange(0, BLOCK_ROWS)[:, None], tl.arange(0, BLOCK_COLS)[None, :]
-    inside = (row < ROWS) & (col < COLS)
-    c, j, k = tl.arange(0, BLOCK_CHANNELS), tl.arange(0, BLOCK_OUTPUTS), tl.arange(0, BLOCK_HIDDEN)
+    BLOCK_CHANNELS: tl.constexpr = BLOCK_COLS if CHANNELS_LAST else BLOCK_ROWS
+    sample = tl.program_id(0).to(tl.int64) * BLOCK_SAMPLES + tl.arange(0, BLOCK_SAMPLES)
+    row, col = tl.arange(0, BLOCK_ROWS), tl.arange(0, BLOCK_COLS)
+    c = tl.arange(0, BLOCK_CHANNELS)[None, :]
+    j, k = tl.arange(0, BLOCK_OUTPUTS)[None, :], tl.arange(0, BLOCK_HIDDEN)[None, :]
+    present = (sample < batch) | (BLOCK_SAMPLES == 1)
+    inside = present[:, None, None] & (row < ROWS)[None, :, None] & (col < COLS)[None, None, :]
+    of_outputs, of_hidden = present[:, None] & (j < OUTPUTS), present[:, None] & (k < HIDDEN)
+    of_channels = present[:, None] & (c < CHANNELS)
     tiles = ()
     for o in tl.static_range(OUTPUTS):
         if (PRESENT >> o) & 1:
-            at = sample * grad_y_batch_strides[o] + row.to(tl.int64) * grad_y_row_strides[o] + col
+            at = _offsets(sample, row, col, grad_y_batch_strides[o], grad_y_row_strides[o])
             tiles = tiles + (tl.load(grad_ys[o] + at, mask=inside, other=0.0).to(ACC),)
         else:
             tiles = tiles + (0.0,)
     for i in tl.static_range(INPUTS):
         if PARAMETERS or ((WANTED >> i) & 1):
-            path = sample * INPUTS + i
-            d = tl.zeros([BLOCK_OUTPUTS], ACC)
+            path = (sample * INPUTS + i)[:, None]
+            d = tl.zeros([BLOCK_SAMPLES, BLOCK_OUTPUTS], ACC)
             if grad_gates is not None:
-                d = tl.load(grad_gates + path * OUTPUTS + j, mask=j < OUTPUTS, other=0.0)
+                d = tl.load(grad_gates + path * OUTPUTS + j, mask=of_outputs, other=0.0)
             if PRESENT != 0:
-                at = sample * x_batch_strides[i] + row.to(tl.int64) * x_row_strides[i] + col
+                at = _offsets(sample, row, col, x_batch_strides[i], x_row_strides[i])
                 x = tl.load(xs[i] + at, mask=inside, other=0.0).to(ACC)
                 for o in tl.static_range(OUTPUTS):
                     if (PRESENT >> o) & 1:
-                        d = tl.where(j == o, d + tl.sum(tl.sum(tiles[o] * x, 1), 0), d)
-            g = tl.load(gates + path * OUTPUTS + j, mask=j < OUTPUTS, other=0.0)
-            z = tl.load(pooled + path * CHANNELS + c, mask=c < CHANNELS, other=0.0)
-            total = hidden_of_chunk(w1, i, z, 0, CHANNELS, HIDDEN, BLOCK_CHANNELS, BLOCK_HIDDEN)
+                        dot = tl.sum(tl.sum(tiles[o] * x, 2), 1)[:, None]
+                        d = tl.where(j == o, d + dot, d)
+            g = tl.load(gates + path * OUTPUTS + j, mask=of_outputs, other=0.0)
+            z = tl.load(pooled + path * CHANNELS + c, mask=of_channels, other=0.0)
+            total = times_w1(w1, i, z, 0, CHANNELS, HIDDEN, BLOCK_HIDDEN, BLOCK_CHANNELS)
             h = activate(total, b1, i, HIDDEN, BLOCK_HIDDEN)
             da, dh = differentiate_gate(
                 g, d, h, w2, i, HIDDEN, OUTPUTS, BLOCK_HIDDEN, BLOCK_OUTPUTS
             )
             if PARAMETERS:
-                tl.store(grad_logits + path * OUTPUTS + j, da, mask=j < OUTPUTS)
-                tl.store(grad_hidden + path * HIDDEN + k, dh, mask=k < HIDDEN)
-                tl.store(hidden + path * HIDDEN + k, h, mask=k < HIDDEN)
+                tl.store(grad_logits + path * OUTPUTS + j, da, mask=of_outputs)
+                tl.store(grad_hidden + path * HIDDEN + k, dh, mask=of_hidden)
+                tl.store(hidden + path * HIDDEN + k, h, mask=of_hidden)
             if (WANTED >> i) & 1:
-                dz = grad_pooled_chunk(w1, i, dh, 0, CHANNELS, HIDDEN, BLOCK_CHANNELS, BLOCK_HIDDEN)
-                dx = tl.zeros([BLOCK_ROWS, BLOCK_COLS], ACC)
-                dx += (dz[None, :] if CHANNELS_LAST else dz[:, None]) / POSITIONS
+                dz = times_w1_transposed(
+                    w1, i, dh, 0, CHANNELS, HIDDEN, BLOCK_HIDDEN, BLOCK_CHANNELS
+                )
+                dx = tl.zeros([BLOCK_SAMPLES, BLOCK_ROWS, BLOCK_COLS], ACC)
+                dx += (dz[:, None, :] if CHANNELS_LAST else dz[:, :, None]) / POSITIONS
                 for o in tl.static_range(OUTPUTS):
                     if (PRESENT >> o) & 1:
-                        dx += element(g, o, BLOCK_OUTPUTS) * tiles[o]
-                at = sample * grad_x_batch_strides[i] + row.to(tl.int64) * grad_x_row_strides[i]
-                to = grad_xs[i] + at + col
-                tl.store(to, dx.to(grad_xs[i].dtype.element_ty), mask=inside)
+                        dx += element(g, o, BLOCK_OUTPUTS)[:, None, None] * tiles[o]
+                at = _offsets(sample, row, col, grad_x_batch_strides[i], grad_x_row_strides[i])
+                tl.store(grad_xs[i] + at, dx.to(grad_xs[i].dtype.element_ty), mask=inside)

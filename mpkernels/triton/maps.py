@@ -1,0 +1,98 @@
+"""Maps and small tensors as kernels take them; what follows from shapes alone is found once."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from functools import lru_cache
+
+import torch
+from torch import Tensor
+
+from mpkernels.ops.layout import Geometry, Strides, empty_map, geometry_of, strides_in_place
+
+# Tensors, elements from sample to sample, elements from row to row.
+Arguments = tuple[tuple[Tensor, ...], tuple[int, ...], tuple[int, ...]]
+
+
+@lru_cache(maxsize=4096)
+def _geometry(shape: torch.Size, stride: tuple[int, ...]) -> Geometry:
+    return geometry_of(torch.empty_strided(shape, stride, device="meta"))
+
+
+@lru_cache(maxsize=4096)
+def _strides(shape: torch.Size, stride: tuple[int, ...], geometry: Geometry) -> Strides | None:
+    return strides_in_place(torch.empty_strided(shape, stride, device="meta"), geometry)
+
+
+@lru_cache(maxsize=4096)
+def _new_strides(shape: torch.Size, stride: tuple[int, ...]) -> tuple[int, ...]:
+    return empty_map(torch.empty_strided(shape, stride, device="meta")).stride()
+
+
+def geometry_like(x: Tensor) -> Geometry:
+    """`geometry_of`, remembered."""
+    return _geometry(x.shape, x.stride())
+
+
+def reading(xs: Sequence[Tensor | None], geometry: Geometry, unused: Tensor) -> Arguments:
+    """Maps to read, each in place or as the one copy that can be read; None is never touched."""
+    tensors, batch, row = [], [], []
+    for x in xs:
+        if x is None:
+            x, strides = unused, Strides(0, 0)
+        else:
+            found = _strides(x.shape, x.stride(), geometry)
+            if found is None:
+                last = geometry.channels_last and x.dim() > 2
+                x = empty_map(x, last).copy_(x)
+                found = _strides(x.shape, x.stride(), geometry)
+                assert found is not None
+            strides = found
+        tensors.append(x)
+        batch.append(strides.batch)
+        row.append(strides.row)
+    return tuple(tensors), tuple(batch), tuple(row)
+
+
+def new_maps(likes: Sequence[Tensor | None]) -> list[Tensor | None]:
+    """A new dense map in the format of each; None stays."""
+    return [
+        None
+        if x is None
+        else torch.empty_strided(
+            x.shape, _new_strides(x.shape, x.stride()), dtype=x.dtype, device=x.device
+        )
+        for x in likes
+    ]
+
+
+def finished(made: Sequence[Tensor | None], written: Arguments) -> list[Tensor]:
+    """The new maps, filled from where the kernel wrote if that was another format's copy."""
+    return [
+        x if x is target else x.copy_(target)
+        for x, target in zip(made, written[0])
+        if x is not None
+    ]
+
+
+def rows_of(geometry: Geometry, *arguments: Arguments) -> tuple[bool, int]:
+    """Whether rows of every map follow each other without gaps; a power of two up to 16.
+
+    It divides the distance of all rows and, where they are rows of positions, their length.
+    """
+    return _rows(geometry, tuple(row for _, _, rows in arguments for row in rows))
+
+
+@lru_cache(maxsize=4096)
+def _rows(geometry: Geometry, rows: tuple[int, ...]) -> tuple[bool, int]:
+    if geometry.rows <= 1:
+        rows = (geometry.cols,)
+    length = 16 if geometry.channels_last else geometry.positions
+    dense = all(row in (geometry.cols, 0) for row in rows)
+    return dense, math.gcd(16, length, *rows)
+
+
+def contiguous(*tensors: Tensor | None) -> list[Tensor | None]:
+    """The small tensors of a gate as the kernels index them."""
+    return [None if t is None else t.contiguous() for t in tensors]

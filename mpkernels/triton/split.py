@@ -1,0 +1,123 @@
+"""cross_connect where every chunk of a sample has a block of its own, in two launches.
+
+The launches take the batch in groups of samples that fit L2 together: the second launch of a
+group reads again, from L2, what its first has read. No block ever waits for another.
+"""
+
+from __future__ import annotations
+
+import triton
+import triton.language as tl
+
+from mpkernels.triton.stages import (
+    differentiate_stage,
+    dot_stage,
+    gates_stage,
+    grad_pooled_stage,
+    grad_stage,
+    hidden_stage,
+    mix_stage,
+    pool_stage,
+)
+
+
+@triton.jit
+def split_pool_kernel(
+    xs, x_batch_strides, x_row_strides, w1, pooled, partial, first, channels, positions, chunks,
+    INPUTS: tl.constexpr, HIDDEN: tl.constexpr,
+    CHANNELS_LAST: tl.constexpr, UNIT: tl.constexpr,
+    BLOCK_CHANNELS: tl.constexpr, BLOCK_POSITIONS: tl.constexpr, BLOCK_HIDDEN: tl.constexpr,
+):  # fmt: skip
+    """Z and the parts of W1_i z; one program owns one chunk of one sample."""
+    sample = (first + tl.program_id(0) // chunks).to(tl.int64)
+    chunk = tl.program_id(0) % chunks
+    for i in tl.static_range(INPUTS):
+        path = sample * INPUTS + i
+        pool_stage(
+            xs[i] + sample * x_batch_strides[i], x_row_strides[i], w1, i,
+            pooled + path * channels, partial + (path * chunks + chunk) * HIDDEN,
+            chunk * BLOCK_CHANNELS, channels, positions, HIDDEN, CHANNELS_LAST, UNIT,
+            BLOCK_CHANNELS, BLOCK_POSITIONS, BLOCK_HIDDEN,
+        )  # fmt: skip
+
+
+@triton.jit
+def split_mix_kernel(
+    xs, x_batch_strides, x_row_strides, ys, y_batch_strides, y_row_strides,
+    b1, w2, b2, gates, partial, first, channels, positions, chunks,
+    INPUTS: tl.constexpr, OUTPUTS: tl.constexpr, HIDDEN: tl.constexpr,
+    CHANNELS_LAST: tl.constexpr, DENSE: tl.constexpr,
+    BLOCK_CHANNELS: tl.constexpr, BLOCK_WALK: tl.constexpr,
+    BLOCK_HIDDEN: tl.constexpr, BLOCK_OUTPUTS: tl.constexpr, BLOCK_CHUNKS: tl.constexpr,
+):  # fmt: skip
+    """Y_j = sum_i g_ij X_i; one program owns one chunk, the first one of a sample its gates too."""
+    sample = (first + tl.program_id(0) // chunks).to(tl.int64)
+    chunk = tl.program_id(0) % chunks
+    weights = gates_stage(
+        w2, b1, b2, partial, gates, sample, chunk, chunks,
+        INPUTS, OUTPUTS, HIDDEN, BLOCK_HIDDEN, BLOCK_OUTPUTS, BLOCK_CHUNKS,
+    )  # fmt: skip
+    mix_stage(
+        xs, x_batch_strides, x_row_strides, ys, y_batch_strides, y_row_strides, weights,
+        sample, chunk * BLOCK_CHANNELS, channels, positions, gates.dtype.element_ty,
+        INPUTS, OUTPUTS, CHANNELS_LAST, DENSE, BLOCK_CHANNELS, BLOCK_WALK,
+    )  # fmt: skip
+
+
+@triton.jit
+def split_dot_kernel(
+    grad_ys, grad_y_batch_strides, grad_y_row_strides, xs, x_batch_strides, x_row_strides,
+    pooled, w1, dots, partial, first, channels, positions, chunks,
+    PRESENT: tl.constexpr, INPUTS: tl.constexpr, OUTPUTS: tl.constexpr, HIDDEN: tl.constexpr,
+    CHANNELS_LAST: tl.constexpr, DENSE: tl.constexpr,
+    BLOCK_CHANNELS: tl.constexpr, BLOCK_WALK: tl.constexpr, BLOCK_HIDDEN: tl.constexpr,
+):  # fmt: skip
+    """Parts of <X_i, dY_j> and of W1_i z; one program owns one chunk of one sample."""
+    sample = (first + tl.program_id(0) // chunks).to(tl.int64)
+    chunk = tl.program_id(0) % chunks
+    hidden_stage(
+        pooled, w1, partial, sample, chunk, chunks, channels,
+        INPUTS, HIDDEN, BLOCK_CHANNELS, BLOCK_HIDDEN,
+    )  # fmt: skip
+    if PRESENT != 0:
+        dot_stage(
+            grad_ys, grad_y_batch_strides, grad_y_row_strides, xs, x_batch_strides, x_row_strides,
+            dots + (sample * chunks + chunk) * (INPUTS * OUTPUTS),
+            sample, chunk * BLOCK_CHANNELS, channels, positions, PRESENT, dots.dtype.element_ty,
+            INPUTS, OUTPUTS, CHANNELS_LAST, DENSE, BLOCK_CHANNELS, BLOCK_WALK,
+        )  # fmt: skip
+
+
+@triton.jit
+def split_grad_kernel(
+    grad_ys, grad_y_batch_strides, grad_y_row_strides,
+    grad_xs, grad_x_batch_strides, grad_x_row_strides,
+    grad_gates, gates, w1, b1, w2, grad_logits, grad_hidden, hidden,
+    dots, partial, grad_pooled, first, channels, positions, chunks,
+    PRESENT: tl.constexpr, WANTED: tl.constexpr, PARAMETERS: tl.constexpr,
+    INPUTS: tl.constexpr, OUTPUTS: tl.constexpr, HIDDEN: tl.constexpr,
+    CHANNELS_LAST: tl.constexpr, DENSE: tl.constexpr, UNIT: tl.constexpr,
+    BLOCK_CHANNELS: tl.constexpr, BLOCK_WALK: tl.constexpr,
+    BLOCK_HIDDEN: tl.constexpr, BLOCK_OUTPUTS: tl.constexpr, BLOCK_CHUNKS: tl.constexpr,
+):  # fmt: skip
+    """dX_i = sum_j g_ij dY_j + dZ_i / S; a program owns one chunk, the first one dA, dH, h too."""
+    sample = (first + tl.program_id(0) // chunks).to(tl.int64)
+    chunk = tl.program_id(0) % chunks
+    c0 = chunk * BLOCK_CHANNELS
+    weights, grads = differentiate_stage(
+        grad_gates, gates, w2, b1, dots, partial, grad_logits, grad_hidden, hidden,
+        sample, chunk, chunks, PARAMETERS, PRESENT,
+        INPUTS, OUTPUTS, HIDDEN, BLOCK_HIDDEN, BLOCK_OUTPUTS, BLOCK_CHUNKS,
+    )  # fmt: skip
+    if WANTED != 0:
+        grad_pooled_stage(
+            w1, grads, grad_pooled, sample, c0, channels, positions,
+            WANTED, INPUTS, HIDDEN, BLOCK_CHANNELS, BLOCK_HIDDEN,
+        )  # fmt: skip
+        tl.debug_barrier()  # every thread sees dZ
+        grad_stage(
+            grad_ys, grad_y_batch_strides, grad_y_row_strides,
+            grad_xs, grad_x_batch_strides, grad_x_row_strides, weights, grad_pooled,
+            sample, c0, channels, positions, PRESENT, WANTED,
+            INPUTS, OUTPUTS, CHANNELS_LAST, DENSE, UNIT, BLOCK_CHANNELS, BLOCK_WALK,
+        )  # fmt: skip

@@ -1,0 +1,305 @@
+"""Stages of cross_connect for samples that no block can keep: pool, gate, mix, and backward.
+
+A sample is cut into chunks of BLOCK_CHANNELS channels. A stage works on one chunk; sums over
+chunks are stored as partial sums and added by the next stage, always in the same order, so that
+a sample's result is the same whether one block does all its chunks or each has a block of its own.
+
+Elements of a chunk are walked by a flat index q, so that rows of odd length move 16 bytes at a
+time too. Sizes are plain arguments: as constants they would let the compiler unroll the walk. UNIT,
+a power of two, divides the positions (NCHW) and all row strides: what the compiler needs to know
+for wide loads of rows such as 14 x 14, whose length 16 does not divide.
+"""
+
+from __future__ import annotations
+
+import triton
+import triton.language as tl
+
+from mpkernels.triton.mlp import (
+    activate,
+    differentiate_gate,
+    element,
+    softmax_of_hidden,
+    times_w1,
+    times_w1_transposed,
+)
+
+
+@triton.jit
+def chunk_size(
+    c0, channels, positions, BLOCK_CHANNELS: tl.constexpr, CHANNELS_LAST: tl.constexpr
+):  # fmt: skip
+    """How far q goes in the chunk that starts at channel c0."""
+    if CHANNELS_LAST:
+        return positions * BLOCK_CHANNELS
+    else:
+        return tl.minimum(channels - c0, BLOCK_CHANNELS) * positions
+
+
+@triton.jit
+def offset_of(
+    q, c0, positions, row_stride,
+    BLOCK_CHANNELS: tl.constexpr, CHANNELS_LAST: tl.constexpr, DENSE: tl.constexpr,
+):  # fmt: skip
+    """Where element q of a chunk lies in its map."""
+    if CHANNELS_LAST:
+        at = (q // BLOCK_CHANNELS).to(tl.int64) * row_stride + (c0 + q % BLOCK_CHANNELS)
+    elif DENSE:  # row_stride is positions
+        at = (c0 + tl.zeros([1], tl.int64)) * positions + q
+    else:
+        at = (c0 + q // positions).to(tl.int64) * row_stride + q % positions
+    return at
+
+
+@triton.jit
+def channel_of(
+    q, c0, positions,
+    BLOCK_CHANNELS: tl.constexpr, CHANNELS_LAST: tl.constexpr, UNIT: tl.constexpr,
+):  # fmt: skip
+    """The channel of element q of a chunk; UNIT neighbours share one."""
+    if CHANNELS_LAST:
+        return c0 + q % BLOCK_CHANNELS
+    else:
+        return tl.max_constancy(c0 + q // positions, UNIT)
+
+
+@triton.jit
+def pool_stage(
+    x, row_stride, w1, i, pooled, partial, c0, channels, positions,
+    HIDDEN: tl.constexpr, CHANNELS_LAST: tl.constexpr, UNIT: tl.constexpr,
+    BLOCK_CHANNELS: tl.constexpr, BLOCK_POSITIONS: tl.constexpr, BLOCK_HIDDEN: tl.constexpr,
+):  # fmt: skip
+    """Z of one chunk of one path to `pooled`, and its part of W1_i z to `partial`, K values."""
+    ACC: tl.constexpr = pooled.dtype.element_ty
+    c, k = c0 + tl.arange(0, BLOCK_CHANNELS), tl.arange(0, BLOCK_HIDDEN)
+    if CHANNELS_LAST:
+        total = tl.zeros([BLOCK_POSITIONS, BLOCK_CHANNELS], ACC)
+    else:
+        total = tl.zeros([BLOCK_CHANNELS, BLOCK_POSITIONS], ACC)
+    for s0 in range(0, positions, BLOCK_POSITIONS):
+        s = s0 + tl.arange(0, BLOCK_POSITIONS)
+        if CHANNELS_LAST:
+            at = s[:, None].to(tl.int64) * row_stride + c[None, :]
+            inside = (s < positions)[:, None] & (c < channels)[None, :]
+        else:
+            at = c[:, None].to(tl.int64) * (row_stride // UNIT * UNIT) + s[None, :]
+            inside = (c < channels)[:, None] & (s < positions // UNIT * UNIT)[None, :]
+        total += tl.load(x + at, mask=inside, other=0.0).to(ACC)
+    z = tl.sum(total, 0 if CHANNELS_LAST else 1) / positions
+    tl.store(pooled + c, z, mask=c < channels)
+    part = times_w1(w1, i, z[None, :], c0, channels, HIDDEN, BLOCK_HIDDEN, BLOCK_CHANNELS)
+    tl.store(partial + k[None, :], part, mask=(k < HIDDEN)[None, :])
+
+
+@triton.jit
+def hidden_of_partials(
+    partial, b1, i, chunks,
+    HIDDEN: tl.constexpr, BLOCK_HIDDEN: tl.constexpr, BLOCK_CHUNKS: tl.constexpr,
+):  # fmt: skip
+    """relu(W1_i z + b1_i) from the parts [chunks, K] of one sample and path: [1, BLOCK_HIDDEN]."""
+    t, k = tl.arange(0, BLOCK_CHUNKS), tl.arange(0, BLOCK_HIDDEN)
+    inside = (t < chunks)[:, None] & (k < HIDDEN)[None, :]
+    parts = tl.load(partial + t[:, None] * HIDDEN + k[None, :], mask=inside, other=0.0)
+    return activate(tl.sum(parts, 0)[None, :], b1, i, HIDDEN, BLOCK_HIDDEN)
+
+
+@triton.jit
+def mix_stage(
+    xs, x_batch_strides, x_row_strides, ys, y_batch_strides, y_row_strides, weights,
+    sample, c0, channels, positions, ACC: tl.constexpr,
+    INPUTS: tl.constexpr, OUTPUTS: tl.constexpr, CHANNELS_LAST: tl.constexpr, DENSE: tl.constexpr,
+    BLOCK_CHANNELS: tl.constexpr, BLOCK_WALK: tl.constexpr,
+):  # fmt: skip
+    """Y_j = sum_i g_ij X_i over one chunk; weights[i * n + j] is the scalar g_ij."""
+    size = chunk_size(c0, channels, positions, BLOCK_CHANNELS, CHANNELS_LAST)
+    for q0 in range(0, size, BLOCK_WALK):
+        q = q0 + tl.arange(0, BLOCK_WALK)
+        inside = q < size
+        if CHANNELS_LAST:
+            inside &= c0 + q % BLOCK_CHANNELS < channels
+        tiles = ()
+        for i in tl.static_range(INPUTS):
+            at = offset_of(q, c0, positions, x_row_strides[i], BLOCK_CHANNELS, CHANNELS_LAST, DENSE)
+            x = tl.load(xs[i] + sample * x_batch_strides[i] + at, mask=inside, other=0.0)
+            tiles = tiles + (x.to(ACC),)
+        for o in tl.static_range(OUTPUTS):
+            y = weights[o] * tiles[0]
+            for i in tl.static_range(1, INPUTS):
+                y += weights[i * OUTPUTS + o] * tiles[i]
+            at = offset_of(q, c0, positions, y_row_strides[o], BLOCK_CHANNELS, CHANNELS_LAST, DENSE)
+            to = ys[o] + sample * y_batch_strides[o] + at
+            tl.store(to, y.to(ys[o].dtype.element_ty), mask=inside)
+
+
+@triton.jit
+def dot_stage(
+    grad_ys, grad_y_batch_strides, grad_y_row_strides, xs, x_batch_strides, x_row_strides,
+    partial, sample, c0, channels, positions, PRESENT: tl.constexpr, ACC: tl.constexpr,
+    INPUTS: tl.constexpr, OUTPUTS: tl.constexpr, CHANNELS_LAST: tl.constexpr, DENSE: tl.constexpr,
+    BLOCK_CHANNELS: tl.constexpr, BLOCK_WALK: tl.constexpr,
+):  # fmt: skip
+    """<X_i, dY_j> over one chunk to `partial` [m, n]; reads each X_i and each dY_j once."""
+    size = chunk_size(c0, channels, positions, BLOCK_CHANNELS, CHANNELS_LAST)
+    # Four neighbours are added at once: they lie in one thread, which then holds a fourth as many
+    # sums.
+    dots = ()
+    for _ in tl.static_range(INPUTS * OUTPUTS):
+        dots = dots + (tl.zeros([BLOCK_WALK // 4], ACC),)
+    for q0 in range(0, size, BLOCK_WALK):
+        q = q0 + tl.arange(0, BLOCK_WALK)
+        inside = q < size
+        if CHANNELS_LAST:
+            inside &= c0 + q % BLOCK_CHANNELS < channels
+        tiles = ()
+        for o in tl.static_range(OUTPUTS):
+            if (PRESENT >> o) & 1:
+                at = offset_of(
+                    q, c0, positions, grad_y_row_strides[o], BLOCK_CHANNELS, CHANNELS_LAST, DENSE
+                )
+                to = grad_ys[o] + sample * grad_y_batch_strides[o] + at
+                tiles = tiles + (tl.load(to, mask=inside, other=0.0).to(ACC),)
+            else:
+                tiles = tiles + (0.0,)
+        grown = ()
+        for i in tl.static_range(INPUTS):
+            at = offset_of(q, c0, positions, x_row_strides[i], BLOCK_CHANNELS, CHANNELS_LAST, DENSE)
+            x = tl.load(xs[i] + sample * x_batch_strides[i] + at, mask=inside, other=0.0).to(ACC)
+            for o in tl.static_range(OUTPUTS):
+                if (PRESENT >> o) & 1:
+                    products = tl.reshape(tiles[o] * x, [BLOCK_WALK // 4, 4])
+                    grown = grown + (dots[i * OUTPUTS + o] + tl.sum(products, 1),)
+                else:
+                    grown = grown + (dots[i * OUTPUTS + o],)
+        dots = grown
+    for pair in tl.static_range(INPUTS * OUTPUTS):
+        tl.store(partial + pair, tl.sum(dots[pair], 0))
+
+
+@triton.jit
+def gates_stage(
+    w2, b1, b2, partial, gates, sample, chunk, chunks,
+    INPUTS: tl.constexpr, OUTPUTS: tl.constexpr, HIDDEN: tl.constexpr,
+    BLOCK_HIDDEN: tl.constexpr, BLOCK_OUTPUTS: tl.constexpr, BLOCK_CHUNKS: tl.constexpr,
+):  # fmt: skip
+    """Gates of a sample from the parts of its hidden units: m * n scalars. Chunk 0 stores them."""
+    j = tl.arange(0, BLOCK_OUTPUTS)[None, :]
+    first = (chunk + tl.zeros([1, 1], tl.int32)) == 0
+    weights = ()
+    for i in tl.static_range(INPUTS):
+        path = sample * INPUTS + i
+        h = hidden_of_partials(
+            partial + path * chunks * HIDDEN, b1, i, chunks, HIDDEN, BLOCK_HIDDEN, BLOCK_CHUNKS
+        )
+        g = softmax_of_hidden(h, w2, b2, i, HIDDEN, OUTPUTS, BLOCK_HIDDEN, BLOCK_OUTPUTS)
+        tl.store(gates + path * OUTPUTS + j, g, mask=first & (j < OUTPUTS))
+        for o in tl.static_range(OUTPUTS):
+            weights = weights + (tl.sum(element(g, o, BLOCK_OUTPUTS), 0),)
+    return weights
+
+
+@triton.jit
+def hidden_stage(
+    pooled, w1, partial, sample, chunk, chunks, channels,
+    INPUTS: tl.constexpr, HIDDEN: tl.constexpr,
+    BLOCK_CHANNELS: tl.constexpr, BLOCK_HIDDEN: tl.constexpr,
+):  # fmt: skip
+    """The parts of W1_i z that one chunk adds, from pooled values that the forward saved."""
+    c0 = chunk * BLOCK_CHANNELS
+    c, k = c0 + tl.arange(0, BLOCK_CHANNELS), tl.arange(0, BLOCK_HIDDEN)
+    for i in tl.static_range(INPUTS):
+        path = sample * INPUTS + i
+        z = tl.load(pooled + path * channels + c, mask=c < channels, other=0.0)
+        part = times_w1(w1, i, z[None, :], c0, channels, HIDDEN, BLOCK_HIDDEN, BLOCK_CHANNELS)
+        to = partial + (path * chunks + chunk) * HIDDEN + k[None, :]
+        tl.store(to, part, mask=(k < HIDDEN)[None, :])
+
+
+@triton.jit
+def differentiate_stage(
+    grad_gates, gates, w2, b1, dots, partial, grad_logits, grad_hidden, hidden,
+    sample, chunk, chunks, PARAMETERS: tl.constexpr, PRESENT: tl.constexpr,
+    INPUTS: tl.constexpr, OUTPUTS: tl.constexpr, HIDDEN: tl.constexpr,
+    BLOCK_HIDDEN: tl.constexpr, BLOCK_OUTPUTS: tl.constexpr, BLOCK_CHUNKS: tl.constexpr,
+):  # fmt: skip
+    """M * n scalars g_ij and m rows dH_i of a sample. Chunk 0 stores dA, dH and h."""
+    j, k = tl.arange(0, BLOCK_OUTPUTS)[None, :], tl.arange(0, BLOCK_HIDDEN)[None, :]
+    t = tl.arange(0, BLOCK_CHUNKS)[:, None]
+    first = (chunk + tl.zeros([1, 1], tl.int32)) == 0
+    weights, grads = (), ()
+    for i in tl.static_range(INPUTS):
+        path = sample * INPUTS + i
+        g = tl.load(gates + path * OUTPUTS + j, mask=j < OUTPUTS, other=0.0)
+        d = tl.zeros([1, BLOCK_OUTPUTS], g.dtype)
+        if grad_gates is not None:
+            d = tl.load(grad_gates + path * OUTPUTS + j, mask=j < OUTPUTS, other=0.0)
+        if PRESENT != 0:
+            at = dots + ((sample * chunks + t) * INPUTS + i) * OUTPUTS + j
+            d += tl.sum(tl.load(at, mask=(t < chunks) & (j < OUTPUTS), other=0.0), 0)[None, :]
+        h = hidden_of_partials(
+            partial + path * chunks * HIDDEN, b1, i, chunks, HIDDEN, BLOCK_HIDDEN, BLOCK_CHUNKS
+        )
+        da, dh = differentiate_gate(g, d, h, w2, i, HIDDEN, OUTPUTS, BLOCK_HIDDEN, BLOCK_OUTPUTS)
+        if PARAMETERS:
+            tl.store(grad_logits + path * OUTPUTS + j, da, mask=first & (j < OUTPUTS))
+            tl.store(grad_hidden + path * HIDDEN + k, dh, mask=first & (k < HIDDEN))
+            tl.store(hidden + path * HIDDEN + k, h, mask=first & (k < HIDDEN))
+        grads = grads + (dh,)
+        for o in tl.static_range(OUTPUTS):
+            weights = weights + (tl.sum(element(g, o, BLOCK_OUTPUTS), 0),)
+    return weights, grads
+
+
+@triton.jit
+def grad_pooled_stage(
+    w1, grads, grad_pooled, sample, c0, channels, positions, WANTED: tl.constexpr,
+    INPUTS: tl.constexpr, HIDDEN: tl.constexpr,
+    BLOCK_CHANNELS: tl.constexpr, BLOCK_HIDDEN: tl.constexpr,
+):  # fmt: skip
+    """dZ_i / S of one chunk to `grad_pooled`."""
+    c = c0 + tl.arange(0, BLOCK_CHANNELS)[None, :]
+    for i in tl.static_range(INPUTS):
+        if (WANTED >> i) & 1:
+            dz = times_w1_transposed(
+                w1, i, grads[i], c0, channels, HIDDEN, BLOCK_HIDDEN, BLOCK_CHANNELS
+            )
+            to = grad_pooled + (sample * INPUTS + i) * channels + c
+            tl.store(to, dz / positions, mask=c < channels)
+
+
+@triton.jit
+def grad_stage(
+    grad_ys, grad_y_batch_strides, grad_y_row_strides,
+    grad_xs, grad_x_batch_strides, grad_x_row_strides, weights, grad_pooled,
+    sample, c0, channels, positions, PRESENT: tl.constexpr, WANTED: tl.constexpr,
+    INPUTS: tl.constexpr, OUTPUTS: tl.constexpr, CHANNELS_LAST: tl.constexpr, DENSE: tl.constexpr,
+    UNIT: tl.constexpr, BLOCK_CHANNELS: tl.constexpr, BLOCK_WALK: tl.constexpr,
+):  # fmt: skip
+    """dX_i = sum_j g_ij dY_j + dZ_i / S over one chunk; reads each dY_j once."""
+    ACC: tl.constexpr = grad_pooled.dtype.element_ty
+    size = chunk_size(c0, channels, positions, BLOCK_CHANNELS, CHANNELS_LAST)
+    for q0 in range(0, size, BLOCK_WALK):
+        q = q0 + tl.arange(0, BLOCK_WALK)
+        c = channel_of(q, c0, positions, BLOCK_CHANNELS, CHANNELS_LAST, UNIT)
+        inside = (q < size) & (c < channels)
+        tiles = ()
+        for o in tl.static_range(OUTPUTS):
+            if (PRESENT >> o) & 1:
+                at = offset_of(
+                    q, c0, positions, grad_y_row_strides[o], BLOCK_CHANNELS, CHANNELS_LAST, DENSE
+                )
+                to = grad_ys[o] + sample * grad_y_batch_strides[o] + at
+                tiles = tiles + (tl.load(to, mask=inside, other=0.0).to(ACC),)
+            else:
+                tiles = tiles + (0.0,)
+        for i in tl.static_range(INPUTS):
+            if (WANTED >> i) & 1:
+                of_channel = grad_pooled + (sample * INPUTS + i) * channels + c
+                dx = tl.load(of_channel, mask=inside, other=0.0)
+                for o in tl.static_range(OUTPUTS):
+                    if (PRESENT >> o) & 1:
+                        dx += weights[i * OUTPUTS + o] * tiles[o]
+                at = offset_of(
+                    q, c0, positions, grad_x_row_strides[i], BLOCK_CHANNELS, CHANNELS_LAST, DENSE
+                )
+                to = grad_xs[i] + sample * grad_x_batch_strides[i] + at
+                tl.store(to, dx.to(grad_xs[i].dtype.element_ty), mask=inside)
