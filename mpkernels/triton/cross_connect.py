@@ -98,21 +98,34 @@ def _walk(
     w1, b1, w2, b2 = parameters
     batch, inputs, channels = pooled.shape
     chunks = launch.chunks.count
-    dense, unit = rows_of(geometry, xs, ys)
+    rows = rows_of(geometry, xs, ys)
     partial = pooled.new_empty((batch, inputs, chunks, constants["HIDDEN"]))
     sizes = (channels, geometry.positions, chunks)
     if launch.method == "streamed":
         streamed_kernel[(min(batch, launch.samples),)](
             *xs, *ys, w1, b1, w2, b2, gates, pooled, partial, batch, *sizes,
-            DENSE=dense, UNIT=unit, **constants,
+            DENSE=rows.dense, WIDE=rows.wide, UNIT=rows.unit, **constants,
         )  # fmt: skip
         return
     of_pool = _only(constants, "OUTPUTS", "BLOCK_OUTPUTS", "BLOCK_WALK", "BLOCK_CHUNKS")
     of_mix = _only(constants, "BLOCK_POSITIONS")
     for first, grid in _groups(batch, launch):
-        split_pool_kernel[(grid,)](*xs, w1, pooled, partial, first, *sizes, UNIT=unit, **of_pool)
+        split_pool_kernel[(grid,)](
+            *xs, w1, pooled, partial, first, *sizes, WIDE=rows.wide, UNIT=rows.unit, **of_pool
+        )
         split_mix_kernel[(grid,)](
-            *xs, *ys, b1, w2, b2, gates, partial, first, *sizes, DENSE=dense, **of_mix
+            *xs,
+            *ys,
+            b1,
+            w2,
+            b2,
+            gates,
+            partial,
+            first,
+            *sizes,
+            DENSE=rows.dense,
+            WIDE=rows.wide,
+            **of_mix,
         )
 
 
@@ -136,7 +149,14 @@ def cross_connect(
     with on_device_of(x):
         if isinstance(launch, Resident):
             resident_kernel[(-(-geometry.batch // launch.samples),)](
-                *inputs, *outputs, *parameters, gates, pooled, geometry.batch, **constants
+                *inputs,
+                *outputs,
+                *parameters,
+                gates,
+                pooled,
+                geometry.batch,
+                WIDE=rows_of(geometry, inputs, outputs).wide,
+                **constants,
             )
         else:
             _walk(launch, geometry, constants, inputs, outputs, parameters, gates, pooled)
@@ -159,7 +179,7 @@ def _walk_backward(
     batch, m, channels = pooled.shape
     n, units = constants["OUTPUTS"], constants["HIDDEN"]
     chunks = launch.chunks.count
-    dense, unit = rows_of(geometry, outer, inputs, grads)
+    rows = rows_of(geometry, outer, inputs, grads)
     dots = pooled.new_empty((batch, chunks, m, n))
     partial = pooled.new_empty((batch, m, chunks, units))
     grad_pooled = pooled.new_empty(pooled.shape)
@@ -168,7 +188,8 @@ def _walk_backward(
         streamed_backward_kernel[(min(batch, launch.samples),)](
             *outer, *inputs, *grads, grad_gates, gates, pooled, w1, b1, w2, *made,
             dots, partial, grad_pooled, batch, *sizes,
-            DENSE=dense, UNIT=unit, **masks, **_only(constants, "BLOCK_POSITIONS"),
+            DENSE=rows.dense, WIDE=rows.wide, UNIT=rows.unit,
+            **masks, **_only(constants, "BLOCK_POSITIONS"),
         )  # fmt: skip
         return
     of_dot = _only(constants, "BLOCK_POSITIONS", "BLOCK_OUTPUTS", "BLOCK_CHUNKS")
@@ -176,12 +197,12 @@ def _walk_backward(
     for first, grid in _groups(batch, launch):
         split_dot_kernel[(grid,)](
             *outer, *inputs, pooled, w1, dots, partial, first, *sizes,
-            DENSE=dense, PRESENT=masks["PRESENT"], **of_dot,
+            DENSE=rows.dense, WIDE=rows.wide, PRESENT=masks["PRESENT"], **of_dot,
         )  # fmt: skip
         split_grad_kernel[(grid,)](
             *outer, *grads, grad_gates, gates, w1, b1, w2, *made,
             dots, partial, grad_pooled, first, *sizes,
-            DENSE=dense, UNIT=unit, **masks, **of_grad,
+            DENSE=rows.dense, WIDE=rows.wide, UNIT=rows.unit, **masks, **of_grad,
         )  # fmt: skip
 
 
@@ -219,7 +240,15 @@ def cross_connect_backward(
         with on_device_of(x):
             if isinstance(launch, Resident):
                 resident_backward_kernel[(-(-batch // launch.samples),)](
-                    *outer, *inputs, *grads, *saved, *scratch, batch, **masks, **constants
+                    *outer,
+                    *inputs,
+                    *grads,
+                    *saved,
+                    *scratch,
+                    batch,
+                    WIDE=rows_of(geometry, outer, inputs, grads).wide,
+                    **masks,
+                    **constants,
                 )
             else:
                 _walk_backward(

@@ -23,7 +23,7 @@ def gate_kernel(
     xs, x_batch_strides, x_row_strides, w1, b1, w2, b2, gates, pooled, partial,
     channels, positions, chunks,
     INPUTS: tl.constexpr, OUTPUTS: tl.constexpr, HIDDEN: tl.constexpr,
-    CHANNELS_LAST: tl.constexpr, UNIT: tl.constexpr,
+    CHANNELS_LAST: tl.constexpr, WIDE: tl.constexpr, UNIT: tl.constexpr,
     BLOCK_CHANNELS: tl.constexpr, BLOCK_POSITIONS: tl.constexpr,
     BLOCK_HIDDEN: tl.constexpr, BLOCK_OUTPUTS: tl.constexpr, BLOCK_CHUNKS: tl.constexpr,
 ):  # fmt: skip
@@ -35,7 +35,7 @@ def gate_kernel(
             pool_stage(
                 xs[i] + sample * x_batch_strides[i], x_row_strides[i], w1, i,
                 pooled + path * channels, partial + (path * chunks + chunk) * HIDDEN,
-                chunk * BLOCK_CHANNELS, channels, positions, HIDDEN, CHANNELS_LAST, UNIT,
+                chunk * BLOCK_CHANNELS, channels, positions, HIDDEN, CHANNELS_LAST, WIDE, UNIT,
                 BLOCK_CHANNELS, BLOCK_POSITIONS, BLOCK_HIDDEN,
             )  # fmt: skip
     tl.debug_barrier()  # every thread sees the parts
@@ -90,6 +90,7 @@ def gate(
     constants = chunk_constants(chunks)
     del constants["BLOCK_WALK"]
     inputs = reading(xs, geometry, x)
+    rows = rows_of(geometry, inputs)
     with on_device_of(x):
         gate_kernel[(geometry.batch,)](
             *inputs,
@@ -104,7 +105,8 @@ def gate(
             OUTPUTS=n,
             HIDDEN=units,
             CHANNELS_LAST=geometry.channels_last,
-            UNIT=rows_of(geometry, inputs)[1],
+            WIDE=rows.wide,
+            UNIT=rows.unit,
             BLOCK_HIDDEN=next_power_of_2(units),
             BLOCK_OUTPUTS=next_power_of_2(n),
             **constants,

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from functools import lru_cache
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -76,21 +77,28 @@ def finished(made: Sequence[Tensor | None], written: Arguments) -> list[Tensor]:
     ]
 
 
-def rows_of(geometry: Geometry, *arguments: Arguments) -> tuple[bool, int]:
-    """Whether rows of every map follow each other without gaps; a power of two up to 16.
+class Rows(NamedTuple):
+    """What kernels are told of the rows of all maps of a call."""
 
-    It divides the distance of all rows and, where they are rows of positions, their length.
-    """
+    dense: bool  # rows follow each other without gaps
+    wide: bool  # offsets within a sample need 64 bits
+    unit: int  # a power of two up to 16 that divides their distance and, in NCHW, their length
+
+
+def rows_of(geometry: Geometry, *arguments: Arguments) -> Rows:
+    """The rows of these maps."""
     return _rows(geometry, tuple(row for _, _, rows in arguments for row in rows))
 
 
 @lru_cache(maxsize=4096)
-def _rows(geometry: Geometry, rows: tuple[int, ...]) -> tuple[bool, int]:
+def _rows(geometry: Geometry, rows: tuple[int, ...]) -> Rows:
     if geometry.rows <= 1:
         rows = (geometry.cols,)
     length = 16 if geometry.channels_last else geometry.positions
     dense = all(row in (geometry.cols, 0) for row in rows)
-    return dense, math.gcd(16, length, *rows)
+    # A block's tile may reach up to its own padded size beyond the last row.
+    wide = max(map(abs, rows)) * 2 * (geometry.rows + 2**12) + geometry.cols >= 2**31
+    return Rows(dense, wide, math.gcd(16, length, *rows))
 
 
 def contiguous(*tensors: Tensor | None) -> list[Tensor | None]:

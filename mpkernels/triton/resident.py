@@ -21,12 +21,16 @@ from mpkernels.triton.mlp import (
 
 
 @triton.jit
-def _offsets(sample, row, col, batch_stride, row_stride):
-    return (
-        sample[:, None, None] * batch_stride
-        + row.to(tl.int64)[None, :, None] * row_stride
-        + col[None, None, :]
-    )
+def _places(x, sample, row, col, batch_stride, row_stride, WIDE: tl.constexpr):
+    """Pointers to a tile [samples, rows, columns].
+
+    Offsets within a sample take 32 bits if they fit; maps of equal strides share them, and with
+    them registers.
+    """
+    if WIDE:
+        row = row.to(tl.int64)
+    within = row[None, :, None] * row_stride + col[None, None, :]
+    return (x + sample[:, None, None] * batch_stride) + within
 
 
 @triton.jit
@@ -35,8 +39,8 @@ def resident_kernel(
     w1, b1, w2, b2, gates, pooled, batch,
     CHANNELS: tl.constexpr, POSITIONS: tl.constexpr,
     INPUTS: tl.constexpr, OUTPUTS: tl.constexpr, HIDDEN: tl.constexpr, CHANNELS_LAST: tl.constexpr,
-    BLOCK_SAMPLES: tl.constexpr, BLOCK_ROWS: tl.constexpr, BLOCK_COLS: tl.constexpr,
-    BLOCK_HIDDEN: tl.constexpr, BLOCK_OUTPUTS: tl.constexpr,
+    WIDE: tl.constexpr, BLOCK_SAMPLES: tl.constexpr, BLOCK_ROWS: tl.constexpr,
+    BLOCK_COLS: tl.constexpr, BLOCK_HIDDEN: tl.constexpr, BLOCK_OUTPUTS: tl.constexpr,
 ):  # fmt: skip
     """Y_j = sum_i g_ij X_i; one program keeps the m maps of its samples."""
     ACC: tl.constexpr = gates.dtype.element_ty
@@ -52,8 +56,8 @@ def resident_kernel(
     inside = present[:, None, None] & (row < ROWS)[None, :, None] & (col < COLS)[None, None, :]
     tiles = ()
     for i in tl.static_range(INPUTS):
-        at = _offsets(sample, row, col, x_batch_strides[i], x_row_strides[i])
-        tiles = tiles + (tl.load(xs[i] + at, mask=inside, other=0.0).to(ACC),)
+        at = _places(xs[i], sample, row, col, x_batch_strides[i], x_row_strides[i], WIDE)
+        tiles = tiles + (tl.load(at, mask=inside, other=0.0).to(ACC),)
     weights = ()
     for i in tl.static_range(INPUTS):
         z = tl.sum(tiles[i], POSITION_AXIS) / POSITIONS
@@ -70,8 +74,8 @@ def resident_kernel(
         y = element(weights[0], o, BLOCK_OUTPUTS)[:, None, None] * tiles[0]
         for i in tl.static_range(1, INPUTS):
             y += element(weights[i], o, BLOCK_OUTPUTS)[:, None, None] * tiles[i]
-        at = _offsets(sample, row, col, y_batch_strides[o], y_row_strides[o])
-        tl.store(ys[o] + at, y.to(ys[o].dtype.element_ty), mask=inside)
+        at = _places(ys[o], sample, row, col, y_batch_strides[o], y_row_strides[o], WIDE)
+        tl.store(at, y.to(ys[o].dtype.element_ty), mask=inside)
 
 
 @triton.jit
@@ -82,8 +86,8 @@ def resident_backward_kernel(
     CHANNELS: tl.constexpr, POSITIONS: tl.constexpr,
     PRESENT: tl.constexpr, WANTED: tl.constexpr, PARAMETERS: tl.constexpr,
     INPUTS: tl.constexpr, OUTPUTS: tl.constexpr, HIDDEN: tl.constexpr, CHANNELS_LAST: tl.constexpr,
-    BLOCK_SAMPLES: tl.constexpr, BLOCK_ROWS: tl.constexpr, BLOCK_COLS: tl.constexpr,
-    BLOCK_HIDDEN: tl.constexpr, BLOCK_OUTPUTS: tl.constexpr,
+    WIDE: tl.constexpr, BLOCK_SAMPLES: tl.constexpr, BLOCK_ROWS: tl.constexpr,
+    BLOCK_COLS: tl.constexpr, BLOCK_HIDDEN: tl.constexpr, BLOCK_OUTPUTS: tl.constexpr,
 ):  # fmt: skip
     """dX_i = sum_j g_ij dY_j + dZ_i / S; one program keeps the n gradients of its samples.
 
@@ -105,19 +109,23 @@ def resident_backward_kernel(
     tiles = ()
     for o in tl.static_range(OUTPUTS):
         if (PRESENT >> o) & 1:
-            at = _offsets(sample, row, col, grad_y_batch_strides[o], grad_y_row_strides[o])
-            tiles = tiles + (tl.load(grad_ys[o] + at, mask=inside, other=0.0).to(ACC),)
+            at = _places(
+                grad_ys[o], sample, row, col, grad_y_batch_strides[o], grad_y_row_strides[o], WIDE
+            )
+            tiles = tiles + (tl.load(at, mask=inside, other=0.0).to(ACC),)
         else:
             tiles = tiles + (0.0,)
     for i in tl.static_range(INPUTS):
         if PARAMETERS or ((WANTED >> i) & 1):
+            # Keeps the compiler from loading the next X_i early, for which no registers are left.
+            tl.debug_barrier()
             path = (sample * INPUTS + i)[:, None]
             d = tl.zeros([BLOCK_SAMPLES, BLOCK_OUTPUTS], ACC)
             if grad_gates is not None:
                 d = tl.load(grad_gates + path * OUTPUTS + j, mask=of_outputs, other=0.0)
             if PRESENT != 0:
-                at = _offsets(sample, row, col, x_batch_strides[i], x_row_strides[i])
-                x = tl.load(xs[i] + at, mask=inside, other=0.0).to(ACC)
+                at = _places(xs[i], sample, row, col, x_batch_strides[i], x_row_strides[i], WIDE)
+                x = tl.load(at, mask=inside, other=0.0).to(ACC)
                 for o in tl.static_range(OUTPUTS):
                     if (PRESENT >> o) & 1:
                         dot = tl.sum(tl.sum(tiles[o] * x, 2), 1)[:, None]
@@ -142,5 +150,13 @@ def resident_backward_kernel(
                 for o in tl.static_range(OUTPUTS):
                     if (PRESENT >> o) & 1:
                         dx += element(g, o, BLOCK_OUTPUTS)[:, None, None] * tiles[o]
-                at = _offsets(sample, row, col, grad_x_batch_strides[i], grad_x_row_strides[i])
-                tl.store(grad_xs[i] + at, dx.to(grad_xs[i].dtype.element_ty), mask=inside)
+                at = _places(
+                    grad_xs[i],
+                    sample,
+                    row,
+                    col,
+                    grad_x_batch_strides[i],
+                    grad_x_row_strides[i],
+                    WIDE,
+                )
+                tl.store(at, dx.to(grad_xs[i].dtype.element_ty), mask=inside)

@@ -25,7 +25,7 @@ from mpkernels.triton.stages import (
 def split_pool_kernel(
     xs, x_batch_strides, x_row_strides, w1, pooled, partial, first, channels, positions, chunks,
     INPUTS: tl.constexpr, HIDDEN: tl.constexpr,
-    CHANNELS_LAST: tl.constexpr, UNIT: tl.constexpr,
+    CHANNELS_LAST: tl.constexpr, WIDE: tl.constexpr, UNIT: tl.constexpr,
     BLOCK_CHANNELS: tl.constexpr, BLOCK_POSITIONS: tl.constexpr, BLOCK_HIDDEN: tl.constexpr,
 ):  # fmt: skip
     """Z and the parts of W1_i z; one program owns one chunk of one sample."""
@@ -36,7 +36,7 @@ def split_pool_kernel(
         pool_stage(
             xs[i] + sample * x_batch_strides[i], x_row_strides[i], w1, i,
             pooled + path * channels, partial + (path * chunks + chunk) * HIDDEN,
-            chunk * BLOCK_CHANNELS, channels, positions, HIDDEN, CHANNELS_LAST, UNIT,
+            chunk * BLOCK_CHANNELS, channels, positions, HIDDEN, CHANNELS_LAST, WIDE, UNIT,
             BLOCK_CHANNELS, BLOCK_POSITIONS, BLOCK_HIDDEN,
         )  # fmt: skip
 
@@ -46,7 +46,7 @@ def split_mix_kernel(
     xs, x_batch_strides, x_row_strides, ys, y_batch_strides, y_row_strides,
     b1, w2, b2, gates, partial, first, channels, positions, chunks,
     INPUTS: tl.constexpr, OUTPUTS: tl.constexpr, HIDDEN: tl.constexpr,
-    CHANNELS_LAST: tl.constexpr, DENSE: tl.constexpr,
+    CHANNELS_LAST: tl.constexpr, DENSE: tl.constexpr, WIDE: tl.constexpr,
     BLOCK_CHANNELS: tl.constexpr, BLOCK_WALK: tl.constexpr,
     BLOCK_HIDDEN: tl.constexpr, BLOCK_OUTPUTS: tl.constexpr, BLOCK_CHUNKS: tl.constexpr,
 ):  # fmt: skip
@@ -60,7 +60,7 @@ def split_mix_kernel(
     mix_stage(
         xs, x_batch_strides, x_row_strides, ys, y_batch_strides, y_row_strides, weights,
         sample, chunk * BLOCK_CHANNELS, channels, positions, gates.dtype.element_ty,
-        INPUTS, OUTPUTS, CHANNELS_LAST, DENSE, BLOCK_CHANNELS, BLOCK_WALK,
+        INPUTS, OUTPUTS, CHANNELS_LAST, DENSE, WIDE, BLOCK_CHANNELS, BLOCK_WALK,
     )  # fmt: skip
 
 
@@ -69,7 +69,7 @@ def split_dot_kernel(
     grad_ys, grad_y_batch_strides, grad_y_row_strides, xs, x_batch_strides, x_row_strides,
     pooled, w1, dots, partial, first, channels, positions, chunks,
     PRESENT: tl.constexpr, INPUTS: tl.constexpr, OUTPUTS: tl.constexpr, HIDDEN: tl.constexpr,
-    CHANNELS_LAST: tl.constexpr, DENSE: tl.constexpr,
+    CHANNELS_LAST: tl.constexpr, DENSE: tl.constexpr, WIDE: tl.constexpr,
     BLOCK_CHANNELS: tl.constexpr, BLOCK_WALK: tl.constexpr, BLOCK_HIDDEN: tl.constexpr,
 ):  # fmt: skip
     """Parts of <X_i, dY_j> and of W1_i z; one program owns one chunk of one sample."""
@@ -84,7 +84,7 @@ def split_dot_kernel(
             grad_ys, grad_y_batch_strides, grad_y_row_strides, xs, x_batch_strides, x_row_strides,
             dots + (sample * chunks + chunk) * (INPUTS * OUTPUTS),
             sample, chunk * BLOCK_CHANNELS, channels, positions, PRESENT, dots.dtype.element_ty,
-            INPUTS, OUTPUTS, CHANNELS_LAST, DENSE, BLOCK_CHANNELS, BLOCK_WALK,
+            INPUTS, OUTPUTS, CHANNELS_LAST, DENSE, WIDE, BLOCK_CHANNELS, BLOCK_WALK,
         )  # fmt: skip
 
 
@@ -96,7 +96,7 @@ def split_grad_kernel(
     dots, partial, grad_pooled, first, channels, positions, chunks,
     PRESENT: tl.constexpr, WANTED: tl.constexpr, PARAMETERS: tl.constexpr,
     INPUTS: tl.constexpr, OUTPUTS: tl.constexpr, HIDDEN: tl.constexpr,
-    CHANNELS_LAST: tl.constexpr, DENSE: tl.constexpr, UNIT: tl.constexpr,
+    CHANNELS_LAST: tl.constexpr, DENSE: tl.constexpr, WIDE: tl.constexpr, UNIT: tl.constexpr,
     BLOCK_CHANNELS: tl.constexpr, BLOCK_WALK: tl.constexpr,
     BLOCK_HIDDEN: tl.constexpr, BLOCK_OUTPUTS: tl.constexpr, BLOCK_CHUNKS: tl.constexpr,
 ):  # fmt: skip
@@ -119,5 +119,5 @@ def split_grad_kernel(
             grad_ys, grad_y_batch_strides, grad_y_row_strides,
             grad_xs, grad_x_batch_strides, grad_x_row_strides, weights, grad_pooled,
             sample, c0, channels, positions, PRESENT, WANTED,
-            INPUTS, OUTPUTS, CHANNELS_LAST, DENSE, UNIT, BLOCK_CHANNELS, BLOCK_WALK,
+            INPUTS, OUTPUTS, CHANNELS_LAST, DENSE, WIDE, UNIT, BLOCK_CHANNELS, BLOCK_WALK,
         )  # fmt: skip

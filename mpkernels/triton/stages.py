@@ -37,17 +37,22 @@ def chunk_size(
 
 
 @triton.jit
-def offset_of(
-    q, c0, positions, row_stride,
+def places(
+    x, q, c0, positions, row_stride,
     BLOCK_CHANNELS: tl.constexpr, CHANNELS_LAST: tl.constexpr, DENSE: tl.constexpr,
+    WIDE: tl.constexpr,
 ):  # fmt: skip
-    """Where element q of a chunk lies in its map."""
+    """Pointers to elements q of a chunk of the map x; offsets take 32 bits if they fit."""
+    if WIDE:
+        q = q.to(tl.int64)
     if CHANNELS_LAST:
-        at = (q // BLOCK_CHANNELS).to(tl.int64) * row_stride + (c0 + q % BLOCK_CHANNELS)
-    elif DENSE:  # row_stride is positions
-        at = (c0 + tl.zeros([1], tl.int64)) * positions + q
+        at = x + c0 + ((q // BLOCK_CHANNELS) * row_stride + q % BLOCK_CHANNELS)
     else:
-        at = (c0 + q // positions).to(tl.int64) * row_stride + q % positions
+        start = x + (tl.zeros([1], tl.int64) + c0) * row_stride
+        if DENSE:  # noqa: SIM108 (a branch of the compiler; row_stride is positions)
+            at = start + q
+        else:
+            at = start + ((q // positions) * row_stride + q % positions)
     return at
 
 
@@ -66,7 +71,7 @@ def channel_of(
 @triton.jit
 def pool_stage(
     x, row_stride, w1, i, pooled, partial, c0, channels, positions,
-    HIDDEN: tl.constexpr, CHANNELS_LAST: tl.constexpr, UNIT: tl.constexpr,
+    HIDDEN: tl.constexpr, CHANNELS_LAST: tl.constexpr, WIDE: tl.constexpr, UNIT: tl.constexpr,
     BLOCK_CHANNELS: tl.constexpr, BLOCK_POSITIONS: tl.constexpr, BLOCK_HIDDEN: tl.constexpr,
 ):  # fmt: skip
     """Z of one chunk of one path to `pooled`, and its part of W1_i z to `partial`, K values."""
@@ -79,10 +84,11 @@ def pool_stage(
     for s0 in range(0, positions, BLOCK_POSITIONS):
         s = s0 + tl.arange(0, BLOCK_POSITIONS)
         if CHANNELS_LAST:
-            at = s[:, None].to(tl.int64) * row_stride + c[None, :]
+            at = (s.to(tl.int64) if WIDE else s)[:, None] * row_stride + c[None, :]
             inside = (s < positions)[:, None] & (c < channels)[None, :]
         else:
-            at = c[:, None].to(tl.int64) * (row_stride // UNIT * UNIT) + s[None, :]
+            row = (c.to(tl.int64) if WIDE else c)[:, None]
+            at = row * (row_stride // UNIT * UNIT) + s[None, :]
             inside = (c < channels)[:, None] & (s < positions // UNIT * UNIT)[None, :]
         total += tl.load(x + at, mask=inside, other=0.0).to(ACC)
     z = tl.sum(total, 0 if CHANNELS_LAST else 1) / positions
@@ -108,7 +114,7 @@ def mix_stage(
     xs, x_batch_strides, x_row_strides, ys, y_batch_strides, y_row_strides, weights,
     sample, c0, channels, positions, ACC: tl.constexpr,
     INPUTS: tl.constexpr, OUTPUTS: tl.constexpr, CHANNELS_LAST: tl.constexpr, DENSE: tl.constexpr,
-    BLOCK_CHANNELS: tl.constexpr, BLOCK_WALK: tl.constexpr,
+    WIDE: tl.constexpr, BLOCK_CHANNELS: tl.constexpr, BLOCK_WALK: tl.constexpr,
 ):  # fmt: skip
     """Y_j = sum_i g_ij X_i over one chunk; weights[i * n + j] is the scalar g_ij."""
     size = chunk_size(c0, channels, positions, BLOCK_CHANNELS, CHANNELS_LAST)
@@ -119,16 +125,21 @@ def mix_stage(
             inside &= c0 + q % BLOCK_CHANNELS < channels
         tiles = ()
         for i in tl.static_range(INPUTS):
-            at = offset_of(q, c0, positions, x_row_strides[i], BLOCK_CHANNELS, CHANNELS_LAST, DENSE)
-            x = tl.load(xs[i] + sample * x_batch_strides[i] + at, mask=inside, other=0.0)
+            at = places(
+                xs[i] + sample * x_batch_strides[i], q, c0, positions, x_row_strides[i],
+                BLOCK_CHANNELS, CHANNELS_LAST, DENSE, WIDE,
+            )  # fmt: skip
+            x = tl.load(at, mask=inside, other=0.0)
             tiles = tiles + (x.to(ACC),)
         for o in tl.static_range(OUTPUTS):
             y = weights[o] * tiles[0]
             for i in tl.static_range(1, INPUTS):
                 y += weights[i * OUTPUTS + o] * tiles[i]
-            at = offset_of(q, c0, positions, y_row_strides[o], BLOCK_CHANNELS, CHANNELS_LAST, DENSE)
-            to = ys[o] + sample * y_batch_strides[o] + at
-            tl.store(to, y.to(ys[o].dtype.element_ty), mask=inside)
+            at = places(
+                ys[o] + sample * y_batch_strides[o], q, c0, positions, y_row_strides[o],
+                BLOCK_CHANNELS, CHANNELS_LAST, DENSE, WIDE,
+            )  # fmt: skip
+            tl.store(at, y.to(ys[o].dtype.element_ty), mask=inside)
 
 
 @triton.jit
@@ -136,7 +147,7 @@ def dot_stage(
     grad_ys, grad_y_batch_strides, grad_y_row_strides, xs, x_batch_strides, x_row_strides,
     partial, sample, c0, channels, positions, PRESENT: tl.constexpr, ACC: tl.constexpr,
     INPUTS: tl.constexpr, OUTPUTS: tl.constexpr, CHANNELS_LAST: tl.constexpr, DENSE: tl.constexpr,
-    BLOCK_CHANNELS: tl.constexpr, BLOCK_WALK: tl.constexpr,
+    WIDE: tl.constexpr, BLOCK_CHANNELS: tl.constexpr, BLOCK_WALK: tl.constexpr,
 ):  # fmt: skip
     """<X_i, dY_j> over one chunk to `partial` [m, n]; reads each X_i and each dY_j once."""
     size = chunk_size(c0, channels, positions, BLOCK_CHANNELS, CHANNELS_LAST)
@@ -153,17 +164,21 @@ def dot_stage(
         tiles = ()
         for o in tl.static_range(OUTPUTS):
             if (PRESENT >> o) & 1:
-                at = offset_of(
-                    q, c0, positions, grad_y_row_strides[o], BLOCK_CHANNELS, CHANNELS_LAST, DENSE
-                )
-                to = grad_ys[o] + sample * grad_y_batch_strides[o] + at
-                tiles = tiles + (tl.load(to, mask=inside, other=0.0).to(ACC),)
+                at = places(
+                    grad_ys[o] + sample * grad_y_batch_strides[o], q, c0, positions,
+                    grad_y_row_strides[o],
+                    BLOCK_CHANNELS, CHANNELS_LAST, DENSE, WIDE,
+                )  # fmt: skip
+                tiles = tiles + (tl.load(at, mask=inside, other=0.0).to(ACC),)
             else:
                 tiles = tiles + (0.0,)
         grown = ()
         for i in tl.static_range(INPUTS):
-            at = offset_of(q, c0, positions, x_row_strides[i], BLOCK_CHANNELS, CHANNELS_LAST, DENSE)
-            x = tl.load(xs[i] + sample * x_batch_strides[i] + at, mask=inside, other=0.0).to(ACC)
+            at = places(
+                xs[i] + sample * x_batch_strides[i], q, c0, positions, x_row_strides[i],
+                BLOCK_CHANNELS, CHANNELS_LAST, DENSE, WIDE,
+            )  # fmt: skip
+            x = tl.load(at, mask=inside, other=0.0).to(ACC)
             for o in tl.static_range(OUTPUTS):
                 if (PRESENT >> o) & 1:
                     products = tl.reshape(tiles[o] * x, [BLOCK_WALK // 4, 4])
@@ -272,7 +287,7 @@ def grad_stage(
     grad_xs, grad_x_batch_strides, grad_x_row_strides, weights, grad_pooled,
     sample, c0, channels, positions, PRESENT: tl.constexpr, WANTED: tl.constexpr,
     INPUTS: tl.constexpr, OUTPUTS: tl.constexpr, CHANNELS_LAST: tl.constexpr, DENSE: tl.constexpr,
-    UNIT: tl.constexpr, BLOCK_CHANNELS: tl.constexpr, BLOCK_WALK: tl.constexpr,
+    WIDE: tl.constexpr, UNIT: tl.constexpr, BLOCK_CHANNELS: tl.constexpr, BLOCK_WALK: tl.constexpr,
 ):  # fmt: skip
     """dX_i = sum_j g_ij dY_j + dZ_i / S over one chunk; reads each dY_j once."""
     ACC: tl.constexpr = grad_pooled.dtype.element_ty
@@ -284,11 +299,12 @@ def grad_stage(
         tiles = ()
         for o in tl.static_range(OUTPUTS):
             if (PRESENT >> o) & 1:
-                at = offset_of(
-                    q, c0, positions, grad_y_row_strides[o], BLOCK_CHANNELS, CHANNELS_LAST, DENSE
-                )
-                to = grad_ys[o] + sample * grad_y_batch_strides[o] + at
-                tiles = tiles + (tl.load(to, mask=inside, other=0.0).to(ACC),)
+                at = places(
+                    grad_ys[o] + sample * grad_y_batch_strides[o], q, c0, positions,
+                    grad_y_row_strides[o],
+                    BLOCK_CHANNELS, CHANNELS_LAST, DENSE, WIDE,
+                )  # fmt: skip
+                tiles = tiles + (tl.load(at, mask=inside, other=0.0).to(ACC),)
             else:
                 tiles = tiles + (0.0,)
         for i in tl.static_range(INPUTS):
@@ -298,8 +314,9 @@ def grad_stage(
                 for o in tl.static_range(OUTPUTS):
                     if (PRESENT >> o) & 1:
                         dx += weights[i * OUTPUTS + o] * tiles[o]
-                at = offset_of(
-                    q, c0, positions, grad_x_row_strides[i], BLOCK_CHANNELS, CHANNELS_LAST, DENSE
-                )
-                to = grad_xs[i] + sample * grad_x_batch_strides[i] + at
-                tl.store(to, dx.to(grad_xs[i].dtype.element_ty), mask=inside)
+                at = places(
+                    grad_xs[i] + sample * grad_x_batch_strides[i], q, c0, positions,
+                    grad_x_row_strides[i],
+                    BLOCK_CHANNELS, CHANNELS_LAST, DENSE, WIDE,
+                )  # fmt: skip
+                tl.store(at, dx.to(grad_xs[i].dtype.element_ty), mask=inside)

@@ -26,7 +26,7 @@ def streamed_kernel(
     xs, x_batch_strides, x_row_strides, ys, y_batch_strides, y_row_strides,
     w1, b1, w2, b2, gates, pooled, partial, batch, channels, positions, chunks,
     INPUTS: tl.constexpr, OUTPUTS: tl.constexpr, HIDDEN: tl.constexpr,
-    CHANNELS_LAST: tl.constexpr, DENSE: tl.constexpr, UNIT: tl.constexpr,
+    CHANNELS_LAST: tl.constexpr, DENSE: tl.constexpr, WIDE: tl.constexpr, UNIT: tl.constexpr,
     BLOCK_CHANNELS: tl.constexpr, BLOCK_POSITIONS: tl.constexpr, BLOCK_WALK: tl.constexpr,
     BLOCK_HIDDEN: tl.constexpr, BLOCK_OUTPUTS: tl.constexpr, BLOCK_CHUNKS: tl.constexpr,
 ):  # fmt: skip
@@ -42,7 +42,7 @@ def streamed_kernel(
                 pool_stage(
                     xs[i] + sample * x_batch_strides[i], x_row_strides[i], w1, i,
                     pooled + path * channels, partial + (path * chunks + chunk) * HIDDEN,
-                    c0, channels, positions, HIDDEN, CHANNELS_LAST, UNIT,
+                    c0, channels, positions, HIDDEN, CHANNELS_LAST, WIDE, UNIT,
                     BLOCK_CHANNELS, BLOCK_POSITIONS, BLOCK_HIDDEN,
                 )  # fmt: skip
         tl.debug_barrier()  # every thread sees the parts
@@ -54,7 +54,7 @@ def streamed_kernel(
             mix_stage(
                 xs, x_batch_strides, x_row_strides, ys, y_batch_strides, y_row_strides, weights,
                 sample, chunk * BLOCK_CHANNELS, channels, positions, ACC,
-                INPUTS, OUTPUTS, CHANNELS_LAST, DENSE, BLOCK_CHANNELS, BLOCK_WALK,
+                INPUTS, OUTPUTS, CHANNELS_LAST, DENSE, WIDE, BLOCK_CHANNELS, BLOCK_WALK,
             )  # fmt: skip
 
 
@@ -66,7 +66,7 @@ def streamed_backward_kernel(
     dots, partial, grad_pooled, batch, channels, positions, chunks,
     PRESENT: tl.constexpr, WANTED: tl.constexpr, PARAMETERS: tl.constexpr,
     INPUTS: tl.constexpr, OUTPUTS: tl.constexpr, HIDDEN: tl.constexpr,
-    CHANNELS_LAST: tl.constexpr, DENSE: tl.constexpr, UNIT: tl.constexpr,
+    CHANNELS_LAST: tl.constexpr, DENSE: tl.constexpr, WIDE: tl.constexpr, UNIT: tl.constexpr,
     BLOCK_CHANNELS: tl.constexpr, BLOCK_WALK: tl.constexpr,
     BLOCK_HIDDEN: tl.constexpr, BLOCK_OUTPUTS: tl.constexpr, BLOCK_CHUNKS: tl.constexpr,
 ):  # fmt: skip
@@ -86,7 +86,7 @@ def streamed_backward_kernel(
                     xs, x_batch_strides, x_row_strides,
                     dots + (sample * chunks + chunk) * (INPUTS * OUTPUTS),
                     sample, chunk * BLOCK_CHANNELS, channels, positions, PRESENT, ACC,
-                    INPUTS, OUTPUTS, CHANNELS_LAST, DENSE, BLOCK_CHANNELS, BLOCK_WALK,
+                    INPUTS, OUTPUTS, CHANNELS_LAST, DENSE, WIDE, BLOCK_CHANNELS, BLOCK_WALK,
                 )  # fmt: skip
         tl.debug_barrier()  # every thread sees the parts
         weights, grads = differentiate_stage(
@@ -106,5 +106,5 @@ def streamed_backward_kernel(
                     grad_ys, grad_y_batch_strides, grad_y_row_strides,
                     grad_xs, grad_x_batch_strides, grad_x_row_strides, weights, grad_pooled,
                     sample, chunk * BLOCK_CHANNELS, channels, positions, PRESENT, WANTED,
-                    INPUTS, OUTPUTS, CHANNELS_LAST, DENSE, UNIT, BLOCK_CHANNELS, BLOCK_WALK,
+                    INPUTS, OUTPUTS, CHANNELS_LAST, DENSE, WIDE, UNIT, BLOCK_CHANNELS, BLOCK_WALK,
                 )  # fmt: skip
