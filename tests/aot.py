@@ -29,7 +29,8 @@ _TYPES = {
 
 class Compiled(NamedTuple):
     registers: int
-    spilled_bytes: int
+    spilled_bytes: int  # stack of a thread, and local loads and stores
+    shared: int  # bytes a block
     wide_loads: int  # 16 bytes
     wide_stores: int
     atomics: int
@@ -69,7 +70,7 @@ def source(kernel, arguments: tuple, constants: dict) -> ASTSource:
     return ASTSource(kernel, signature, constexprs, attributes)
 
 
-def _nvidia(cubin: bytes) -> Compiled:
+def _nvidia(cubin: bytes, shared: int) -> Compiled:
     tools = Path(triton.__file__).parent / "backends/nvidia/bin"
     with tempfile.NamedTemporaryFile(suffix=".cubin") as file:
         file.write(cubin)
@@ -89,13 +90,14 @@ def _nvidia(cubin: bytes) -> Compiled:
     return Compiled(
         int(found[1]),
         int(found[2]) + count(r"(?:LDL|STL)\b"),
+        shared,
         count(r"LDG\.[A-Z0-9.]*128"),
         count(r"STG\.[A-Z0-9.]*128"),
         count(r"(?:RED|ATOM|ATOMG)\b"),
     )
 
 
-def _amd(text: str) -> Compiled:
+def _amd(text: str, shared: int) -> Compiled:
     def number(name):
         found = re.search(rf"\.{name}:\s+(\d+)", text)
         assert found, name
@@ -104,9 +106,10 @@ def _amd(text: str) -> Compiled:
     return Compiled(
         number("vgpr_count"),
         number("vgpr_spill_count") + number("private_segment_fixed_size"),
-        len(re.findall(r"global_load_dwordx4", text)),
-        len(re.findall(r"global_store_dwordx4", text)),
-        len(re.findall(r"global_atomic", text)),
+        shared,
+        len(re.findall(r"(?:global|buffer)_load_dwordx4", text)),
+        len(re.findall(r"(?:global|buffer)_store_dwordx4", text)),
+        len(re.findall(r"(?:global|buffer)_atomic", text)),
     )
 
 
@@ -116,4 +119,7 @@ def compile_for(target: str, kernel, arguments: tuple, constants: dict, num_warp
     compiled = triton.compile(
         source(kernel, arguments, constants), target=gpu, options={"num_warps": num_warps}
     )
-    return _nvidia(compiled.asm["cubin"]) if gpu.backend == "cuda" else _amd(compiled.asm["amdgcn"])
+    shared = compiled.metadata.shared
+    if gpu.backend == "cuda":
+        return _nvidia(compiled.asm["cubin"], shared)
+    return _amd(compiled.asm["amdgcn"], shared)

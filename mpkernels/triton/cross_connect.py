@@ -143,7 +143,7 @@ def cross_connect(
     if geometry.batch == 0:
         return finished(made, (tuple(made), (), ())), gates, pooled  # type: ignore[arg-type]
     inputs, outputs = reading(xs, geometry, x), reading(made, geometry, x)
-    launch = _launch_of(geometry, m, units, dtype.itemsize, m * n, card_of(x.device))
+    launch = _launch_of(geometry, m, n, units, dtype.itemsize, card_of(x.device))
     constants = _constants(geometry, launch, m, n, units)
     parameters = contiguous(w1, b1, w2, b2)
     with on_device_of(x):
@@ -228,7 +228,7 @@ def cross_connect_backward(
     outer, inputs = reading(grad_ys, geometry, x), reading(xs, geometry, x)
     grads = reading(made, geometry, x)
     if batch > 0:
-        launch = _launch_of(geometry, n, units, x.dtype.itemsize, m * n, card_of(x.device))
+        launch = _launch_of(geometry, m, n, units, x.dtype.itemsize, card_of(x.device), True)
         constants = _constants(geometry, launch, m, n, units)
         masks = {
             "PRESENT": sum(1 << j for j, grad in enumerate(grad_ys) if grad is not None),

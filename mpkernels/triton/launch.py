@@ -24,6 +24,8 @@ def next_power_of_2(size: int) -> int:
 # Above this many kept elements a block spills registers (compiled for sm_80, sm_90 and sm_100,
 # fp32 and bf16 alike, for every mix of paths and shape tried; 49,152 already spills).
 RESIDENT_ELEMENTS = 32768
+# More than two gradients leave addresses and sums too few registers: 32,768 of four maps spill.
+RESIDENT_GRADIENTS = 24576
 # w1 of one path is one tile in the resident kernels; more than this does not fit beside the maps.
 RESIDENT_WEIGHTS = 8192
 # Tiny samples share a block up to this many kept elements: 32 values for each of 128 threads.
@@ -111,23 +113,32 @@ def chunks_of(geometry: Geometry, hidden: int, itemsize: int, pairs: int = 1) ->
 
 
 def cross_connect_launch(
-    geometry: Geometry, kept: int, hidden: int, itemsize: int, pairs: int, card: Card
+    geometry: Geometry,
+    inputs: int,
+    outputs: int,
+    hidden: int,
+    itemsize: int,
+    card: Card,
+    backward: bool = False,
 ) -> Resident | Walk:
-    """Keeps `kept` maps of a sample in a block where they fit; else walks the sample.
+    """Keeps m maps (backward: n gradients) of a sample in a block that can; else walks the sample.
 
     Args:
         geometry: of one map.
-        kept: m forward, n backward.
+        inputs: m.
+        outputs: n.
         hidden: K.
         itemsize: bytes of an element.
-        pairs: m * n.
         card: the GPU.
+        backward: the direction.
     """
+    kept = outputs if backward else inputs
     rows, cols = next_power_of_2(geometry.rows), next_power_of_2(geometry.cols)
     wide = 2 if itemsize == 8 else 1  # float64 is summed in registers twice as large
     elements = kept * rows * cols * wide
     weights = next_power_of_2(geometry.channels) * next_power_of_2(hidden) * wide
-    if elements <= RESIDENT_ELEMENTS and weights <= RESIDENT_WEIGHTS:
+    most = RESIDENT_GRADIENTS if backward and kept > 2 else RESIDENT_ELEMENTS
+    if elements <= most and weights <= RESIDENT_WEIGHTS:
         samples = 1
         while (
             samples < SHARED_SAMPLES
@@ -135,9 +146,12 @@ def cross_connect_launch(
             and 2 * samples * weights <= RESIDENT_WEIGHTS
         ):
             samples *= 2
-        # 64 to 128 values a thread leave room for addresses below the 255 registers of a thread.
-        return Resident(samples, rows, cols, 4 if samples * elements <= 8192 else 8)
-    chunks = chunks_of(geometry, hidden, itemsize, pairs)
+        # 64 to 128 values a thread leave room for addresses below the 255 registers of a thread;
+        # float32 has no second, narrow copy that 16 warps' 128 registers could not hold.
+        full = samples * elements > RESIDENT_GRADIENTS and kept > 2 and itemsize == 4
+        warps = 4 if samples * elements <= 8192 else 16 if full else 8
+        return Resident(samples, rows, cols, warps)
+    chunks = chunks_of(geometry, hidden, itemsize, inputs * outputs)
     one = max(1, kept * geometry.channels * geometry.positions * itemsize)
     fit = max(1, int(card.l2_bytes * L2_SHARE) // one)
     if min(geometry.batch, fit) >= BUSY_SHARE * card.multiprocessors:

@@ -117,8 +117,6 @@ def resident_backward_kernel(
             tiles = tiles + (0.0,)
     for i in tl.static_range(INPUTS):
         if PARAMETERS or ((WANTED >> i) & 1):
-            # Keeps the compiler from loading the next X_i early, for which no registers are left.
-            tl.debug_barrier()
             path = (sample * INPUTS + i)[:, None]
             d = tl.zeros([BLOCK_SAMPLES, BLOCK_OUTPUTS], ACC)
             if grad_gates is not None:
@@ -128,7 +126,11 @@ def resident_backward_kernel(
                 x = tl.load(at, mask=inside, other=0.0).to(ACC)
                 for o in tl.static_range(OUTPUTS):
                     if (PRESENT >> o) & 1:
-                        dot = tl.sum(tl.sum(tiles[o] * x, 2), 1)[:, None]
+                        if BLOCK_SAMPLES == 1:
+                            # A sum of everything takes half the barriers of a sum a row.
+                            dot = tl.sum(tiles[o] * x)
+                        else:
+                            dot = tl.sum(tl.sum(tiles[o] * x, 2), 1)[:, None]
                         d = tl.where(j == o, d + dot, d)
             g = tl.load(gates + path * OUTPUTS + j, mask=of_outputs, other=0.0)
             z = tl.load(pooled + path * CHANNELS + c, mask=of_channels, other=0.0)

@@ -1,0 +1,136 @@
+"""Compiles every kernel at every router of the paper's networks for GPUs that are not there.
+
+`python tests/budgets.py` writes tests/budgets.json and docs/budgets.md; the test compares with it.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Iterator
+from concurrent.futures import ProcessPoolExecutor
+from pathlib import Path
+from typing import NamedTuple
+
+sys.path[:0] = [str(Path(__file__).parent), str(Path(__file__).parents[1])]
+
+import torch
+import triton
+from aot import TARGETS, compile_for
+from networks import NETWORKS, Router
+from recorder import launches_of
+
+TABLE = Path(__file__).with_suffix(".json")
+PAGE = Path(__file__).parents[1] / "docs/budgets.md"
+DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}
+# Registers a thread: 65,536 shared by all threads of a block, and 255 at most. gfx942 has 512
+# vector registers for each of up to 8 waves a unit.
+SHARED_BYTES = 49152  # static shared memory that every card grants
+
+
+class Row(NamedTuple):
+    """One kernel at one router, as it comes out of the compiler."""
+
+    router: str
+    dtype: str
+    layout: str
+    kernel: str
+    num_warps: int
+    target: str
+    registers: int
+    spilled: int
+    shared: int
+    wide_loads: int
+    wide_stores: int
+
+
+def routers() -> list[Router]:
+    """The paper's routers, each once."""
+    found = {(r.channels, r.spatial, r.inputs, r.outputs): r for n in NETWORKS.values() for r in n}
+    return list(found.values())
+
+
+def shape(router: Router) -> str:
+    """A router in a few characters."""
+    sizes = "x".join(map(str, (router.channels, *router.spatial)))
+    return f"[{sizes}] {router.inputs}->{router.outputs}"
+
+
+def rows(router: Router, dtype: str, layout: str, targets: list[str]) -> Iterator[Row]:
+    """Every kernel of a forward and of a backward at batch 128."""
+    forward, backward = launches_of(router, DTYPES[dtype], channels_last=layout == "channels_last")
+    seen = set()
+    for launch in (*forward, *backward):
+        name = launch.kernel.__name__
+        if name in seen:  # a further group of the same launches
+            continue
+        seen.add(name)
+        for target in targets:
+            code = compile_for(
+                target, launch.kernel, launch.arguments, launch.constants, launch.num_warps
+            )
+            assert code.atomics == 0, (name, router)
+            yield Row(
+                shape(router), dtype, layout, name.strip("_"), launch.num_warps, target,
+                code.registers, code.spilled_bytes, code.shared, code.wide_loads, code.wide_stores,
+            )  # fmt: skip
+
+
+def _job(job: tuple[Router, str, str]) -> list[Row]:
+    return list(rows(*job, list(TARGETS)))
+
+
+def jobs() -> list[tuple[Router, str, str]]:
+    """What the table covers: NCHW everywhere, channels_last for maps."""
+    return [
+        (router, dtype, layout)
+        for router in routers()
+        for dtype in DTYPES
+        for layout in ("nchw", "channels_last")
+        if router.spatial or layout == "nchw"
+    ]
+
+
+def write() -> int:
+    """Writes both files; exit status 1 if anything spills."""
+    with ProcessPoolExecutor() as pool:
+        table = [row for found in pool.map(_job, jobs()) for row in found]
+    TABLE.write_text(
+        json.dumps({"triton": triton.__version__, "columns": Row._fields, "rows": [
+            list(row) for row in table
+        ]}, separators=(",", ":")).replace("],[", "],\n[") + "\n"
+    )  # fmt: skip
+    PAGE.write_text(page(table))
+    spilled = [row for row in table if row.spilled]
+    print(f"{len(table)} kernels compiled, {len(spilled)} spill")
+    for row in spilled:
+        print(row)
+    return 1 if spilled else 0
+
+
+def page(table: list[Row]) -> str:
+    """The table for readers: a line a kernel and router, registers on each target."""
+    lines = [
+        "# What the Triton kernels compile to",
+        "",
+        f"Compiled ahead of time by `python tests/budgets.py` with Triton {triton.__version__}, on a",
+        "machine without a GPU, for every router of the paper's networks. Each target's column:",
+        "registers a thread / bytes of shared memory / 16-byte loads + 16-byte stores.",
+        f"Spilled bytes over all {len(table)} kernels: {sum(row.spilled for row in table)}.",
+        "",
+        "| router | dtype | layout | kernel | warps | " + " | ".join(TARGETS) + " |",
+        "|---|---|---|---|---|" + "---|" * len(TARGETS),
+    ]
+    grouped: dict[tuple, dict[str, str]] = {}
+    for row in table:
+        text = f"{row.registers} / {row.shared} / {row.wide_loads}+{row.wide_stores}"
+        text += f" **spills {row.spilled}**" if row.spilled else ""
+        grouped.setdefault(row[:5], {})[row.target] = text
+    for key, by_target in grouped.items():
+        cells = [*map(str, key), *(by_target[target] for target in TARGETS)]
+        lines.append("| " + " | ".join(cells) + " |")
+    return "\n".join(lines) + "\n"
+
+
+if __name__ == "__main__":
+    sys.exit(write())

@@ -1,0 +1,114 @@
+"""Bytes that the kernels move, and that the meter sees what a kernel must not do.
+
+Runs in Triton's interpreter: test_triton.py starts it there.
+"""
+
+import pytest
+import torch
+from conftest import INTERPRETED
+
+if not INTERPRETED:
+    pytest.skip("needs TRITON_INTERPRET=1", allow_module_level=True)
+
+import triton
+import triton.language as tl
+from meter import Meter, TrafficError
+from networks import Router
+from traffic import MEASURED, NETWORKS, measure
+
+RESIDENT = {r[1:]: r for n in MEASURED[:2] for r in NETWORKS[n] if r.channels * 3 <= 128 * 3}
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
+@pytest.mark.parametrize("router", RESIDENT.values(), ids=str)
+def test_small_maps_are_at_the_floor(router, dtype):
+    for found, kept in zip(measure(router, dtype), (router.inputs, router.outputs)):
+        if found.method == "resident":
+            assert found.touched == 1.0
+            assert found.launches <= 2
+        else:
+            floor = router.inputs + router.outputs + (router.inputs if found.launches == 2 else 0)
+            assert found.touched == 1 + kept / floor and found.memory == 1.0
+
+
+@pytest.mark.parametrize("router", [Router("odd", 40, (20, 21), 2, 2)], ids=str)
+def test_walked_maps_are_read_twice_and_no_more(router):
+    """Sizes that no block, chunk or tile divides."""
+    big = router._replace(channels=140)
+    forward, backward = measure(big, torch.float32)
+    assert forward.method == backward.method == "split"
+    assert forward.touched == 1 + 2 / 4 and backward.touched == 1 + 2 / 6
+    assert forward.memory == backward.memory == 1.0
+
+
+@triton.jit
+def _off_by_one_kernel(x, y, size, BLOCK: tl.constexpr):
+    at = tl.program_id(0) * BLOCK + tl.arange(0, BLOCK)
+    tl.store(y + at, tl.load(x + at, mask=at <= size, other=0.0), mask=at < size)
+
+
+@triton.jit
+def _two_writers_kernel(x, y, size, BLOCK: tl.constexpr):
+    at = tl.program_id(0) * (BLOCK // 2) + tl.arange(0, BLOCK)
+    tl.store(y + at, tl.load(x + at, mask=at < size, other=0.0), mask=at < size)
+
+
+@triton.jit
+def _no_other_kernel(x, y, size, BLOCK: tl.constexpr):
+    at = tl.program_id(0) * BLOCK + tl.arange(0, BLOCK)
+    tl.store(y + tl.program_id(0), tl.sum(tl.load(x + at, mask=at < size), 0))
+
+
+@triton.jit
+def _no_barrier_kernel(x, y, size, BLOCK: tl.constexpr, BARRIER: tl.constexpr):
+    at = tl.program_id(0) * BLOCK + tl.arange(0, BLOCK)
+    tl.store(y + at, tl.load(x + at, mask=at < size, other=0.0), mask=at < size)
+    if BARRIER:
+        tl.debug_barrier()
+    tl.store(y + at, 2 * tl.load(y + at, mask=at < size, other=0.0), mask=at < size)
+
+
+@triton.jit
+def _atomic_kernel(x, y, size, BLOCK: tl.constexpr):
+    tl.atomic_add(y, tl.sum(tl.load(x + tl.arange(0, BLOCK))))
+
+
+def run(kernel, grid, size=100, block=64, **constants):
+    x, y = torch.randn(size), torch.zeros(size)
+    with Meter() as meter:
+        kernel[(grid,)](x, y, size, BLOCK=block, **constants)
+    return meter, x, y
+
+
+@pytest.mark.parametrize(
+    ("kernel", "message"),
+    [
+        (_off_by_one_kernel, "outside the tensors"),
+        (_two_writers_kernel, "written by two programs"),
+        (_no_barrier_kernel, "without a barrier"),
+        (_atomic_kernel, "atomic"),
+    ],
+)
+def test_the_meter_refuses(kernel, message):
+    constants = {"BARRIER": False} if kernel is _no_barrier_kernel else {}
+    with pytest.raises(Exception, match=message):
+        run(kernel, 2, **constants)
+
+
+def test_the_meter_lets_pass_what_is_right():
+    meter, x, y = run(_no_barrier_kernel, 2, BARRIER=True)
+    assert torch.equal(y, 2 * x)
+    assert meter.loaded == {"x": 400, "y": 400} and meter.stored == {"y": 800}
+    with pytest.raises(TrafficError, match=r"stored \[2\] times"):
+        meter.assert_written_once(y)
+
+
+def test_the_meter_shows_lanes_without_a_value():
+    _, _, y = run(_no_other_kernel, 2)
+    assert not y[0].isnan() and y[1].isnan()
+
+
+def test_the_meter_sees_gaps_of_a_slice():
+    big = torch.randn(4, 40)
+    with pytest.raises(Exception, match="outside the tensors"), Meter():
+        _off_by_one_kernel[(1,)](big[:, :16], torch.zeros(64), 63, BLOCK=64)

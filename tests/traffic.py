@@ -1,0 +1,143 @@
+"""Measures the traffic of every router of three networks in Triton's interpreter.
+
+`TRITON_INTERPRET=1 python tests/traffic.py` writes docs/traffic.md.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import NamedTuple
+
+os.environ.setdefault("TRITON_INTERPRET", "1")
+sys.path[:0] = [str(Path(__file__).parent), str(Path(__file__).parents[1])]
+
+import torch
+import triton
+from meter import Meter
+from networks import NETWORKS, Router
+
+from mpkernels.triton import cross_connect as launcher
+from mpkernels.triton.cross_connect import cross_connect, cross_connect_backward
+from mpkernels.triton.launch import ASSUMED, L2_SHARE, Resident, Walk, cross_connect_launch
+from mpkernels.triton.maps import geometry_like
+
+PAGE = Path(__file__).parents[1] / "docs/traffic.md"
+MEASURED = ("basecnn_3_cc", "resnet20_3_cc", "resnet18_2_cc")
+TRAINED = 128  # images a batch, which decides how large samples are walked
+MAPS = ("xs", "ys", "grad_ys", "grad_xs")
+
+
+class Direction(NamedTuple):
+    """One direction of a router: bytes over the floor."""
+
+    method: str
+    launches: int
+    touched: float  # by loads and stores of maps
+    memory: float  # expected of memory, second reads of what L2 holds left out
+    small: float  # everything but maps
+
+
+def routers() -> list[Router]:
+    """Of the measured networks, each shape once."""
+    found = {r[1:]: r for name in MEASURED for r in NETWORKS[name]}
+    return list(found.values())
+
+
+def launch_of(router: Router, x: torch.Tensor, batch: int, backward: bool) -> Resident | Walk:
+    """The choice for this batch on the assumed card."""
+    geometry = geometry_like(x)._replace(batch=batch)
+    return cross_connect_launch(
+        geometry, router.inputs, router.outputs, 16, x.element_size(), ASSUMED, backward
+    )
+
+
+def _direction(router: Router, meter: Meter, x: torch.Tensor, backward: bool) -> Direction:
+    m, n = router.inputs, router.outputs
+    one = x.numel() * x.element_size()
+    floor = (2 * m + n if backward else m + n) * one
+    touched = sum(meter.loaded[name] + meter.stored[name] for name in MAPS)
+    small = sum(meter.loaded.values()) + sum(meter.stored.values()) - touched
+    launch = launch_of(router, x, TRAINED, backward)
+    again = 0 if isinstance(launch, Resident) else (n if backward else m) * one
+    if again:
+        # What is read a second time lies in L2: the samples in flight take no more than its share.
+        held = launch.samples * again // len(x)
+        assert held <= ASSUMED.l2_bytes * L2_SHARE / 0.75, (router, held)
+    return Direction(
+        launch.method, len(meter.launches), touched / floor, (touched - again) / floor,
+        small / floor,
+    )  # fmt: skip
+
+
+@contextlib.contextmanager
+def launched_as_in_training() -> Iterator[None]:
+    """A few samples are walked as a whole batch would be."""
+    chosen = launcher._launch_of
+
+    def choose(geometry, *rest):
+        return chosen(geometry._replace(batch=TRAINED), *rest)
+
+    launcher._launch_of = choose  # type: ignore[assignment]
+    try:
+        yield
+    finally:
+        launcher._launch_of = chosen
+
+
+@launched_as_in_training()
+def measure(router: Router, dtype: torch.dtype) -> tuple[Direction, Direction]:
+    """A forward and a backward of a batch that leaves its last block partly empty."""
+    batch = 3 if router.spatial else 19
+    m, n, channels = router.inputs, router.outputs, router.channels
+    xs = [torch.randn(batch, channels, *router.spatial).to(dtype) for _ in range(m)]
+    parameters = [torch.randn(*s) for s in ((m, 16, channels), (m, 16), (m, n, 16), (m, n))]
+    with Meter() as forward:
+        ys, gates, pooled = cross_connect(xs, *parameters)
+    forward.assert_written_once(*ys, gates, pooled)
+    grads = [torch.randn(ys[0].shape).to(dtype) for _ in ys]
+    wanted = [True] * (m + 4)
+    with Meter() as backward:
+        grad_xs, grad_parameters = cross_connect_backward(
+            grads, torch.randn(gates.shape), xs, gates, pooled, *parameters, wanted
+        )
+    backward.assert_written_once(*grad_xs, *grad_parameters)
+    found = _direction(router, forward, xs[0], False), _direction(router, backward, xs[0], True)
+    for direction, meter in zip(found, (forward, backward)):
+        assert all(name.startswith((direction.method, "_parameter")) for name in meter.launches)
+    return found
+
+
+def page() -> str:
+    """The table for readers."""
+    lines = [
+        "# What the Triton kernels load and store",
+        "",
+        "Counted by `TRITON_INTERPRET=1 python tests/traffic.py` around the interpreter of Triton",
+        f"{triton.__version__}, on a machine without a GPU. Bytes of maps over the floor: (m + n) maps forward,",
+        "(2m + n) backward. *touched*: by loads and stores. *memory*: expected of memory, that is",
+        "without second reads of samples that L2 still holds (see kernels.md). *small*: gates, pooled",
+        f"values, parameters and partial sums. Methods are those of batch {TRAINED} on a card of",
+        f"{ASSUMED.multiprocessors} multiprocessors and {ASSUMED.l2_bytes >> 20} MiB of L2.",
+        "",
+        "| router | dtype | direction | method | touched | memory | small |",
+        "|---|---|---|---|---|---|---|",
+    ]
+    for router in routers():
+        sizes = "x".join(map(str, (router.channels, *router.spatial)))
+        name = f"[{sizes}] {router.inputs}->{router.outputs}"
+        for dtype in (torch.float32, torch.bfloat16):
+            for direction, found in zip(("forward", "backward"), measure(router, dtype)):
+                kind = "fp32" if dtype == torch.float32 else "bf16"
+                lines.append(
+                    f"| {name} | {kind} | {direction} | {found.method} | {found.touched:.2f} | "
+                    f"{found.memory:.2f} | {found.small:.3f} |"
+                )
+    return "\n".join(lines) + "\n"
+
+
+if __name__ == "__main__":
+    PAGE.write_text(page())
