@@ -12,8 +12,6 @@ from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
 from typing import NamedTuple
 
-sys.path[:0] = [str(Path(__file__).parent), str(Path(__file__).parents[1])]
-
 import torch
 import triton
 from aot import TARGETS, compile_for
@@ -113,8 +111,8 @@ def page(table: list[Row]) -> str:
     lines = [
         "# What the Triton kernels compile to",
         "",
-        f"Compiled ahead of time by `python tests/budgets.py` with Triton {triton.__version__}, on a",
-        "machine without a GPU, for every router of the paper's networks. Each target's column:",
+        f"Compiled ahead of time by `python tests/budgets.py` with Triton {triton.__version__}, on",
+        "a machine without a GPU, for every router of the paper's networks. Each target's column:",
         "registers a thread / bytes of shared memory / 16-byte loads + 16-byte stores.",
         f"Spilled bytes over all {len(table)} kernels: {sum(row.spilled for row in table)}.",
         "",

@@ -6,14 +6,9 @@
 from __future__ import annotations
 
 import contextlib
-import os
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple
-
-os.environ.setdefault("TRITON_INTERPRET", "1")
-sys.path[:0] = [str(Path(__file__).parent), str(Path(__file__).parents[1])]
 
 import torch
 import triton
@@ -117,10 +112,12 @@ def page() -> str:
         "# What the Triton kernels load and store",
         "",
         "Counted by `TRITON_INTERPRET=1 python tests/traffic.py` around the interpreter of Triton",
-        f"{triton.__version__}, on a machine without a GPU. Bytes of maps over the floor: (m + n) maps forward,",
-        "(2m + n) backward. *touched*: by loads and stores. *memory*: expected of memory, that is",
-        "without second reads of samples that L2 still holds (see kernels.md). *small*: gates, pooled",
-        f"values, parameters and partial sums. Methods are those of batch {TRAINED} on a card of",
+        f"{triton.__version__}, on a machine without a GPU. Bytes of maps over the floor: (m + n)",
+        "maps forward, (2m + n) backward. *touched*: by loads and stores. *memory*: expected of",
+        "memory, that is without second reads of samples that L2 still holds (see kernels.md).",
+        "*small*: gates, pooled values, parameters, partial sums and, where a sample is walked, dZ,",
+        "which every element of a map adds and which L1 holds.",
+        f"Methods are those of batch {TRAINED} on a card of",
         f"{ASSUMED.multiprocessors} multiprocessors and {ASSUMED.l2_bytes >> 20} MiB of L2.",
         "",
         "| router | dtype | direction | method | touched | memory | small |",
