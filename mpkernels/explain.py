@@ -14,7 +14,17 @@ from mpkernels.ops import backend as switch
 from mpkernels.ops import native
 from mpkernels.ops.check import check_gate, check_mix, check_paths
 from mpkernels.ops.layout import Geometry, empty_map, geometry_of, strides_in_place
-from mpkernels.triton.launch import RESIDENT_ELEMENTS, cross_connect_launch, next_power_of_2
+from mpkernels.triton.launch import (
+    ASSUMED,
+    RESIDENT_ELEMENTS,
+    RESIDENT_GRADIENTS,
+    Card,
+    Resident,
+    Walk,
+    card_of,
+    cross_connect_launch,
+    next_power_of_2,
+)
 
 # A task of the C++ kernels holds at least this many elements (csrc/tensors.h has the same rule).
 _TASK_ELEMENTS = 32768
@@ -48,7 +58,7 @@ class Explanation:
     operator: str  # "cross_connect" or "mix"
     device: str
     backend: str  # "native", "triton" or "eager"
-    method: str | None  # of Triton's cross_connect: "resident" or "streamed"
+    method: str | None  # of Triton's cross_connect: "resident", "streamed" or "split"
     instruction_set: str | None  # of the C++ kernels on CPU
     forward: Cost
     backward: Cost
@@ -103,14 +113,26 @@ def _autocast_dtype(x: Tensor, device: str) -> torch.dtype:
     return torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else x.dtype
 
 
-def _why_streamed(geometry: Geometry, kept: int, hidden: int) -> str:
+def _why_walked(problem: _Problem, launch: Walk, backward: bool) -> str:
+    """Why no block keeps a sample, and where its second read comes from."""
+    geometry = problem.geometry
+    kept = problem.outputs if backward else len(problem.xs)
     rows, cols = next_power_of_2(geometry.rows), next_power_of_2(geometry.cols)
-    if kept * rows * cols > RESIDENT_ELEMENTS:
-        return (
-            f"{kept} maps of a sample, padded to {rows} x {cols}, are {kept * rows * cols} "
-            f"elements; one thread block keeps {RESIDENT_ELEMENTS}"
+    wide = 2 if problem.itemsize == 8 else 1
+    most = RESIDENT_GRADIENTS if backward and kept > 2 else RESIDENT_ELEMENTS
+    if kept * rows * cols * wide > most:
+        reason = (
+            f"{kept} maps of a sample, padded to {rows} x {cols}, are {kept * rows * cols * wide} "
+            f"registers; one thread block keeps {most}"
         )
-    return f"w1 of one path, {hidden} x {geometry.channels}, does not fit beside the maps"
+    else:
+        reason = f"w1 of one path, {problem.hidden} x {geometry.channels}, does not fit beside them"
+    if launch.method == "streamed":
+        return f"{reason}; blocks own whole samples, {launch.samples} at a time stay in L2"
+    return (
+        f"{reason}; {launch.chunks.count} blocks share a sample, "
+        f"groups of {launch.samples} samples stay in L2"
+    )
 
 
 def _cpu_notes(geometry: Geometry, paths: int) -> list[str]:
@@ -192,11 +214,33 @@ def _read_again(problem: _Problem, backend: str) -> tuple[int, int, list[str]]:
         return 0, 2 * m * n - m, []
     again, notes = [0, 0], []
     for direction, kept, maps in ((0, m, "X"), (1, n, "dY")):
-        if cross_connect_launch(problem.geometry, kept, problem.hidden).method == "streamed":
+        launch = _launch(problem, direction == 1)
+        if isinstance(launch, Walk):
             again[direction] = kept
-            reason = _why_streamed(problem.geometry, kept, problem.hidden)
+            reason = _why_walked(problem, launch, direction == 1)
             notes.append(f"{('forward', 'backward')[direction]} reads {maps} twice: {reason}")
     return again[0], again[1], notes
+
+
+def _card(device: str) -> Card:
+    return card_of(torch.device(device)) if device == "cuda" and not why_no_gpu() else ASSUMED
+
+
+def _launch(problem: _Problem, backward: bool) -> Resident | Walk:
+    m, n = len(problem.xs), problem.outputs
+    return cross_connect_launch(
+        problem.geometry, m, n, problem.hidden, problem.itemsize, _card(problem.device), backward
+    )
+
+
+def _launches(problem: _Problem, backend: str, backward: bool) -> int:
+    """Of the router's own kernels; the parameters' gradients are one more."""
+    if backend != "triton" or problem.operator != "cross_connect":
+        return 1
+    launch = _launch(problem, backward)
+    if isinstance(launch, Resident) or launch.method == "streamed":
+        return 1
+    return 2 * -(-problem.geometry.batch // launch.samples)
 
 
 def _fused_costs(problem: _Problem, backend: str) -> tuple[Cost, Cost, list[str]]:
@@ -205,10 +249,16 @@ def _fused_costs(problem: _Problem, backend: str) -> tuple[Cost, Cost, list[str]
     forward_again, backward_again, why = _read_again(problem, backend)
     floors = (m + n) * one, (2 * m + n) * one
     forward = Cost(
-        1 + forward_copies, floors[0], floors[0] + 2 * forward_copies * one, forward_again * one
+        _launches(problem, backend, False) + forward_copies,
+        floors[0],
+        floors[0] + 2 * forward_copies * one,
+        forward_again * one,
     )
     backward = Cost(
-        2 + backward_copies, floors[1], floors[1] + 2 * backward_copies * one, backward_again * one
+        _launches(problem, backend, True) + 1 + backward_copies,
+        floors[1],
+        floors[1] + 2 * backward_copies * one,
+        backward_again * one,
     )
     return forward, backward, notes + why
 
@@ -259,7 +309,7 @@ def explain(
         forward, backward, why = _fused_costs(problem, backend)
         notes += why
     if backend == "triton" and problem.operator == "cross_connect":
-        method = cross_connect_launch(problem.geometry, len(paths), problem.hidden).method
+        method = _launch(problem, False).method
     if backend == "native" and device == "cpu" and native.why_no_cpu is None:
         instruction_set = torch.ops.mpkernels.instruction_set("")
         notes += _cpu_notes(problem.geometry, len(paths) + problem.outputs)

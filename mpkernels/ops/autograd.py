@@ -13,6 +13,7 @@ from torch._C import (
     _are_functorch_transforms_active,
     _AutoDispatchBelowAutograd,
 )
+from torch._functorch.utils import unwrap_dead_wrappers
 
 from mpkernels.ops.schema import library
 
@@ -44,6 +45,13 @@ def register(name: str, differentiable: Callable[..., Any]) -> Callable[..., Any
         return operator(*arguments)
 
     return call
+
+
+def apply(function: Any, *arguments: Any) -> Any:
+    """`function.apply`, without its look at the signature of forward, half the time of a call."""
+    if _are_functorch_transforms_active():
+        return function.apply(*arguments)
+    return super(torch.autograd.Function, function).apply(*unwrap_dead_wrappers(arguments))
 
 
 def place(grads: list[Tensor], wanted: list[bool]) -> list[Tensor | None]:

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from mpkernels import eager
 from mpkernels.eager.functional import accumulate_dtype, without_autocast
-from mpkernels.ops.autograd import place, register
+from mpkernels.ops.autograd import apply, place, register
 from mpkernels.ops.differentiate import gradients, second_gradients
 from mpkernels.ops.layout import empty_map, in_format_of
 
@@ -142,7 +142,7 @@ class _CrossConnectBackward(torch.autograd.Function):
 
 
 def _differentiable(xs: list[Tensor], *parameters: Any) -> Any:
-    *ys, gates, pooled = _CrossConnect.apply(*xs, *parameters)
+    *ys, gates, pooled = apply(_CrossConnect, *xs, *parameters)
     return ys, gates, pooled
 
 
@@ -155,8 +155,16 @@ def _differentiable_backward(
     *rest: Any,
 ) -> Any:
     *parameters, wanted = rest
-    flat = _CrossConnectBackward.apply(
-        wanted, len(grad_ys), *grad_ys, grad_gates, gates, pooled, *xs, *parameters
+    flat = apply(
+        _CrossConnectBackward,
+        wanted,
+        len(grad_ys),
+        *grad_ys,
+        grad_gates,
+        gates,
+        pooled,
+        *xs,
+        *parameters,
     )
     count = sum(wanted[: len(xs)])
     return list(flat[:count]), list(flat[count:])

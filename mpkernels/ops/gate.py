@@ -10,7 +10,7 @@ from torch import Tensor
 
 from mpkernels import eager
 from mpkernels.eager.functional import accumulate_dtype, without_autocast
-from mpkernels.ops.autograd import place, register
+from mpkernels.ops.autograd import apply, place, register
 from mpkernels.ops.cross_connect import empty_parameters
 from mpkernels.ops.differentiate import gradients, second_gradients
 
@@ -136,12 +136,12 @@ class _GateBackward(torch.autograd.Function):
 
 
 def _differentiable(xs: list[Tensor], *parameters: Any) -> Any:
-    return _Gate.apply(*xs, *parameters)
+    return apply(_Gate, *xs, *parameters)
 
 
 def _differentiable_backward(*arguments: Any) -> Any:
     *flat, wanted = arguments
-    grad_pooled, *grad_parameters = _GateBackward.apply(wanted, *flat)
+    grad_pooled, *grad_parameters = apply(_GateBackward, wanted, *flat)
     return grad_pooled, grad_parameters
 
 

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from mpkernels import eager
 from mpkernels.eager.functional import without_autocast
-from mpkernels.ops.autograd import place, register
+from mpkernels.ops.autograd import apply, place, register
 from mpkernels.ops.differentiate import gradients, second_gradients
 from mpkernels.ops.layout import empty_map, in_format_of
 
@@ -95,13 +95,13 @@ class _MixBackward(torch.autograd.Function):
 
 
 def _differentiable(xs: list[Tensor], gates: Tensor) -> Any:
-    return list(_Mix.apply(*xs, gates))
+    return list(apply(_Mix, *xs, gates))
 
 
 def _differentiable_backward(
     grad_ys: list[Tensor | None], xs: list[Tensor], gates: Tensor, wanted: list[bool]
 ) -> Any:
-    flat = _MixBackward.apply(wanted, len(grad_ys), *grad_ys, *xs, gates)
+    flat = apply(_MixBackward, wanted, len(grad_ys), *grad_ys, *xs, gates)
     count = sum(wanted[:-1])
     return list(flat[:count]), list(flat[count:])
 

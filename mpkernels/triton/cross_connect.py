@@ -224,7 +224,7 @@ def cross_connect_backward(
     batch, m, n, units = geometry.batch, len(xs), w2.shape[1], w1.shape[1]
     made = new_maps([x if w else None for x, w in zip(xs, wanted)])
     grad_logits = pooled.new_empty((batch, m, n))
-    grad_hidden, hidden = pooled.new_empty((2, batch, m, units)).unbind(0)
+    grad_hidden, hidden = (pooled.new_empty((batch, m, units)) for _ in range(2))
     outer, inputs = reading(grad_ys, geometry, x), reading(xs, geometry, x)
     grads = reading(made, geometry, x)
     if batch > 0:

@@ -70,7 +70,10 @@ class Resident(NamedTuple):
     cols: int
     num_warps: int
 
-    method = "resident"
+    @property
+    def method(self) -> str:
+        """As `Walk` has it."""
+        return "resident"
 
 
 class Chunks(NamedTuple):

@@ -118,7 +118,7 @@ def _launch_mix(
     inputs: Arguments, outputs: Arguments, gates: Tensor, geometry: Geometry, like: Tensor
 ) -> None:
     tile = tile_of(geometry)
-    blocks = triton.cdiv(geometry.rows, tile.rows) * triton.cdiv(geometry.cols, tile.cols)
+    blocks = -(-geometry.rows // tile.rows) * -(-geometry.cols // tile.cols)
     if geometry.batch * blocks == 0:
         return
     with on_device_of(like):

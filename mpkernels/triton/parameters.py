@@ -87,7 +87,7 @@ def parameter_gradients(
     units, outputs = hidden.shape[2], grad_logits.shape[2]
     block_channels = min(next_power_of_2(channels), 32)
     with on_device_of(pooled):
-        _parameter_gradients_kernel[(inputs, triton.cdiv(channels, block_channels) or 1)](
+        _parameter_gradients_kernel[(inputs, -(-channels // block_channels) or 1)](
             grad_logits,
             grad_hidden,
             hidden,
