@@ -7,7 +7,14 @@ from dataclasses import dataclass, field, replace
 import torch
 from torch import Tensor
 
+# Where maps and parameters are made; conftest.py's --device sets it.
+DEVICE = "cpu"
+
 F32, F64, BF16, F16 = torch.float32, torch.float64, torch.bfloat16, torch.float16
+
+
+def _randn(*shape: object) -> Tensor:
+    return torch.randn(*shape, device=DEVICE)  # type: ignore[call-overload, no-any-return]
 
 
 @dataclass(frozen=True)
@@ -110,7 +117,7 @@ def _strided(case: Case, i: int) -> Tensor:
     batch, channels, spatial = case.batch, case.channels, case.spatial
 
     def dense(b: int = batch, c: int = channels, sp: tuple[int, ...] = spatial) -> Tensor:
-        return torch.randn(b, c, *sp).to(case.dtype)
+        return _randn(b, c, *sp).to(case.dtype)
 
     def channels_last(x: Tensor) -> Tensor:
         return x.movedim(1, -1).contiguous().movedim(-1, 1)
@@ -151,10 +158,10 @@ def make_parameters(case: Case) -> dict[str, Tensor | None]:
     m, n, k, c = case.inputs, case.outputs, case.hidden, case.channels
     dtype = case.parameter_dtype or (F64 if case.dtype == F64 else F32)
     values: dict[str, Tensor | None] = {
-        "w1": torch.randn(m, k, c) * 4 / c**0.5,
-        "b1": torch.randn(m, k) * 0.3 if case.bias else None,
-        "w2": torch.randn(m, n, k) * 2 / k**0.5,
-        "b2": torch.randn(m, n) * 0.3 if case.bias else None,
+        "w1": _randn(m, k, c) * 4 / c**0.5,
+        "b1": _randn(m, k) * 0.3 if case.bias else None,
+        "w2": _randn(m, n, k) * 2 / k**0.5,
+        "b2": _randn(m, n) * 0.3 if case.bias else None,
     }
     return {
         name: None if v is None else v.to(dtype).requires_grad_(name not in case.frozen)
@@ -166,19 +173,19 @@ def make_gates(case: Case, by_channel: bool = False) -> Tensor:
     """Gates for mix; negative ones too, since a static router may learn them."""
     shape = (case.batch, case.inputs, case.outputs) + ((case.channels,) if by_channel else ())
     dtype = case.parameter_dtype or (F64 if case.dtype == F64 else F32)
-    return torch.randn(shape).to(dtype).requires_grad_("gates" not in case.frozen)
+    return _randn(shape).to(dtype).requires_grad_("gates" not in case.frozen)
 
 
 def make_grad_ys(case: Case, ys: list[Tensor]) -> list[Tensor | None]:
     """Gradients of the outputs, as the case's kind has them; None where unused."""
 
     def like(y: Tensor, j: int) -> Tensor | None:
-        value = torch.randn(y.shape).to(y.dtype)
+        value = _randn(y.shape).to(y.dtype)
         kind = case.gradient
         if kind == "gates_only" or (kind == "first_unused" and j == 0):
             return None
         if kind == "expanded":
-            return torch.randn(()).to(y.dtype).expand(y.shape)
+            return _randn(()).to(y.dtype).expand(y.shape)
         if kind == "transposed":
             return value.transpose(0, -1).contiguous().transpose(0, -1)
         if kind == "sliced":

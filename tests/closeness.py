@@ -26,8 +26,8 @@ ORACLE = {torch.float64: 2.0}
 
 
 def exact(t: Tensor | None) -> Tensor | None:
-    """The same values in float64, detached."""
-    return None if t is None else t.detach().to(torch.float64)
+    """The same values in float64, detached, on the CPU: the oracle is computed there."""
+    return None if t is None else t.detach().to("cpu", torch.float64)
 
 
 def rounded(value: Tensor, error: Tensor, dtype: torch.dtype, accumulate: torch.dtype) -> Tensor:
@@ -42,7 +42,8 @@ def rounded(value: Tensor, error: Tensor, dtype: torch.dtype, accumulate: torch.
 def assert_close(name: str, found: Tensor, wanted: Tensor, bound: Tensor) -> None:
     """Every element of `found` within `bound` of `wanted`; NaN only where `wanted` is NaN."""
     assert found.shape == wanted.shape, f"{name}: shape {found.shape}, wanted {wanted.shape}"
-    error = (found.detach().to(torch.float64) - wanted).abs()
+    found = found.detach().to("cpu", torch.float64)
+    error = (found - wanted).abs()
     outside = ~(error <= bound) & ~(wanted.isnan() & found.isnan())
     if outside.any():
         worst = torch.where(outside, error / bound, 0).nan_to_num(math.inf).argmax()

@@ -2,10 +2,23 @@
 
 import os
 
+import cases
 import pytest
 import torch
 
 import mpkernels as mpk
+
+
+def pytest_addoption(parser):
+    parser.addoption("--device", default="cpu", help="of the maps in the table of cases")
+    parser.addoption("--seed", type=int, default=0, help="of all random values")
+
+
+def pytest_configure(config):
+    cases.DEVICE = config.getoption("--device")
+    if cases.DEVICE == "cuda":
+        BACKENDS[:] = ["triton"]
+
 
 INTERPRETED = os.environ.get("TRITON_INTERPRET") == "1"
 BACKENDS = ["triton"] if INTERPRETED else ["native", "eager"]
@@ -20,8 +33,8 @@ def poison():
 
 
 @pytest.fixture(autouse=True)
-def seed():
-    torch.manual_seed(0)
+def seed(request):
+    torch.manual_seed(request.config.getoption("--seed"))
 
 
 @pytest.fixture(params=BACKENDS)

@@ -69,7 +69,7 @@ def check_gate_gradients(case, bounds, d, parameters, xs=None, grad_ys=None):
 def test_cross_connect(case, backend):
     xs, parameters = make_paths(case), make_parameters(case)
     ys, gates = functional.cross_connect(xs, *parameters.values())
-    grad_ys, grad_gates = make_grad_ys(case, ys), torch.randn(gates.shape).to(gates.dtype)
+    grad_ys, grad_gates = make_grad_ys(case, ys), torch.randn(gates.shape).to(gates)
     backward([*ys, gates], [*grad_ys, grad_gates])
 
     a = ROUNDOFF[accumulate(case)]
@@ -100,7 +100,7 @@ def test_cross_connect(case, backend):
 def test_gate(case, backend):
     xs, parameters = make_paths(case), make_parameters(case)
     gates = functional.gate(xs, *parameters.values())
-    grad_gates = torch.randn(gates.shape).to(gates.dtype)
+    grad_gates = torch.randn(gates.shape).to(gates)
     backward([gates], [grad_gates])
     a = ROUNDOFF[accumulate(case)]
     bounds = GateBounds([exact(x) for x in xs], [exact(p) for p in parameters.values()], a)

@@ -1,13 +1,14 @@
-"""cross_connect by every method, whatever the shape would choose; runs in Triton's interpreter."""
+"""cross_connect by every method, whatever the shape would choose; interpreted, or on a GPU."""
 
+import cases
 import pytest
 import torch
 from cases import CASES, make_grad_ys, make_parameters, make_paths
 from conftest import INTERPRETED
 from test_operators import test_cross_connect as check_cross_connect
 
-if not INTERPRETED:
-    pytest.skip("needs TRITON_INTERPRET=1", allow_module_level=True)
+if not INTERPRETED and cases.DEVICE == "cpu":
+    pytest.skip("needs TRITON_INTERPRET=1, or a GPU", allow_module_level=True)
 
 from mpkernels import use_backend
 from mpkernels.triton import cross_connect as launcher

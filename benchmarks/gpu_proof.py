@@ -1,0 +1,126 @@
+"""Parts of the GPU report that show that results are right: tests and compute-sanitizer."""
+
+from __future__ import annotations
+
+import os
+import platform
+import random
+import shutil
+import subprocess
+import sys
+import tempfile
+import time
+import xml.etree.ElementTree as ElementTree
+from pathlib import Path
+from typing import Any
+
+import torch
+
+ROOT = Path(__file__).parents[1]
+_SANITIZED = """
+import torch
+import mpkernels as mpk
+for shape, m, n in (((5, 13, 5, 7), 2, 3), ((4, 32), 2, 2), ((3, 48, 40, 40), 2, 2), ((200, 48, 30, 30), 2, 2)):
+    xs = [torch.randn(shape, device="cuda", requires_grad=True) for _ in range(m)]
+    router = mpk.CrossConnect(shape[1], m, n).cuda()
+    ys = router(xs)
+    torch.autograd.backward(ys, [torch.ones_like(y) for y in ys])
+    gates = mpk.functional.gate(xs, router.w1, router.b1, router.w2, router.b2)
+    sum(y.sum() for y in mpk.functional.mix(xs, gates)).backward()
+torch.cuda.synchronize()
+"""  # noqa: E501
+
+
+def environment(report: dict[str, Any]) -> dict[str, Any]:
+    """Card, versions and command."""
+    from benchmarks.gpu import commit
+
+    found: dict[str, Any] = {
+        "torch": torch.__version__,
+        "cuda": torch.version.cuda,
+        "python": platform.python_version(),
+        "commit": commit(),
+        "command": "python -m benchmarks.gpu " + " ".join(sys.argv[1:]),
+        "date": time.strftime("%Y-%m-%d"),
+    }
+    try:
+        import triton
+    except ImportError:
+        found["triton"] = None
+    else:
+        found["triton"] = triton.__version__
+    if torch.cuda.is_available():
+        card = torch.cuda.get_device_properties(0)
+        driver = subprocess.run(
+            ["nvidia-smi", "--query-gpu=driver_version", "--format=csv,noheader"],
+            capture_output=True, text=True,
+        ) if shutil.which("nvidia-smi") else None  # fmt: skip
+        found |= {
+            "card": card.name,
+            "driver": driver.stdout.strip() if driver else "unknown",
+            "multiprocessors": card.multi_processor_count,
+            "l2_bytes": card.L2_cache_size,
+            "memory_bytes": card.total_memory,
+        }
+    return found
+
+
+def tests(files: list[str], *options: str, limit: float, **variables: str) -> dict[str, Any]:
+    """Runs test files in a process of their own; counts, and the first failures' names."""
+    with tempfile.TemporaryDirectory() as folder:
+        table = Path(folder) / "tests.xml"
+        run = subprocess.run(
+            [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", f"--junitxml={table}",
+             *(f"tests/{name}" for name in files), *options],
+            cwd=ROOT, env={**os.environ, **variables}, capture_output=True, text=True,
+            timeout=limit,
+        )  # fmt: skip
+        if not table.exists():
+            raise RuntimeError(f"pytest did not start: {(run.stdout + run.stderr)[-1500:]}")
+        suite = next(ElementTree.parse(table).getroot().iter("testsuite"))
+        failed = [
+            f"{case.get('name')}"
+            for case in suite.iter("testcase")
+            if case.find("failure") is not None or case.find("error") is not None
+        ]
+    count = {name: int(suite.get(name, 0)) for name in ("tests", "failures", "errors", "skipped")}
+    return {**count, "failed": failed[:20], "right": run.returncode == 0}
+
+
+def correctness(report: dict[str, Any]) -> dict[str, Any]:
+    """Every operator, dtype, layout and kind of gradient against float64, fresh inputs."""
+    seed = random.randrange(1, 2**31)
+    found = tests(
+        ["test_operators.py"], "--device=cuda", f"--seed={seed}",
+        limit=240, CUBLAS_WORKSPACE_CONFIG=":4096:8",
+    )  # fmt: skip
+    walks = tests(
+        ["test_walks.py"], "--device=cuda", f"--seed={seed}",
+        limit=240, CUBLAS_WORKSPACE_CONFIG=":4096:8",
+    )  # fmt: skip
+    return {"seed": seed, "operators": found, "walks": walks,
+            "right": found["right"] and walks["right"]}  # fmt: skip
+
+
+def sanitizer(report: dict[str, Any]) -> dict[str, Any]:
+    """compute-sanitizer's memcheck and racecheck over every kernel, where it is installed."""
+    home = os.environ.get("CUDA_HOME", "/usr/local/cuda")
+    tool = shutil.which("compute-sanitizer") or shutil.which(f"{home}/bin/compute-sanitizer")
+    if tool is None:
+        return {"why": "compute-sanitizer is not installed: not measured"}
+    found: dict[str, Any] = {}
+    for check in ("memcheck", "racecheck"):
+        run = subprocess.run(
+            [tool, "--tool", check, "--error-exitcode", "7", sys.executable, "-c", _SANITIZED],
+            cwd=ROOT, capture_output=True, text=True, timeout=90,
+            env={**os.environ, "PYTORCH_NO_CUDA_MEMORY_CACHING": "1"},
+        )  # fmt: skip
+        last = (run.stdout + run.stderr).strip().splitlines()[-1:]
+        found[check] = {"clean": run.returncode == 0, "last": "".join(last)}
+    return {**found, "right": all(each["clean"] for each in found.values())}
+
+
+def without_gpu(report: dict[str, Any]) -> dict[str, Any]:
+    """Interpreter, traffic, ahead-of-time compilation and fake-CUDA graphs."""
+    found = tests(["test_triton.py", "test_budgets.py", "test_fake_cuda.py"], limit=1500)
+    return {"proof": found, "right": found["right"]}
