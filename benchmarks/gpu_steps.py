@@ -38,7 +38,7 @@ def training_step(
 def build(name: str, routers: str, device: str = "cuda") -> nn.Module:
     """The network in training mode, always with the same weights."""
     torch.manual_seed(0)
-    return models.create(name, num_classes=10, routers=routers).to(device).train()
+    return models.create(name, classes=10, routers=routers).to(device).train()
 
 
 def _contenders(name: str, bf16: bool) -> dict[str, Callable[[], Callable[[], object]]]:

@@ -18,6 +18,7 @@ from mpkernels.triton.launch import (
     ASSUMED,
     RESIDENT_ELEMENTS,
     RESIDENT_GRADIENTS,
+    RESIDENT_UNALIGNED,
     Card,
     Resident,
     Walk,
@@ -120,6 +121,8 @@ def _why_walked(problem: _Problem, launch: Walk, backward: bool) -> str:
     rows, cols = next_power_of_2(geometry.rows), next_power_of_2(geometry.cols)
     wide = 2 if problem.itemsize == 8 else 1
     most = RESIDENT_GRADIENTS if backward and kept > 2 else RESIDENT_ELEMENTS
+    if geometry.rows > 1 and geometry.cols * problem.itemsize % 16:
+        most = min(most, RESIDENT_UNALIGNED)
     if kept * rows * cols * wide > most:
         reason = (
             f"{kept} maps of a sample, padded to {rows} x {cols}, are {kept * rows * cols * wide} "

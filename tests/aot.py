@@ -113,12 +113,12 @@ def _amd(text: str, shared: int) -> Compiled:
     )
 
 
-def compile_for(target: str, kernel, arguments: tuple, constants: dict, num_warps: int) -> Compiled:
+def compile_for(target: str, kernel, arguments: tuple, constants: dict, options: dict) -> Compiled:
     """Compiles the kernel as a launch with these arguments would, for the target."""
     gpu = TARGETS[target]
-    compiled = triton.compile(
-        source(kernel, arguments, constants), target=gpu, options={"num_warps": num_warps}
-    )
+    if gpu.backend == "hip":  # which has no limit of registers to set
+        options = {name: value for name, value in options.items() if name != "maxnreg"}
+    compiled = triton.compile(source(kernel, arguments, constants), target=gpu, options=options)
     shared = compiled.metadata.shared
     if gpu.backend == "cuda":
         return _nvidia(compiled.asm["cubin"], shared)

@@ -21,8 +21,6 @@ from recorder import launches_of
 TABLE = Path(__file__).with_suffix(".json")
 PAGE = Path(__file__).parents[1] / "docs/budgets.md"
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}
-# Registers a thread: 65,536 shared by all threads of a block, and 255 at most. gfx942 has 512
-# vector registers for each of up to 8 waves a unit.
 SHARED_BYTES = 49152  # static shared memory that every card grants
 
 
@@ -65,11 +63,11 @@ def rows(router: Router, dtype: str, layout: str, targets: list[str]) -> Iterato
         seen.add(name)
         for target in targets:
             code = compile_for(
-                target, launch.kernel, launch.arguments, launch.constants, launch.num_warps
+                target, launch.kernel, launch.arguments, launch.constants, launch.options
             )
             assert code.atomics == 0, (name, router)
             yield Row(
-                shape(router), dtype, layout, name.strip("_"), launch.num_warps, target,
+                shape(router), dtype, layout, name.strip("_"), launch.options["num_warps"], target,
                 code.registers, code.spilled_bytes, code.shared, code.wide_loads, code.wide_stores,
             )  # fmt: skip
 

@@ -16,7 +16,7 @@ class Launched(NamedTuple):
     grid: tuple
     arguments: tuple
     constants: dict
-    num_warps: int
+    options: dict  # of the compiler
 
 
 class _Stub:
@@ -24,8 +24,9 @@ class _Stub:
         self._kernel, self._launches = kernel, launches
 
     def __getitem__(self, grid):
-        def launch(*arguments, num_warps, **constants):
-            self._launches.append(Launched(self._kernel, grid, arguments, constants, num_warps))
+        def launch(*arguments, **named):
+            options = {name: named.pop(name) for name in ("num_warps", "maxnreg") if name in named}
+            self._launches.append(Launched(self._kernel, grid, arguments, named, options))
 
         return launch
 

@@ -153,15 +153,15 @@ def test_explain_names_the_kernel_and_its_floor():
 
 
 @pytest.mark.skipif(backend.why_no_triton() is not None, reason="triton is not installed")
-def test_explain_tells_why_a_sample_is_streamed():
+def test_explain_tells_why_a_sample_is_walked():
     router, xs = mpk.CrossConnect(64, 2, 2), maps(channels=64, size=56, device="meta")
     found = mpk.explain(router, xs, device="cuda")
-    assert found.method == "streamed"
-    assert found.forward.again == 2 * 4 * 8 * 64 * 56 * 56
+    assert found.method == "split" and "groups of 19 samples stay in L2" in str(found)
+    assert found.forward.launches == 2 and found.forward.again == 2 * 4 * 8 * 64 * 56 * 56
     assert "forward reads X twice" in str(found)
     narrow = mpk.CrossConnect(2048, 1, 2, hidden=16)
     found = mpk.explain(narrow, maps(1, 2048, 1, device="meta"), device="cuda")
-    assert found.method == "streamed" and "w1 of one path" in str(found)
+    assert found.method == "split" and "w1 of one path" in str(found)
 
 
 def test_explain_counts_copies():

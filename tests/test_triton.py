@@ -125,6 +125,6 @@ def test_every_other_kernel_compiles():
     for launch in recorded:
         for target in ("sm_90", "gfx942"):
             code = compile_for(
-                target, launch.kernel, launch.arguments, launch.constants, launch.num_warps
+                target, launch.kernel, launch.arguments, launch.constants, launch.options
             )
             assert code.atomics == 0

@@ -66,7 +66,9 @@ def _constants(
 
 def chunk_constants(chunks: Chunks) -> dict[str, Any]:
     """Compile-time sizes of a walk in chunks."""
-    return {
+    # Only NVIDIA's compiler takes a limit of registers; the kernels are the same.
+    limit = {} if torch.version.hip else {"maxnreg": chunks.registers}
+    return limit | {
         "BLOCK_CHANNELS": chunks.channels,
         "BLOCK_POSITIONS": chunks.positions,
         "BLOCK_WALK": chunks.walk,

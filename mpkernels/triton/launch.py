@@ -26,6 +26,8 @@ def next_power_of_2(size: int) -> int:
 RESIDENT_ELEMENTS = 32768
 # More than two gradients leave addresses and sums too few registers: 32,768 of four maps spill.
 RESIDENT_GRADIENTS = 24576
+# Rows that do not start at 16 bytes are loaded one by one, with an address each (7 x 7 maps).
+RESIDENT_UNALIGNED = 16384
 # w1 of one path is one tile in the resident kernels; more than this does not fit beside the maps.
 RESIDENT_WEIGHTS = 8192
 # Tiny samples share a block up to this many kept elements: 32 values for each of 128 threads.
@@ -84,6 +86,7 @@ class Chunks(NamedTuple):
     positions: int  # of one tile of the pool
     walk: int  # elements of one tile of the mix
     num_warps: int
+    registers: int  # of a thread
 
 
 class Walk(NamedTuple):
@@ -112,7 +115,9 @@ def chunks_of(geometry: Geometry, hidden: int, itemsize: int, pairs: int = 1) ->
     walk = WALK_ELEMENTS if pairs <= 16 else WALK_ELEMENTS // 2
     walk = max(4, min(walk, next_power_of_2(block * positions)))
     tile = max(1, min(next_power_of_2(positions), WALK_ELEMENTS // block))
-    return Chunks(block, max(1, -(-geometry.channels // block)), tile, walk, 8)
+    # Left alone, ptxas spills a register or two where that lets one more block run at a time.
+    registers = 128 if pairs <= 9 else 192
+    return Chunks(block, max(1, -(-geometry.channels // block)), tile, walk, 8, registers)
 
 
 def cross_connect_launch(
@@ -141,6 +146,8 @@ def cross_connect_launch(
     elements = kept * rows * cols * wide
     weights = next_power_of_2(geometry.channels) * next_power_of_2(hidden) * wide
     most = RESIDENT_GRADIENTS if backward and kept > 2 else RESIDENT_ELEMENTS
+    if geometry.rows > 1 and geometry.cols * itemsize % 16 != 0:
+        most = min(most, RESIDENT_UNALIGNED)
     if elements <= most and weights <= RESIDENT_WEIGHTS:
         samples = 1
         while (

@@ -1,0 +1,65 @@
+"""Routed networks on CUDA tensors that exist only as shapes: one graph, our operators, no break."""
+
+import pytest
+import torch
+from torch._subclasses.fake_tensor import FakeTensorMode
+from torch.fx.experimental.proxy_tensor import make_fx
+
+import models
+import mpkernels as mpk
+from mpkernels.ops import cross_connect as operator
+
+
+def names(graph):
+    return [str(node.target) for node in graph.nodes if node.op == "call_function"]
+
+
+@pytest.fixture
+def fake():
+    with FakeTensorMode(allow_non_fake_inputs=True) as mode:
+        yield mode
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
+def test_operators_keep_device_dtype_and_format(fake, dtype):
+    with torch.device("cuda"):
+        router = mpk.CrossConnect(32, 2, 3)
+    shape = (4, 32, 8, 8)
+    xs = [
+        torch.empty(shape, dtype=dtype, device="cuda", memory_format=torch.channels_last)
+        for _ in range(2)
+    ]
+    with torch.no_grad():
+        ys, gates = router(xs, return_gates=True)
+    assert [y.device.type for y in ys] == ["cuda"] * 3 and gates.dtype == torch.float32
+    assert all(y.is_contiguous(memory_format=torch.channels_last) for y in ys)
+    grads, grad_parameters = operator.cross_connect_backward(
+        ys, None, xs, gates, gates.new_empty((4, 2, 32)),
+        *(p.detach() for p in (router.w1, router.b1, router.w2, router.b2)), [True] * 6,
+    )  # fmt: skip
+    assert {g.dtype for g in grads} == {dtype} and {g.device.type for g in grads} == {"cuda"}
+    assert [g.shape for g in grad_parameters] == [p.shape for p in router.parameters()]
+
+
+def test_a_whole_network_is_one_graph_of_our_operators(fake):
+    """As torch.compile(fullgraph=True) captures it."""
+    with torch.device("cuda"):
+        model = models.create("basecnn_2_cc", classes=10).eval()
+    x = torch.empty(8, 3, 32, 32, device="cuda")
+    with torch.no_grad():
+        explained = torch._dynamo.explain(model)(x)
+        graph = make_fx(model, tracing_mode="fake")(x).graph
+    assert explained.graph_count == 1 and explained.graph_break_count == 0
+    assert sum("mpkernels.cross_connect" in name for name in names(graph)) == 5
+
+
+def test_export_with_any_batch():
+    with FakeTensorMode(allow_non_fake_inputs=True), torch.device("cuda"):
+        model = models.create("basecnn_2_cc", classes=10).eval()
+        x = torch.empty(8, 3, 32, 32)
+    batch = torch.export.Dim("batch", min=2, max=65535)  # pooling allows no more
+    program = torch.export.export(model, (x,), dynamic_shapes=({0: batch},))
+    found = [name for name in names(program.graph) if "mpkernels" in name]
+    assert len(found) == 5
+    (outputs,) = [node for node in program.graph.nodes if node.op == "output"]
+    assert outputs.args[0][0].meta["val"].device.type == "cuda"
