@@ -135,7 +135,10 @@ class Problem:
 
         def errors(of: baselines.Router) -> list[float]:
             ys = of(self.xs, *self.parameters)
-            found = [*ys, *torch.autograd.grad(ys, [*self.xs, *self.parameters], self.grads)]
+            found = [
+                *(y.detach() for y in ys),
+                *torch.autograd.grad(ys, [*self.xs, *self.parameters], self.grads),
+            ]
             return [
                 float((f.double() - e).abs().max() / e.abs().max()) for f, e in zip(found, exact)
             ]

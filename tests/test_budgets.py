@@ -99,7 +99,5 @@ def test_a_spill_would_be_seen():
     """One warp cannot hold two maps of 8,192 values."""
     forward, _ = launches_of(Router("", 128, (8, 8), 2, 2), torch.float32)
     (launch,) = forward
-    code = compile_for(
-        "sm_90", launch.kernel, launch.arguments, launch.constants, {"num_warps": 1}
-    )
+    code = compile_for("sm_90", launch.kernel, launch.arguments, launch.constants, {"num_warps": 1})
     assert code.spilled_bytes > 1000
