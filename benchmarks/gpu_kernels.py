@@ -129,7 +129,7 @@ class Problem:
         m = self.inputs
         exact_ys = baselines.loops(inputs[:m], *inputs[m:])
         exact = [
-            *exact_ys,
+            *(y.detach() for y in exact_ys),
             *torch.autograd.grad(exact_ys, inputs, [g.double() for g in self.grads]),
         ]
 

@@ -5,6 +5,7 @@ from mpkernels.explain import explain
 from mpkernels.fuse import fuse, unfuse
 from mpkernels.modules import CrossConnect, CrossStitch
 from mpkernels.ops.backend import use_backend
+from mpkernels.tune import tune
 from mpkernels.version import __version__
 
 __all__ = [
@@ -15,6 +16,7 @@ __all__ = [
     "explain",
     "functional",
     "fuse",
+    "tune",
     "unfuse",
     "use_backend",
 ]

@@ -19,13 +19,12 @@ from mpkernels.triton.launch import (
     RESIDENT_ELEMENTS,
     RESIDENT_GRADIENTS,
     RESIDENT_UNALIGNED,
-    Card,
     Resident,
     Walk,
-    card_of,
     cross_connect_launch,
     next_power_of_2,
 )
+from mpkernels.triton.tuned import launch_for
 
 # A task of the C++ kernels holds at least this many elements (csrc/tensors.h has the same rule).
 _TASK_ELEMENTS = 32768
@@ -225,15 +224,12 @@ def _read_again(problem: _Problem, backend: str) -> tuple[int, int, list[str]]:
     return again[0], again[1], notes
 
 
-def _card(device: str) -> Card:
-    return card_of(torch.device(device)) if device == "cuda" and not why_no_gpu() else ASSUMED
-
-
 def _launch(problem: _Problem, backward: bool) -> Resident | Walk:
-    m, n = len(problem.xs), problem.outputs
-    return cross_connect_launch(
-        problem.geometry, m, n, problem.hidden, problem.itemsize, _card(problem.device), backward
-    )
+    m, n, hidden, itemsize = len(problem.xs), problem.outputs, problem.hidden, problem.itemsize
+    if problem.device == "cuda" and not why_no_gpu():
+        here = torch.device("cuda", torch.cuda.current_device())
+        return launch_for(problem.geometry, m, n, hidden, itemsize, here, backward)
+    return cross_connect_launch(problem.geometry, m, n, hidden, itemsize, ASSUMED, backward)
 
 
 def _launches(problem: _Problem, backend: str, backward: bool) -> int:

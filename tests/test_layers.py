@@ -14,6 +14,7 @@ ALLOWED = {
     "mpkernels/version.py": set(),
     "mpkernels/eager": {"mpkernels.eager"},
     "mpkernels/triton/launch.py": {"mpkernels.ops.layout"},
+    "mpkernels/triton/tuned.py": {"mpkernels.ops.layout", "mpkernels.triton.launch"},
     "mpkernels/triton": {
         "mpkernels.triton",
         "mpkernels.ops.layout",
@@ -31,6 +32,14 @@ ALLOWED = {
         "mpkernels.ops",
         "mpkernels.availability",
         "mpkernels.triton.launch",
+        "mpkernels.triton.tuned",
+    },
+    "mpkernels/tune.py": {
+        "mpkernels.eager",
+        "mpkernels.functional",
+        "mpkernels.ops",
+        "mpkernels.availability",
+        "(mpkernels.triton)",
     },
     "mpkernels/selftest.py": {
         "mpkernels.eager",
@@ -50,6 +59,7 @@ ALLOWED = {
         "mpkernels.explain",
         "mpkernels.functional",
         "mpkernels.fuse",
+        "mpkernels.tune",
         "mpkernels.modules",
         "mpkernels.ops.backend",
         "mpkernels.version",

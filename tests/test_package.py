@@ -202,6 +202,7 @@ def test_public_names():
         "explain",
         "functional",
         "fuse",
+        "tune",
         "unfuse",
         "use_backend",
     ]

@@ -13,6 +13,7 @@ if not INTERPRETED and cases.DEVICE == "cpu":
 from mpkernels import use_backend
 from mpkernels.triton import cross_connect as launcher
 from mpkernels.triton import launch
+from mpkernels.triton.tuned import launch_for
 
 # Every kind of case once: a walk costs the interpreter more than a tile.
 CHOSEN = [
@@ -33,9 +34,9 @@ def method(request, monkeypatch):
     monkeypatch.setattr(launch, "RESIDENT_GRADIENTS", 0)
     monkeypatch.setattr(launch, "CHUNK_ELEMENTS", 256)  # several chunks of small maps
     monkeypatch.setattr(launch, "BUSY_SHARE", 0 if request.param == "streamed" else 1e9)
-    launcher._launch_of.cache_clear()
+    launch_for.cache_clear()
     yield request.param
-    launcher._launch_of.cache_clear()
+    launch_for.cache_clear()
 
 
 @pytest.mark.parametrize("case", CHOSEN, ids=str)
@@ -48,7 +49,7 @@ def results(case, share):
     torch.manual_seed(0)
     xs, parameters = make_paths(case), make_parameters(case)
     launch.BUSY_SHARE = share
-    launcher._launch_of.cache_clear()
+    launch_for.cache_clear()
     ys, gates, pooled = launcher.cross_connect(xs, *parameters.values())
     grads = make_grad_ys(case, ys)
     wanted = [True] * (case.inputs + 4)
