@@ -51,7 +51,9 @@ def test_maps_move_16_bytes_at_a_time():
         if not aligned or not wide_enough or "parameter" in row.kernel:
             continue
         if "x14x14]" in row.router and row.layout == "nchw" and row.dtype == "bf16":
-            continue  # rows of 28 bytes a 14 positions: 8 bytes at a time
+            continue  # rows of 28 bytes: 8 bytes at a time
+        if row.target == "gfx942" and row.dtype == "bf16" and "resident" not in row.kernel:
+            continue  # 8 wavefronts of 64 lanes share 2,048 values: 8 bytes at a time
         assert row.wide_loads > 0, row
         if row.kernel not in ("split_pool_kernel", "split_dot_kernel"):
             assert row.wide_stores > 0, row
