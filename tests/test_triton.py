@@ -18,7 +18,8 @@ HERE = Path(__file__).parent
 
 @pytest.mark.skipif(INTERPRETED, reason="this is the process that the test starts")
 @pytest.mark.parametrize(
-    "file", ["test_operators.py", "test_semantics.py", "test_walks.py", "test_traffic.py"]
+    "file",
+    ["test_operators.py", "test_semantics.py", "test_walks.py", "test_traffic.py", "test_tune.py"],
 )
 def test_in_the_interpreter(file):
     """Interpreter and compiler exclude each other in one process, so this starts another."""

@@ -116,7 +116,7 @@ def chunks_of(geometry: Geometry, hidden: int, itemsize: int, pairs: int = 1) ->
     walk = max(4, min(walk, next_power_of_2(block * positions)))
     tile = max(1, min(next_power_of_2(positions), WALK_ELEMENTS // block))
     # Left alone, ptxas spills a register or two where that lets one more block run at a time.
-    registers = 128 if pairs <= 9 else 192
+    registers = 128 if pairs <= 4 else 192
     return Chunks(block, max(1, -(-geometry.channels // block)), tile, walk, 8, registers)
 
 
