@@ -9,7 +9,15 @@ from conftest import INTERPRETED
 if INTERPRETED:
     pytest.skip("runs in the other process", allow_module_level=True)
 
-from benchmarks import baselines, gpu, gpu_kernels, gpu_proof, gpu_report, gpu_steps
+from benchmarks import (
+    baselines,
+    gpu,
+    gpu_correctness,
+    gpu_kernels,
+    gpu_proof,
+    gpu_report,
+    gpu_steps,
+)
 
 
 @pytest.fixture
@@ -92,3 +100,18 @@ def test_tests_are_counted():
     assert found["right"] and found["tests"] > 0 and found["failures"] == 0
     missing = gpu_proof.tests(["test_layers.py"], "-k", "nothing_has_this_name", limit=120)
     assert not missing["right"]
+
+
+def test_correctness_sees_a_wrong_kernel(monkeypatch):
+    case = gpu_correctness.Case(gpu_correctness.Router(13, (5, 7), 2, 3), "bf16", "nchw", 3)
+    row = gpu_correctness.check(case, "cpu", 1, float("inf"))
+    assert row["wrong"] == [] and 0 < max(row["share"].values()) <= 1
+    real = gpu_correctness.functional.mix
+    monkeypatch.setattr(
+        gpu_correctness.functional, "mix", lambda xs, gates: [1.05 * y for y in real(xs, gates)]
+    )
+    wrong = gpu_correctness.check(case, "cpu", 1, float("inf"))
+    assert any("mix: y0" in text for text in wrong["wrong"])
+    assert gpu_correctness.check(case, "cpu", 1, 0.0) is None
+    found = gpu_correctness.summary([row, wrong, None])
+    assert (found["cases"], found["checked"]) == (3, 2) and found["wrong"]
