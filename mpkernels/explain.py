@@ -16,12 +16,11 @@ from mpkernels.ops.check import check_gate, check_mix, check_paths
 from mpkernels.ops.layout import Geometry, empty_map, geometry_of, strides_in_place
 from mpkernels.triton.launch import (
     ASSUMED,
-    RESIDENT_ELEMENTS,
-    RESIDENT_GRADIENTS,
-    RESIDENT_UNALIGNED,
     Resident,
     Walk,
     cross_connect_launch,
+    kept_elements,
+    most_kept,
     next_power_of_2,
 )
 from mpkernels.triton.tuned import launch_for
@@ -118,13 +117,11 @@ def _why_walked(problem: _Problem, launch: Walk, backward: bool) -> str:
     geometry = problem.geometry
     kept = problem.outputs if backward else len(problem.xs)
     rows, cols = next_power_of_2(geometry.rows), next_power_of_2(geometry.cols)
-    wide = 2 if problem.itemsize == 8 else 1
-    most = RESIDENT_GRADIENTS if backward and kept > 2 else RESIDENT_ELEMENTS
-    if geometry.rows > 1 and geometry.cols * problem.itemsize % 16:
-        most = min(most, RESIDENT_UNALIGNED)
-    if kept * rows * cols * wide > most:
+    elements = kept_elements(geometry, kept, problem.itemsize)
+    most = most_kept(geometry, problem.itemsize)
+    if elements > most:
         reason = (
-            f"{kept} maps of a sample, padded to {rows} x {cols}, are {kept * rows * cols * wide} "
+            f"{kept} maps of a sample, padded to {rows} x {cols}, are {elements} "
             f"registers; one thread block keeps {most}"
         )
     else:

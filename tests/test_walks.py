@@ -31,7 +31,6 @@ CHOSEN = [
 def method(request, monkeypatch):
     """Forces one method."""
     monkeypatch.setattr(launch, "RESIDENT_ELEMENTS", 0)
-    monkeypatch.setattr(launch, "RESIDENT_GRADIENTS", 0)
     monkeypatch.setattr(launch, "CHUNK_ELEMENTS", 256)  # several chunks of small maps
     monkeypatch.setattr(launch, "BUSY_SHARE", 0 if request.param == "streamed" else 1e9)
     launch_for.cache_clear()

@@ -162,6 +162,7 @@ def cross_connect(
     parameters = contiguous(w1, b1, w2, b2)
     with on_device_of(x):
         if isinstance(launch, Resident):
+            rows = rows_of(geometry, inputs, outputs)
             resident_kernel[(-(-geometry.batch // launch.samples),)](
                 *inputs,
                 *outputs,
@@ -169,7 +170,8 @@ def cross_connect(
                 gates,
                 pooled,
                 geometry.batch,
-                WIDE=rows_of(geometry, inputs, outputs).wide,
+                DENSE=rows.dense,
+                WIDE=rows.wide,
                 **constants,
             )
         else:
@@ -253,6 +255,7 @@ def cross_connect_backward(
         scratch = [grad_logits, grad_hidden, hidden]
         with on_device_of(x):
             if isinstance(launch, Resident):
+                rows = rows_of(geometry, outer, inputs, grads)
                 resident_backward_kernel[(-(-batch // launch.samples),)](
                     *outer,
                     *inputs,
@@ -260,7 +263,8 @@ def cross_connect_backward(
                     *saved,
                     *scratch,
                     batch,
-                    WIDE=rows_of(geometry, outer, inputs, grads).wide,
+                    DENSE=rows.dense,
+                    WIDE=rows.wide,
                     **masks,
                     **constants,
                 )

@@ -24,8 +24,6 @@ def next_power_of_2(size: int) -> int:
 # Above this many kept elements a block spills registers (compiled for sm_80, sm_90 and sm_100,
 # fp32 and bf16 alike, for every mix of paths and shape tried; 49,152 already spills).
 RESIDENT_ELEMENTS = 32768
-# More than two gradients leave addresses and sums too few registers: 32,768 of four maps spill.
-RESIDENT_GRADIENTS = 24576
 # Rows that do not start at 16 bytes are loaded one by one, with an address each (7 x 7 maps).
 RESIDENT_UNALIGNED = 16384
 # w1 of one path is one tile in the resident kernels; more than this does not fit beside the maps.
@@ -120,6 +118,18 @@ def chunks_of(geometry: Geometry, hidden: int, itemsize: int, pairs: int = 1) ->
     return Chunks(block, max(1, -(-geometry.channels // block)), tile, walk, 8, registers)
 
 
+def kept_elements(geometry: Geometry, kept: int, itemsize: int) -> int:
+    """Registers that `kept` maps of a sample take in a block, padded to powers of two."""
+    wide = 2 if itemsize == 8 else 1  # float64 is summed in registers twice as large
+    return kept * next_power_of_2(geometry.rows) * next_power_of_2(geometry.cols) * wide
+
+
+def most_kept(geometry: Geometry, itemsize: int) -> int:
+    """Up to how many elements a block keeps without spilling."""
+    unaligned = geometry.rows > 1 and geometry.cols * itemsize % 16 != 0
+    return RESIDENT_UNALIGNED if unaligned else RESIDENT_ELEMENTS
+
+
 def cross_connect_launch(
     geometry: Geometry,
     inputs: int,
@@ -142,13 +152,10 @@ def cross_connect_launch(
     """
     kept = outputs if backward else inputs
     rows, cols = next_power_of_2(geometry.rows), next_power_of_2(geometry.cols)
-    wide = 2 if itemsize == 8 else 1  # float64 is summed in registers twice as large
-    elements = kept * rows * cols * wide
-    weights = next_power_of_2(geometry.channels) * next_power_of_2(hidden) * wide
-    most = RESIDENT_GRADIENTS if backward and kept > 2 else RESIDENT_ELEMENTS
-    if geometry.rows > 1 and geometry.cols * itemsize % 16 != 0:
-        most = min(most, RESIDENT_UNALIGNED)
-    if elements <= most and weights <= RESIDENT_WEIGHTS:
+    elements = kept_elements(geometry, kept, itemsize)
+    weights = next_power_of_2(geometry.channels) * next_power_of_2(hidden)
+    weights *= 2 if itemsize == 8 else 1
+    if elements <= most_kept(geometry, itemsize) and weights <= RESIDENT_WEIGHTS:
         samples = 1
         while (
             samples < SHARED_SAMPLES
@@ -156,10 +163,8 @@ def cross_connect_launch(
             and 2 * samples * weights <= RESIDENT_WEIGHTS
         ):
             samples *= 2
-        # 64 to 128 values a thread leave room for addresses below the 255 registers of a thread;
-        # float32 has no second, narrow copy that 16 warps' 128 registers could not hold.
-        full = samples * elements > RESIDENT_GRADIENTS and kept > 2 and itemsize == 4
-        warps = 4 if samples * elements <= 8192 else 16 if full else 8
+        # 64 to 128 values a thread leave room for addresses below the 255 registers of a thread.
+        warps = 4 if samples * elements <= 8192 else 8
         return Resident(samples, rows, cols, warps)
     chunks = chunks_of(geometry, hidden, itemsize, inputs * outputs)
     one = max(1, kept * geometry.channels * geometry.positions * itemsize)

@@ -21,12 +21,17 @@ from mpkernels.triton.mlp import (
 
 
 @triton.jit
-def _places(x, sample, row, col, batch_stride, row_stride, WIDE: tl.constexpr):
+def _places(
+    x, sample, row, col, batch_stride, row_stride,
+    COLS: tl.constexpr, DENSE: tl.constexpr, WIDE: tl.constexpr,
+):  # fmt: skip
     """Pointers to a tile [samples, rows, columns].
 
     Offsets within a sample take 32 bits if they fit; maps of equal strides share them, and with
-    them registers.
+    them registers. Dense rows are COLS apart, which the compiler folds into its instructions.
     """
+    if DENSE:
+        row_stride = COLS
     if WIDE:
         row = row.to(tl.int64)
     within = row[None, :, None] * row_stride + col[None, None, :]
@@ -39,7 +44,7 @@ def resident_kernel(
     w1, b1, w2, b2, gates, pooled, batch,
     CHANNELS: tl.constexpr, POSITIONS: tl.constexpr,
     INPUTS: tl.constexpr, OUTPUTS: tl.constexpr, HIDDEN: tl.constexpr, CHANNELS_LAST: tl.constexpr,
-    WIDE: tl.constexpr, BLOCK_SAMPLES: tl.constexpr, BLOCK_ROWS: tl.constexpr,
+    DENSE: tl.constexpr, WIDE: tl.constexpr, BLOCK_SAMPLES: tl.constexpr, BLOCK_ROWS: tl.constexpr,
     BLOCK_COLS: tl.constexpr, BLOCK_HIDDEN: tl.constexpr, BLOCK_OUTPUTS: tl.constexpr,
 ):  # fmt: skip
     """Y_j = sum_i g_ij X_i; one program keeps the m maps of its samples."""
@@ -56,7 +61,9 @@ def resident_kernel(
     inside = present[:, None, None] & (row < ROWS)[None, :, None] & (col < COLS)[None, None, :]
     tiles = ()
     for i in tl.static_range(INPUTS):
-        at = _places(xs[i], sample, row, col, x_batch_strides[i], x_row_strides[i], WIDE)
+        at = _places(
+            xs[i], sample, row, col, x_batch_strides[i], x_row_strides[i], COLS, DENSE, WIDE
+        )
         tiles = tiles + (tl.load(at, mask=inside, other=0.0).to(ACC),)
     weights = ()
     for i in tl.static_range(INPUTS):
@@ -74,7 +81,9 @@ def resident_kernel(
         y = element(weights[0], o, BLOCK_OUTPUTS)[:, None, None] * tiles[0]
         for i in tl.static_range(1, INPUTS):
             y += element(weights[i], o, BLOCK_OUTPUTS)[:, None, None] * tiles[i]
-        at = _places(ys[o], sample, row, col, y_batch_strides[o], y_row_strides[o], WIDE)
+        at = _places(
+            ys[o], sample, row, col, y_batch_strides[o], y_row_strides[o], COLS, DENSE, WIDE
+        )
         tl.store(at, y.to(ys[o].dtype.element_ty), mask=inside)
 
 
@@ -86,7 +95,7 @@ def resident_backward_kernel(
     CHANNELS: tl.constexpr, POSITIONS: tl.constexpr,
     PRESENT: tl.constexpr, WANTED: tl.constexpr, PARAMETERS: tl.constexpr,
     INPUTS: tl.constexpr, OUTPUTS: tl.constexpr, HIDDEN: tl.constexpr, CHANNELS_LAST: tl.constexpr,
-    WIDE: tl.constexpr, BLOCK_SAMPLES: tl.constexpr, BLOCK_ROWS: tl.constexpr,
+    DENSE: tl.constexpr, WIDE: tl.constexpr, BLOCK_SAMPLES: tl.constexpr, BLOCK_ROWS: tl.constexpr,
     BLOCK_COLS: tl.constexpr, BLOCK_HIDDEN: tl.constexpr, BLOCK_OUTPUTS: tl.constexpr,
 ):  # fmt: skip
     """dX_i = sum_j g_ij dY_j + dZ_i / S; one program keeps the n gradients of its samples.
@@ -110,7 +119,15 @@ def resident_backward_kernel(
     for o in tl.static_range(OUTPUTS):
         if (PRESENT >> o) & 1:
             at = _places(
-                grad_ys[o], sample, row, col, grad_y_batch_strides[o], grad_y_row_strides[o], WIDE
+                grad_ys[o],
+                sample,
+                row,
+                col,
+                grad_y_batch_strides[o],
+                grad_y_row_strides[o],
+                COLS,
+                DENSE,
+                WIDE,
             )
             tiles = tiles + (tl.load(at, mask=inside, other=0.0).to(ACC),)
         else:
@@ -122,7 +139,9 @@ def resident_backward_kernel(
             if grad_gates is not None:
                 d = tl.load(grad_gates + path * OUTPUTS + j, mask=of_outputs, other=0.0)
             if PRESENT != 0:
-                at = _places(xs[i], sample, row, col, x_batch_strides[i], x_row_strides[i], WIDE)
+                at = _places(
+                    xs[i], sample, row, col, x_batch_strides[i], x_row_strides[i], COLS, DENSE, WIDE
+                )
                 x = tl.load(at, mask=inside, other=0.0).to(ACC)
                 for o in tl.static_range(OUTPUTS):
                     if (PRESENT >> o) & 1:
@@ -159,6 +178,8 @@ def resident_backward_kernel(
                     col,
                     grad_x_batch_strides[i],
                     grad_x_row_strides[i],
+                    COLS,
+                    DENSE,
                     WIDE,
                 )
                 tl.store(at, dx.to(grad_xs[i].dtype.element_ty), mask=inside)
