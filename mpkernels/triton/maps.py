@@ -41,7 +41,7 @@ def reading(xs: Sequence[Tensor | None], geometry: Geometry, unused: Tensor) -> 
     tensors, batch, row = [], [], []
     for x in xs:
         if x is None:
-            x, strides = unused, Strides(0, 0)
+            x, strides = unused, Strides(0, geometry.cols)
         else:
             found = _strides(x.shape, x.stride(), geometry)
             if found is None:
@@ -95,7 +95,7 @@ def _rows(geometry: Geometry, rows: tuple[int, ...]) -> Rows:
     if geometry.rows <= 1:
         rows = (geometry.cols,)
     length = 16 if geometry.channels_last else geometry.positions
-    dense = all(row in (geometry.cols, 0) for row in rows)
+    dense = all(row == geometry.cols for row in rows)
     # A block's tile may reach up to its own padded size beyond the last row.
     wide = max(map(abs, rows)) * 2 * (geometry.rows + 2**12) + geometry.cols >= 2**31
     return Rows(dense, wide, math.gcd(16, length, *rows))
