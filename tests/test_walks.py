@@ -10,9 +10,15 @@ from test_operators import test_cross_connect as check_cross_connect
 if not INTERPRETED and cases.DEVICE == "cpu":
     pytest.skip("needs TRITON_INTERPRET=1, or a GPU", allow_module_level=True)
 
+import triton
+import triton.language as tl
+
 from mpkernels import use_backend
+from mpkernels.ops.layout import Geometry
 from mpkernels.triton import cross_connect as launcher
 from mpkernels.triton import launch
+from mpkernels.triton.maps import _rows
+from mpkernels.triton.stages import chunk_size, elements
 from mpkernels.triton.tuned import launch_for
 
 # Every kind of case once: a walk costs the interpreter more than a tile.
@@ -64,3 +70,28 @@ def test_streamed_and_split_agree_to_the_last_bit(case, method):
     with torch.no_grad():
         for one, other in zip(results(case, 0), results(case, 1e9)):
             assert torch.equal(one, other)
+
+
+@triton.jit
+def _last_element_kernel(
+    last, channels, positions, BLOCK: tl.constexpr, LAST: tl.constexpr, WIDE: tl.constexpr,
+    STEP: tl.constexpr,
+):  # fmt: skip
+    size = chunk_size(0, channels, positions, BLOCK, LAST, WIDE)
+    for q0 in range(0, size, STEP):
+        q = elements(q0, 16, WIDE)
+        tl.store(last, tl.max(q, 0))
+
+
+@pytest.mark.parametrize(
+    ("channels", "positions", "block", "channels_last"),
+    [(16, 2**27, 16, True), (16, 2**28 + 16, 8, True), (16, 2**27 + 1, 16, False)],
+)
+def test_a_chunk_of_more_elements_than_32_bits_count(channels, positions, block, channels_last):
+    """Its size and the walk over it, without the memory: the maps of [1, 16, 512, 512, 512]."""
+    geometry = Geometry(channels_last, 1, channels, positions)
+    wide = _rows(geometry, (geometry.cols,)).wide
+    assert wide and positions * block >= 2**31
+    last, step = torch.zeros(1, dtype=torch.int64, device=cases.DEVICE), 2**26
+    _last_element_kernel[(1,)](last, channels, positions, block, channels_last, wide, step)
+    assert last.item() == (positions * block - 1) // step * step + 15

@@ -97,7 +97,8 @@ def _rows(geometry: Geometry, rows: tuple[int, ...]) -> Rows:
     length = 16 if geometry.channels_last else geometry.positions
     dense = all(row == geometry.cols for row in rows)
     # A block's tile may reach up to its own padded size beyond the last row.
-    wide = max(map(abs, rows)) * 2 * (geometry.rows + 2**12) + geometry.cols >= 2**31
+    longest = max(geometry.cols, *map(abs, rows))
+    wide = longest * 2 * (geometry.rows + 2**12) + geometry.cols >= 2**31
     return Rows(dense, wide, math.gcd(16, length, *rows))
 
 
