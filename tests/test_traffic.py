@@ -16,6 +16,8 @@ from meter import Meter, TrafficError
 from networks import Router
 from traffic import MEASURED, NETWORKS, measure
 
+from mpkernels.triton.parameters import parameter_gradients
+
 RESIDENT = {r[1:]: r for n in MEASURED[:2] for r in NETWORKS[n] if r.channels * 3 <= 128 * 3}
 
 
@@ -39,6 +41,17 @@ def test_walked_maps_are_read_twice_and_no_more(router):
     assert forward.method == backward.method == "split"
     assert forward.touched == 1 + 2 / 4 and backward.touched == 1 + 2 / 6
     assert forward.memory == backward.memory == 1.0
+
+
+def test_parts_of_a_batch_are_added_without_a_race():
+    """Each part by programs of its own; a second launch adds what the first has stored."""
+    small = [torch.randn(131, 2, size) for size in (3, 5, 5, 17)]
+    parameters = [torch.randn(*s) for s in ((2, 5, 17), (2, 5), (2, 3, 5), (2, 3))]
+    with Meter() as meter:
+        grads = parameter_gradients(*small, parameters, [True] * 4)
+    meter.assert_written_once(*grads)
+    assert len(meter.launches) == 2
+    assert meter.loaded["parts"] == 2 * 4 * sum(p.numel() for p in parameters)
 
 
 @triton.jit

@@ -1,5 +1,6 @@
 """Triton without a GPU: the interpreter over the whole table, launches, rules, compiled code."""
 
+import math
 import os
 import subprocess
 import sys
@@ -47,6 +48,18 @@ def test_launches(network, channels_last):
         assert {x.grid for x in (*forward, backward[0])} == {(blocks,)}
         frozen = launches_of(router, torch.float32, channels_last=channels_last, frozen=True)
         assert len(frozen[1]) == 1
+
+
+def test_large_batches_share_the_gradients_of_parameters():
+    """A part of the batch is added by programs of its own, then the parts are, in order."""
+    from networks import Router
+    from recorder import launches_of
+
+    for batch, launches in ((128, 2), (129, 3), (2048, 3)):
+        _, backward = launches_of(Router("", 64, (8, 8), 2, 2), torch.float32, batch=batch)
+        assert len(backward) == launches and backward[0].grid == (batch,)
+        parts, *further = backward[1].grid
+        assert parts == -(-batch // 128) and math.prod(further) >= 32
 
 
 H100, SMALL = Card(132, 50 * 2**20), Card(16, 2 * 2**20)
@@ -107,6 +120,7 @@ def test_every_other_kernel_compiles():
     from recorder import recorded_launches
 
     from mpkernels.triton import cross_connect, gate, mix
+    from mpkernels.triton.parameters import parameter_gradients
 
     xs = [torch.empty(4, 64, 56, 56) for _ in range(2)]
     parameters = [torch.zeros(*s) for s in ((2, 16, 64), (2, 16), (2, 2, 16), (2, 2))]
@@ -118,11 +132,13 @@ def test_every_other_kernel_compiles():
         )
         gate.gate(xs, *parameters)
         gate.gate_backward(gates, gates, pooled, *parameters, [True] * 4)
+        small = [torch.empty(300, 2, size) for size in (2, 16, 16, 64)]
+        parameter_gradients(*small, parameters, [True] * 4)
         for shape in ((4, 2, 2), (4, 2, 2, 64)):
             mix.mix(xs, torch.zeros(shape))
             mix.mix_backward(grads, xs, torch.zeros(shape), [True, True, True])
     names = {launch.kernel.__name__ for launch in recorded}
-    assert len(names) == 9 and len(recorded) == 14
+    assert len(names) == 10 and len(recorded) == 16
     for launch in recorded:
         for target in ("sm_90", "gfx942"):
             code = compile_for(

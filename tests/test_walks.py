@@ -16,7 +16,7 @@ import triton.language as tl
 from mpkernels import use_backend
 from mpkernels.ops.layout import Geometry
 from mpkernels.triton import cross_connect as launcher
-from mpkernels.triton import launch
+from mpkernels.triton import launch, parameters
 from mpkernels.triton.maps import _rows
 from mpkernels.triton.stages import chunk_size, elements
 from mpkernels.triton.tuned import launch_for
@@ -39,6 +39,7 @@ def method(request, monkeypatch):
     monkeypatch.setattr(launch, "RESIDENT_ELEMENTS", 0)
     monkeypatch.setattr(launch, "CHUNK_ELEMENTS", 256)  # several chunks of small maps
     monkeypatch.setattr(launch, "BUSY_SHARE", 0 if request.param == "streamed" else 1e9)
+    monkeypatch.setattr(parameters, "PARAMETER_SAMPLES", 2)  # several parts of a small batch
     launch_for.cache_clear()
     yield request.param
     launch_for.cache_clear()

@@ -40,6 +40,8 @@ WALK_WEIGHTS = 2048
 L2_SHARE = 0.6
 # Below this share of busy multiprocessors a sample is split over several blocks.
 BUSY_SHARE = 0.75
+# Samples whose gradients of the parameters one program adds; see triton/parameters.py.
+PARAMETER_SAMPLES = 128
 
 
 class Card(NamedTuple):
@@ -187,6 +189,11 @@ def tile_of(geometry: Geometry) -> Tile:
     """Tiles of up to 2,048 elements, as wide as a row allows."""
     cols = min(next_power_of_2(geometry.cols), 512)
     return Tile(min(next_power_of_2(geometry.rows), WALK_ELEMENTS // cols), cols, 8)
+
+
+def parameter_launches(batch: int) -> int:
+    """How often the parameters' gradients launch: once more where a batch has several parts."""
+    return 1 if batch <= PARAMETER_SAMPLES else 2
 
 
 def on_device_of(x: Tensor) -> AbstractContextManager[object]:
