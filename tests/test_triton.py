@@ -50,6 +50,23 @@ def test_launches(network, channels_last):
         assert len(frozen[1]) == 1
 
 
+@pytest.mark.parametrize("sizes", [(64, (8, 8)), (256, (14, 14)), (32, ())], ids=str)
+def test_a_new_batch_compiles_nothing(sizes):
+    """1 and multiples of 16, which Triton would make kernels of their own for, are no exception."""
+    from aot import source
+    from networks import Router
+    from recorder import launches_of
+
+    found = {}
+    for batch in (1, 2, 15, 16, 128, 129, 400, 2048):
+        for direction in launches_of(Router("", *sizes, 2, 2), torch.float32, batch=batch):
+            for launch in direction:
+                made = source(launch.kernel, launch.arguments, launch.constants)
+                compiled = (made.signature, made.constants, made.attrs)
+                name = launch.kernel.__name__
+                assert found.setdefault(name, compiled) == compiled, (name, batch)
+
+
 def test_large_batches_share_the_gradients_of_parameters():
     """A part of the batch is added by programs of its own, then the parts are, in order."""
     from networks import Router
