@@ -93,20 +93,20 @@ def test_a_block_keeps_what_fits():
     assert rule(128, 64, 2) == Resident(1, 128, 64, 8)
     assert rule(16, 1024, 2) == Resident(1, 16, 1024, 8)
     assert rule(16, 1024, 2, last=True) == Resident(1, 1024, 16, 8)
-    assert rule(32, 256, 4, 4) == Resident(1, 32, 256, 16)
-    assert rule(32, 256, 4, 4, itemsize=2) == Resident(1, 32, 256, 8)
+    assert rule(32, 256, 4, 4) == rule(32, 256, 4, 4, backward=True) == Resident(1, 32, 256, 8)
     assert rule(13, 35, 3) == Resident(1, 16, 64, 4)
     assert rule(32, 1, 2) == Resident(16, 1, 32, 4)  # tiny samples share a block
     assert rule(32, 256, 2, itemsize=8).method == "resident"
     assert rule(32, 256, 3, itemsize=8).method != "resident"  # float64 takes twice the registers
-    assert rule(32, 256, 4, 4, backward=True).method != "resident"  # would spill
+    assert rule(32, 256, 6, 4).method != "resident"  # would spill
     assert rule(1024, 1, 2).method != "resident"  # w1 alone would fill the block
 
 
 def test_what_does_not_fit_is_walked():
     """Blocks own samples while L2 holds enough samples to keep the card busy."""
     streamed = rule(16, 1024, 4, 4)
-    assert streamed.method == "streamed" and streamed.samples == 132
+    assert streamed.method == "streamed" and streamed.samples == 120  # 60 % of L2, and no more
+    assert rule(16, 1024, 3, 3).samples == 132  # a whole wave, though 160 would fit
     assert rule(16, 1024, 4, 4, batch=8).method == "split"  # too few samples
     split = rule(64, 3136, 2)
     assert split.method == "split" and split.samples == 19  # 1.6 MB a sample

@@ -172,8 +172,8 @@ def cross_connect_launch(
     one = max(1, kept * geometry.channels * geometry.positions * itemsize)
     fit = max(1, int(card.l2_bytes * L2_SHARE) // one)
     if min(geometry.batch, fit) >= BUSY_SHARE * card.multiprocessors:
-        # Whole waves of blocks, so that none waits for a straggler.
-        return Walk("streamed", max(fit // card.multiprocessors, 1) * card.multiprocessors, chunks)
+        # Whole waves of blocks, so that none waits for a straggler; less than one where L2 ends.
+        return Walk("streamed", fit // card.multiprocessors * card.multiprocessors or fit, chunks)
     return Walk("split", fit, chunks)
 
 
