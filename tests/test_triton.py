@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 import torch
 from conftest import INTERPRETED
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from mpkernels.ops.layout import Geometry
 from mpkernels.triton.launch import Card, Resident, cross_connect_launch
@@ -77,6 +78,55 @@ def test_large_batches_share_the_gradients_of_parameters():
         assert len(backward) == launches and backward[0].grid == (batch,)
         parts, *further = backward[1].grid
         assert parts == -(-batch // 128) and math.prod(further) >= 32
+
+
+class Dispatched(TorchDispatchMode):
+    """The names of the operators that run."""
+
+    def __torch_dispatch__(self, function, types, arguments=(), named=None):
+        self.names.append(function.overloadpacket.__name__)
+        return function(*arguments, **(named or {}))
+
+    def __init__(self):
+        super().__init__()
+        self.names = []
+
+
+@pytest.mark.parametrize("missing", [False, True], ids=["all", "missing"])
+def test_mix_backward_fetches_nothing_from_the_host(missing):
+    """A copy of indices would break the capture of a CUDA graph."""
+    from recorder import recorded_launches
+
+    from mpkernels.triton import mix
+
+    xs, gates = [torch.empty(2, 5, 3, 3) for _ in range(3)], torch.empty(2, 3, 3)
+    grads = [xs[0], None, xs[2]] if missing else xs
+    with recorded_launches() as launches, Dispatched() as dispatched:
+        mix.mix_backward(grads, xs, gates, [True, not missing, True, True])
+    assert len(launches) == 2 and launches[0].arguments[6].shape == (2,) + (3 - missing,) * 2
+    allowed = {"empty", "empty_strided", "new_empty", "transpose"}
+    assert set(dispatched.names) <= allowed | ({"select", "stack"} if missing else set())
+
+
+def test_copies_are_those_that_explain_names():
+    """A path of another format: one copy of it, and one of its gradient, out of the kernel."""
+    from recorder import recorded_launches
+
+    import mpkernels as mpk
+    from mpkernels.triton import cross_connect
+
+    xs = [torch.empty(2, 5, 3, 3), torch.empty(2, 3, 3, 5).movedim(-1, 1)]
+    parameters = [torch.empty(*s) for s in ((2, 16, 5), (2, 16), (2, 2, 16), (2, 2))]
+    with recorded_launches(), Dispatched() as forward:
+        ys, gates, pooled = cross_connect.cross_connect(xs, *parameters)
+    grads = [torch.empty(2, 5, 3, 3)] * 2
+    with recorded_launches(), Dispatched() as backward:
+        cross_connect.cross_connect_backward(
+            grads, None, xs, gates, pooled, *parameters, [True] * 6
+        )
+    named = mpk.explain(mpk.CrossConnect(5, 2, 2), xs, device="cuda")
+    for found, cost, kernels in ((forward, named.forward, 1), (backward, named.backward, 2)):
+        assert found.names.count("copy_") == cost.launches - kernels
 
 
 H100, SMALL = Card(132, 50 * 2**20), Card(16, 2 * 2**20)

@@ -80,16 +80,6 @@ def empty_map(x: Tensor, channels_last: bool | None = None) -> Tensor:
     return x.new_empty(x.shape)
 
 
-def readable(x: Tensor, geometry: Geometry) -> tuple[Tensor, Strides]:
-    """x, or the one copy of it that a kernel can read, with its strides."""
-    strides = strides_in_place(x, geometry)
-    if strides is None:
-        x = empty_map(x, geometry.channels_last and x.dim() > 2).copy_(x)
-        strides = strides_in_place(x, geometry)
-        assert strides is not None
-    return x, strides
-
-
 def in_format_of(y: Tensor, x: Tensor) -> Tensor:
     """y, dense and in the format of x, copied only where it is not that already."""
     like = empty_map(x)

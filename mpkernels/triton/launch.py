@@ -8,7 +8,7 @@ from __future__ import annotations
 import math
 from contextlib import AbstractContextManager, nullcontext
 from functools import lru_cache
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -118,6 +118,19 @@ def chunks_of(geometry: Geometry, hidden: int, itemsize: int, pairs: int = 1) ->
     # Left alone, ptxas spills a register or two where that lets one more block run at a time.
     registers = 128 if pairs <= 4 else 192
     return Chunks(block, max(1, -(-geometry.channels // block)), tile, walk, 8, registers)
+
+
+def chunk_constants(chunks: Chunks) -> dict[str, Any]:
+    """Compile-time sizes of a walk in chunks."""
+    # Only NVIDIA's compiler takes a limit of registers; the kernels are the same.
+    limit = {} if torch.version.hip else {"maxnreg": chunks.registers}
+    return limit | {
+        "BLOCK_CHANNELS": chunks.channels,
+        "BLOCK_POSITIONS": chunks.positions,
+        "BLOCK_WALK": chunks.walk,
+        "BLOCK_CHUNKS": next_power_of_2(chunks.count),
+        "num_warps": chunks.num_warps,
+    }
 
 
 def kept_elements(geometry: Geometry, kept: int, itemsize: int) -> int:
