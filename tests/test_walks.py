@@ -1,5 +1,7 @@
 """cross_connect by every method, whatever the shape would choose; interpreted, or on a GPU."""
 
+from dataclasses import replace
+
 import cases
 import pytest
 import torch
@@ -14,16 +16,19 @@ import triton
 import triton.language as tl
 
 from mpkernels import use_backend
-from mpkernels.ops.layout import Geometry
+from mpkernels.ops.layout import Geometry, geometry_of
 from mpkernels.triton import cross_connect as launcher
 from mpkernels.triton import launch, parameters
 from mpkernels.triton.maps import _rows
 from mpkernels.triton.stages import chunk_size, elements
 from mpkernels.triton.tuned import launch_for
 
+# Strides and gradients of every kind, with channels for several chunks, the last one ragged.
+STRIDED = ("layout_", "gradient_", "expanded_")
+
 # Every kind of case once: a walk costs the interpreter more than a tile.
 CHOSEN = [
-    case
+    replace(case, channels=21) if case.name.startswith(STRIDED) else case
     for case in CASES
     if not case.name.endswith(("_large_sample", "_large_channels_last"))
     and (
@@ -37,16 +42,30 @@ CHOSEN = [
 def method(request, monkeypatch):
     """Forces one method."""
     monkeypatch.setattr(launch, "RESIDENT_ELEMENTS", 0)
+    monkeypatch.setattr(launch, "RESIDENT_UNALIGNED", 0)
     monkeypatch.setattr(launch, "CHUNK_ELEMENTS", 256)  # several chunks of small maps
     monkeypatch.setattr(launch, "BUSY_SHARE", 0 if request.param == "streamed" else 1e9)
     monkeypatch.setattr(parameters, "PARAMETER_SAMPLES", 2)  # several parts of a small batch
+    taken = set()
+
+    def launch_of(*sizes):
+        found = launch_for(*sizes)
+        taken.add(found.method)
+        return found
+
+    monkeypatch.setattr(launcher, "_launch_of", launch_of)
     launch_for.cache_clear()
     yield request.param
     launch_for.cache_clear()
+    assert request.param in taken and taken <= {"streamed", "split"}
 
 
 @pytest.mark.parametrize("case", CHOSEN, ids=str)
 def test_cross_connect(case, method):
+    if case.name.startswith(STRIDED):
+        pairs = case.inputs * case.outputs
+        geometry = geometry_of(make_paths(case)[0])
+        assert launch.chunks_of(geometry, case.hidden, case.dtype.itemsize, pairs).count > 1
     with use_backend("triton"):
         check_cross_connect(case, "triton")
 
@@ -65,6 +84,7 @@ def results(case, share):
     return [*ys, gates, pooled, *grad_xs, *grad_parameters]
 
 
+@pytest.mark.parametrize("method", ["streamed"], indirect=True)
 @pytest.mark.parametrize("case", CHOSEN[:8:2] + CHOSEN[-4:], ids=str)
 def test_streamed_and_split_agree_to_the_last_bit(case, method):
     """A batch that is large enough to be streamed gives its samples what a small one gives."""
