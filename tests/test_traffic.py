@@ -16,6 +16,7 @@ from meter import Meter, TrafficError
 from networks import Router
 from traffic import MEASURED, NETWORKS, measure
 
+from benchmarks import sanitized
 from mpkernels.triton.gate import gate, gate_backward
 from mpkernels.triton.mix import mix, mix_backward
 from mpkernels.triton.parameters import parameter_gradients
@@ -94,6 +95,14 @@ def test_mix_is_at_the_floor_but_for_the_gradient_of_gates(by_channel):
     assert meter.loaded["grad_ys"] == meter.loaded["xs"] - n * one == m * n * one
     assert meter.stored["ys"] == m * one
     assert meter.launches == ["_mix_kernel", "_grad_gates_kernel"]
+
+
+def test_what_the_sanitizer_watches_launches_every_kernel(monkeypatch):
+    """By every method; a kernel that is left out fails the run on a GPU."""
+    sanitized.run("cpu")
+    monkeypatch.setattr(sanitized, "step", lambda *shape, **named: None)
+    with pytest.raises(RuntimeError, match=r"not launched: .*gate_kernel.*streamed_kernel"):
+        sanitized.run("cpu")
 
 
 @triton.jit
