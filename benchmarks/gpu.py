@@ -1,6 +1,7 @@
 """Everything that needs a GPU, in one go of under nine minutes: `python -m benchmarks.gpu`.
 
-Parts run in order and are saved one by one, so a second run goes on where the first stopped.
+Parts run in order and are saved one by one, so a second run goes on where the first stopped, unless
+the commit, the card or a version is another; what was wrong runs again.
 Without a GPU the proof that needs none runs instead, and every part says that it was not measured.
 """
 
@@ -22,6 +23,7 @@ from benchmarks import gpu_kernels, gpu_proof, gpu_report, gpu_steps
 from models.checkpoint import write_whole
 
 RESULTS = Path(__file__).parent / "results"
+VERSIONS = ("commit", "card", "driver", "torch", "cuda", "triton", "python")
 Part = Callable[[dict[str, Any]], dict[str, Any]]
 
 # Each takes the report so far and returns its own section.
@@ -52,12 +54,11 @@ def _arguments() -> argparse.ArgumentParser:
 def run_parts(
     report: dict[str, Any], parts: dict[str, Part], budget: float, save: Callable[[], None]
 ) -> bool:
-    """Adds what is missing to the report, saves after each part; True if nothing failed."""
-    start, good = time.monotonic(), True
+    """Adds what is missing to the report, saves after each part; True if all of it is good."""
+    start = time.monotonic()
     for name, part in parts.items():
         if time.monotonic() - start > budget:
             report[name] = {"state": "not reached", "why": f"{budget:.0f} s were over"}
-            good = False
             continue
         begun = time.monotonic()
         print(f"{name} ...", flush=True)
@@ -67,10 +68,26 @@ def run_parts(
             text = re.sub(r"(/[\w.+-]+){2,}/", "", f"{type(error).__name__}: {error}")
             report[name] = {"state": "failed", "why": text[:2000]}
         report[name]["seconds"] = round(time.monotonic() - begun, 1)
-        good &= report[name]["state"] == "done" and report[name].get("right", True)
         print(f"{name}: {report[name]['state']} in {report[name]['seconds']} s", flush=True)
         save()
-    return good
+    return all(
+        section["state"] == "not measured" or is_done(section) for section in report.values()
+    )
+
+
+def is_done(section: dict[str, Any]) -> bool:
+    """Whether a part ran to its end, with right results."""
+    return section.get("state") == "done" and bool(section.get("right", True))
+
+
+def still_true(report: dict[str, Any], here: dict[str, Any]) -> dict[str, Any]:
+    """The saved report, or nothing if it is of another commit, card or version."""
+    saved = report.get("environment", {})
+    for name in VERSIONS:
+        if saved and saved.get(name) != here.get(name):
+            print(f"{name} is {here.get(name)}, was {saved.get(name)}: every part runs again")
+            return {}
+    return report
 
 
 def chosen(report: dict[str, Any], only: list[str] | None, again: list[str]) -> dict[str, Part]:
@@ -79,7 +96,7 @@ def chosen(report: dict[str, Any], only: list[str] | None, again: list[str]) -> 
     return {
         name: part
         for name, part in asked.items()
-        if report.get(name, {}).get("state") != "done" or name in again or "all" in again
+        if not is_done(report.get(name, {})) or name in again or "all" in again
     }
 
 
@@ -98,6 +115,7 @@ def main(arguments: list[str] | None = None) -> int:
         write_whole(path.with_suffix(".md"), lambda to: to.write_text(page))
 
     if gpu:
+        report = still_true(report, gpu_proof.environment({}))
         parts = chosen(report, given.only, given.again)
     else:
         print("torch finds no GPU: the proof that needs none runs, GPU figures are not measured")
@@ -111,14 +129,13 @@ def main(arguments: list[str] | None = None) -> int:
 
 
 def commit() -> str:
-    """The checkout's commit, and whether it was changed since."""
+    """The checkout's commit, and whether it was changed since, results left out."""
 
     def git(*words: str) -> str:
         return subprocess.run(["git", *words], capture_output=True, text=True).stdout.strip()
 
-    return (git("rev-parse", "--short", "HEAD") or "unknown") + (
-        " and changes" if git("status", "--porcelain", "--untracked-files=no") else ""
-    )
+    changed = git("status", "--porcelain", "--untracked-files=no", ":/", ":!/benchmarks/results")
+    return (git("rev-parse", "--short", "HEAD") or "unknown") + (" and changes" if changed else "")
 
 
 if __name__ == "__main__":
