@@ -72,7 +72,7 @@ def _parameter_gradients_kernel(
             of_w1 = (k < HIDDEN)[:, None] & (c < CHANNELS)[None, :]
             tl.store(to_w1, dw1.to(grad_w1.dtype.element_ty), mask=of_w1)
         if grad_b1 is not None:
-            of_b1 = (k < HIDDEN) & (tl.program_id(2) == 0)
+            of_b1 = (k < HIDDEN) & (tl.program_id(2) + tl.zeros([BLOCK_HIDDEN], tl.int32) == 0)
             tl.store(grad_b1 + path * HIDDEN + k, db1.to(grad_b1.dtype.element_ty), mask=of_b1)
     else:
         j = tl.arange(0, BLOCK_OUTPUTS)
@@ -85,7 +85,7 @@ def _parameter_gradients_kernel(
             of_w2 = (j < OUTPUTS)[:, None] & (k < HIDDEN)[None, :]
             tl.store(to_w2, dw2.to(grad_w2.dtype.element_ty), mask=of_w2)
         if grad_b2 is not None:
-            of_b2 = (j < OUTPUTS) & (block == 0)
+            of_b2 = (j < OUTPUTS) & (block + tl.zeros([BLOCK_OUTPUTS], tl.int32) == 0)
             tl.store(grad_b2 + path * OUTPUTS + j, db2.to(grad_b2.dtype.element_ty), mask=of_b2)
 
 
