@@ -210,8 +210,8 @@ def _read_again(problem: _Problem, backend: str) -> tuple[int, int, list[str]]:
     if backend == "native":
         return (m if problem.operator == "cross_connect" else 0), n, []
     if problem.operator == "mix":
-        # dX reads each dY; then every pair (i, j) of dG reads an X_i and a dY_j.
-        return 0, 2 * m * n - m, []
+        # dX reads each dY; then dG reads each X_i once and for it every dY_j.
+        return 0, m * n, []
     again, notes = [0, 0], []
     for direction, kept, maps in ((0, m, "X"), (1, n, "dY")):
         launch = _launch(problem, direction == 1)

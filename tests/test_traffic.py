@@ -91,8 +91,8 @@ def test_mix_is_at_the_floor_but_for_the_gradient_of_gates(by_channel):
     with Meter() as meter:
         grad_xs, grad_gates = mix_backward(ys, xs, gates, [True] * 3)
     meter.assert_written_once(*grad_xs, *grad_gates)
-    # The gates' gradient reads every pair of maps; dX, itself a mix of dY, each dY once.
-    assert meter.loaded["grad_ys"] == meter.loaded["xs"] - n * one == m * n * one
+    # The gates' gradient reads each X once, with every dY; dX, itself a mix of dY, each dY once.
+    assert meter.loaded["xs"] == n * one + m * one and meter.loaded["grad_ys"] == m * n * one
     assert meter.stored["ys"] == m * one
     assert meter.launches == ["_mix_kernel", "_grad_gates_kernel"]
 

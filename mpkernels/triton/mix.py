@@ -1,7 +1,7 @@
 """mix: Y_j = sum_i g_ij X_i with given gates of any strides, one a sample or one a channel.
 
-Forward moves (m + n)|X|: programs own tiles. Backward: one program owns one sample, so that the
-gates' gradients are sums in a fixed order.
+Forward moves (m + n)|X|: programs own tiles. Backward: dX is a mix of dY; one program owns one path
+of a sample, so that the gates' gradients are sums in a fixed order, and reads (m + m n)|X|.
 """
 
 from __future__ import annotations
@@ -69,6 +69,56 @@ def _mix_kernel(
 
 
 @triton.jit
+def _grad_gates_of(
+    x, x_row_stride, grad_ys, grad_y_batch_strides, grad_y_row_strides, grad_gates,
+    sample, channels, positions,
+    PRESENT: tl.constexpr, BY_CHANNEL: tl.constexpr, OUTPUTS: tl.constexpr,
+    CHANNELS_LAST: tl.constexpr,
+    BLOCK_ROWS: tl.constexpr, BLOCK_COLS: tl.constexpr, ACC: tl.constexpr,
+):  # fmt: skip
+    """The n gradients of one path's gates to `grad_gates`, of one sample."""
+    rows = positions if CHANNELS_LAST else channels
+    cols = channels if CHANNELS_LAST else positions
+    BLOCK_C: tl.constexpr = BLOCK_COLS if CHANNELS_LAST else BLOCK_ROWS
+    BLOCK_S: tl.constexpr = BLOCK_ROWS if CHANNELS_LAST else BLOCK_COLS
+    wholes = ()
+    for _o in tl.static_range(OUTPUTS):
+        wholes = wholes + (tl.zeros([BLOCK_C], ACC),)
+    for c0 in range(0, channels, BLOCK_C):
+        totals = ()
+        for _o in tl.static_range(OUTPUTS):
+            totals = totals + (tl.zeros([BLOCK_ROWS, BLOCK_COLS], ACC),)
+        for s0 in range(0, positions, BLOCK_S):
+            row = (s0 if CHANNELS_LAST else c0) + tl.arange(0, BLOCK_ROWS)[:, None]
+            col = (c0 if CHANNELS_LAST else s0) + tl.arange(0, BLOCK_COLS)[None, :]
+            inside = (row < rows) & (col < cols)
+            at = row.to(tl.int64) * x_row_stride + col
+            tile = tl.load(x + at, mask=inside, other=0.0).to(ACC)
+            grown = ()
+            for o in tl.static_range(OUTPUTS):
+                if (PRESENT >> o) & 1:
+                    at = row.to(tl.int64) * grad_y_row_strides[o] + col
+                    dy = grad_ys[o] + sample * grad_y_batch_strides[o] + at
+                    product = tile * tl.load(dy, mask=inside, other=0.0).to(ACC)
+                    grown = grown + (totals[o] + product,)
+                else:
+                    grown = grown + (totals[o],)
+            totals = grown
+        added = ()
+        for o in tl.static_range(OUTPUTS):
+            by_channel = tl.sum(totals[o], 0 if CHANNELS_LAST else 1)
+            if BY_CHANNEL:
+                c = c0 + tl.arange(0, BLOCK_C)
+                to = grad_gates + o * channels + c
+                tl.store(to, by_channel.to(grad_gates.dtype.element_ty), mask=c < channels)
+            added = added + (wholes[o] + by_channel,)
+        wholes = added
+    if not BY_CHANNEL:
+        for o in tl.static_range(OUTPUTS):
+            tl.store(grad_gates + o, tl.sum(wholes[o], 0).to(grad_gates.dtype.element_ty))
+
+
+@triton.jit
 def _grad_gates_kernel(
     grad_ys, grad_y_batch_strides, grad_y_row_strides, xs, x_batch_strides, x_row_strides,
     grad_gates, channels, positions,
@@ -76,38 +126,20 @@ def _grad_gates_kernel(
     CHANNELS_LAST: tl.constexpr,
     BLOCK_ROWS: tl.constexpr, BLOCK_COLS: tl.constexpr, ACC: tl.constexpr,
 ):  # fmt: skip
-    """d_ij = <dY_j, X_i>, or d_ijc = the sum over positions alone. One program owns one sample."""
-    rows = positions if CHANNELS_LAST else channels
-    cols = channels if CHANNELS_LAST else positions
-    BLOCK_C: tl.constexpr = BLOCK_COLS if CHANNELS_LAST else BLOCK_ROWS
-    BLOCK_S: tl.constexpr = BLOCK_ROWS if CHANNELS_LAST else BLOCK_COLS
+    """d_ij = <dY_j, X_i>, or d_ijc = the sum over positions alone.
+
+    One program owns one path of one sample: it loads each X_i element once, with every dY_j.
+    """
     sample = tl.program_id(0).to(tl.int64)
+    width = OUTPUTS * (channels if BY_CHANNEL else 1)
     for i in tl.static_range(INPUTS):
-        for o in tl.static_range(OUTPUTS):
-            pair = (sample * INPUTS + i) * OUTPUTS + o
-            whole = tl.zeros([BLOCK_C], ACC)
-            for c0 in range(0, channels, BLOCK_C):
-                total = tl.zeros([BLOCK_ROWS, BLOCK_COLS], ACC)
-                if (PRESENT >> o) & 1:
-                    for s0 in range(0, positions, BLOCK_S):
-                        row = (s0 if CHANNELS_LAST else c0) + tl.arange(0, BLOCK_ROWS)[:, None]
-                        col = (c0 if CHANNELS_LAST else s0) + tl.arange(0, BLOCK_COLS)[None, :]
-                        inside = (row < rows) & (col < cols)
-                        at = row.to(tl.int64) * x_row_strides[i] + col
-                        x = xs[i] + sample * x_batch_strides[i] + at
-                        at = row.to(tl.int64) * grad_y_row_strides[o] + col
-                        dy = grad_ys[o] + sample * grad_y_batch_strides[o] + at
-                        left = tl.load(x, mask=inside, other=0.0).to(ACC)
-                        total += left * tl.load(dy, mask=inside, other=0.0).to(ACC)
-                by_channel = tl.sum(total, 0 if CHANNELS_LAST else 1)
-                if BY_CHANNEL:
-                    c = c0 + tl.arange(0, BLOCK_C)
-                    to = grad_gates + pair * channels + c
-                    tl.store(to, by_channel.to(grad_gates.dtype.element_ty), mask=c < channels)
-                else:
-                    whole += by_channel
-            if not BY_CHANNEL:
-                tl.store(grad_gates + pair, tl.sum(whole, 0).to(grad_gates.dtype.element_ty))
+        if tl.program_id(1) == i:
+            _grad_gates_of(
+                xs[i] + sample * x_batch_strides[i], x_row_strides[i],
+                grad_ys, grad_y_batch_strides, grad_y_row_strides,
+                grad_gates + (sample * INPUTS + i) * width, sample, channels, positions,
+                PRESENT, BY_CHANNEL, OUTPUTS, CHANNELS_LAST, BLOCK_ROWS, BLOCK_COLS, ACC,
+            )  # fmt: skip
 
 
 def _strides(gates: Tensor) -> tuple[int, int, int, int]:
@@ -184,7 +216,7 @@ def mix_backward(
     tile = tile_of(geometry)
     if geometry.batch > 0:
         with on_device_of(x):
-            _grad_gates_kernel[(geometry.batch,)](
+            _grad_gates_kernel[(geometry.batch, len(xs))](
                 *reading(grad_ys, geometry, x),
                 *reading(xs, geometry, x),
                 grad_gates,
