@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 
 import torch
 from torch import Tensor
@@ -40,8 +40,17 @@ def fused(xs: list[Tensor], w1: Tensor, b1: Tensor, w2: Tensor, b2: Tensor) -> l
     return functional.cross_connect(xs, w1, b1, w2, b2)[0]
 
 
-def contenders() -> dict[str, Router]:
-    """Name to router; compilation happens at the first call."""
+ROUTERS = ("loops", "stacked", "compile", "max-autotune", "fused")
+
+
+def routers(names: Iterable[str]) -> dict[str, Router]:
+    """Those of ROUTERS that are named; compilation happens at the first call, anew each time."""
     torch._dynamo.reset()
-    compiled = torch.compile(loops, dynamic=False)
-    return {"loops": loops, "stacked": stacked, "compile": compiled, "fused": fused}
+    made: dict[str, Router] = {
+        "loops": loops,
+        "stacked": stacked,
+        "compile": torch.compile(loops, dynamic=False),
+        "max-autotune": torch.compile(loops, dynamic=False, mode="max-autotune"),
+        "fused": fused,
+    }
+    return {name: made[name] for name in ROUTERS if name in names}

@@ -10,7 +10,6 @@ import sys
 import time
 import types
 from collections.abc import Callable, Iterator
-from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
@@ -18,8 +17,6 @@ from torch import Tensor
 
 from mpkernels import functional
 
-# The bounds are those of the tests; their package is a folder of modules.
-sys.path.insert(0, str(Path(__file__).parents[1] / "tests"))
 if importlib.util.find_spec("pytest") is None:
     # closeness needs one flag of conftest, which is a file of pytest's fixtures otherwise.
     sys.modules.setdefault("conftest", types.ModuleType("conftest")).INTERPRETED = (  # type: ignore[attr-defined]
@@ -28,6 +25,7 @@ if importlib.util.find_spec("pytest") is None:
 
 import closeness  # noqa: E402
 from closeness import ROUNDOFF, Bounded, GateBounds, gamma  # noqa: E402
+from networks import NETWORKS  # noqa: E402
 
 OPERATORS = ("cross_connect", "gate", "mix", "mix by channel")
 DTYPES = {
@@ -62,16 +60,8 @@ class Case(NamedTuple):
         return f"{self.router} {self.dtype} {self.layout} batch {self.batch}"
 
 
-def basecnn(paths: int) -> list[Router]:
-    """The routers of basecnn_<paths>_cc."""
-    maps: list[tuple[int, tuple[int, ...]]] = [
-        (32, (16, 16)), (64, (8, 8)), (128, (8, 8)), (32, ())
-    ]  # fmt: skip
-    return [Router(3, (32, 32), 1, paths)] + [Router(c, s, paths, paths) for c, s in maps]
-
-
 ROUTERS = [
-    *(router for paths in (2, 3, 4) for router in basecnn(paths)),
+    *(Router(*router[1:]) for paths in (2, 3, 4) for router in NETWORKS[f"basecnn_{paths}_cc"]),
     *(Router(16, (32, 32), paths, paths) for paths in (2, 3, 4)),
     Router(64, (56, 56), 2, 2),
     Router(256, (14, 14), 2, 2),

@@ -6,50 +6,24 @@ from collections.abc import Callable
 from typing import Any
 
 import torch
-from torch import nn
-from torch.nn.functional import cross_entropy
 
-import models
 from benchmarks.gpu_kernels import captured, timed
+from benchmarks.training import build, images, training_step
 
 NETWORKS = ("basecnn_2_cc", "basecnn_3_cc")
 BATCH = 128
 
 
-def training_step(
-    model: nn.Module, run: Callable[..., Any], bf16: bool, batch: int = BATCH, device: str = "cuda"
-) -> Callable[[], object]:
-    """Forward, backward and SGD on one fixed batch; gradients stay allocated, as graphs need."""
-    x = torch.randn(batch, 3, 32, 32, device=device)
-    y = torch.randint(10, (batch,), device=device)
-    optimiser = torch.optim.SGD(model.parameters(), lr=1e-3, momentum=0.9)
-
-    def step() -> object:
-        optimiser.zero_grad(set_to_none=False)
-        with torch.autocast(device, dtype=torch.bfloat16, enabled=bf16):
-            loss = cross_entropy(run(x), y)
-        loss.backward()
-        optimiser.step()
-        return loss
-
-    return step
-
-
-def build(name: str, routers: str, device: str = "cuda") -> nn.Module:
-    """The network in training mode, always with the same weights."""
-    torch.manual_seed(0)
-    return models.create(name, classes=10, routers=routers).to(device).train()
-
-
 def _contenders(name: str, bf16: bool) -> dict[str, Callable[[], Callable[[], object]]]:
     def plain(routers: str) -> Callable[[], object]:
-        model = build(name, routers)
-        return training_step(model, model, bf16)
+        model = build(name, routers, "cuda")
+        return training_step(model, model, *images(BATCH, "cuda"), bf16=bf16)
 
     def compiled(routers: str) -> Callable[[], object]:
         torch._dynamo.reset()
-        model = build(name, routers)
-        return training_step(model, torch.compile(model, dynamic=False), bf16)
+        model = build(name, routers, "cuda")
+        run = torch.compile(model, dynamic=False)
+        return training_step(model, run, *images(BATCH, "cuda"), bf16=bf16)
 
     return {
         "eager": lambda: plain("eager"),

@@ -11,7 +11,6 @@ from __future__ import annotations
 import contextlib
 import statistics
 import sys
-import time
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -19,8 +18,9 @@ import torch
 from torch.nn.functional import linear
 
 import mpkernels as mpk
+from benchmarks.measure import Step, contest
 
-ROUNDS, CALLS = 41, 50
+ROUNDS = 41
 
 
 class _Nothing:
@@ -48,9 +48,9 @@ def no_launches() -> Iterator[None]:
             setattr(module, name, kernel)
 
 
-def candidates() -> dict[str, Callable[[], object]]:
+def candidates() -> dict[str, Step]:
     """What is timed: a vector router and a map router, with and without autograd."""
-    made: dict[str, Callable[[], object]] = {}
+    made: dict[str, Step] = {}
     x, weight = torch.randn(128, 32), torch.randn(32, 32)
     made["linear"] = lambda: linear(x, weight)
     for name, shape in (("[128, 32]", (128, 32)), ("[4, 64, 8, 8]", (4, 64, 8, 8))):
@@ -72,18 +72,9 @@ def candidates() -> dict[str, Callable[[], object]]:
 
 def measure() -> dict[str, float]:
     """Median microseconds a call by candidate."""
-    times: dict[str, list[float]] = {}
     with mpk.use_backend("triton"), no_launches():
-        steps = candidates()
-        for step in steps.values():
-            step(), step()
-        for at in range(ROUNDS):
-            for name in list(steps)[:: -1 if at % 2 else 1]:
-                start = time.perf_counter()
-                for _ in range(CALLS):
-                    steps[name]()
-                times.setdefault(name, []).append((time.perf_counter() - start) / CALLS)
-    return {name: 1e6 * statistics.median(values) for name, values in times.items()}
+        times = contest(candidates(), ROUNDS)
+    return {name: statistics.median(values) for name, values in times.items()}
 
 
 def main() -> int:

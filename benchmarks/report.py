@@ -1,4 +1,7 @@
-"""Results as Markdown: `python -m benchmarks.report` prints the table, `--readme` puts it there."""
+"""Results as Markdown and pictures: `python -m benchmarks.report`.
+
+Writes the README's results, docs/benchmarks.md and its pictures from benchmarks/results/.
+"""
 
 from __future__ import annotations
 
@@ -8,60 +11,214 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from benchmarks.routers import RESULTS
+from benchmarks import plots
+from benchmarks.cases import BARS
+from benchmarks.choice import Row
+from benchmarks.measure import apart
 from models.checkpoint import write_whole
 
-README = Path(__file__).parents[1] / "README.md"
+ROOT = Path(__file__).parents[1]
+RESULTS = Path(__file__).parent / "results"
+README, DOCUMENT = ROOT / "README.md", ROOT / "docs" / "benchmarks.md"
 BEGIN, END = "<!-- results: begin -->", "<!-- results: end -->"
-BASELINES = ("loops", "stacked", "compile")
+SUITES = ("routers", "overhead", "steps", "memory", "scaling")
+NOTHING = "Not measured yet: `python -m benchmarks`, then `python -m benchmarks.report`."
+Results = dict[str, dict[str, Any]]
 
 
-def ratio(row: dict[str, Any], name: str, part: str) -> str:
-    """Median of a baseline over that of fused; bold where the 20-80 % intervals do not overlap."""
-    if name not in row or "fused" not in row:
-        return "wrong"
-    (low, middle, high), (fused_low, fused, fused_high) = row[name][part], row["fused"][part]
-    text = f"{middle / fused:.1f}"
-    return f"**{text}**" if low > fused_high or high < fused_low else text
+def load(folder: Path = RESULTS) -> Results:
+    """The result of each suite that has one."""
+    paths = {name: folder / f"cpu_{name}.json" for name in SUITES}
+    return {name: json.loads(path.read_text()) for name, path in paths.items() if path.exists()}
 
 
-def table(result: dict[str, Any]) -> str:
-    """The ratios of one result file."""
-    lines = [
-        "Baseline / fused, ratio of medians (bold: the 20-80 % intervals are apart), batch "
-        f"{result['batch']}, {result['dtype']}, {result['processor']} "
-        f"({result['instruction_set']}), torch {result['torch']}, commit {result['commit']}, "
-        f"`{result['command'].strip()}`:",
-        "",
-        "| router of basecnn_2_cc | threads | layout | loops fwd, fwd+bwd | stacked "
-        "| torch.compile | fused (us) |",
-        "|---|---|---|---|---|---|---|",
-    ]
+def ratio(row: Row, name: str) -> str:
+    """Median of a contender over that of fused; bold where the 20-80 % intervals are apart."""
+    found, fused = row["values"].get(name), row["values"].get("fused")
+    if found is None:
+        return ""
+    if isinstance(found, str):
+        return found  # wrong or failed
+    if not isinstance(fused, dict) or fused["median"] <= 0:
+        return "no ratio"
+    quotient = found["median"] / fused["median"]
+    text = f"{quotient:.2f}" if quotient >= 0.1 else f"{quotient:.2g}"
+    return f"**{text}**" if apart(found, fused) else text
+
+
+def _number(value: float) -> str:
+    return f"{value:.0f}" if value >= 1000 else f"{value:.3g}"
+
+
+def value(row: Row, name: str) -> str:
+    """Median with the 20th and 80th percentile."""
+    found = row["values"].get(name, "")
+    if isinstance(found, str):
+        return found
+    low, median, high = (_number(found[of]) for of in ("low", "median", "high"))
+    return median if low == high else f"{median} [{low}, {high}]"
+
+
+def conditions(result: dict[str, Any]) -> str:
+    """Hardware, versions, commit and command in a sentence."""
+    caches = ", ".join(f"{n} {s}" for n, s in result["caches"].items() if n in ("L2", "L3"))
+    return (
+        f"{result['processor']}, {result['cores']} cores, {result['instruction_set']}, {caches}; "
+        f"torch {result['torch']}, Python {result['python']}, {result['allocator']['libc']} that "
+        f"keeps its memory; load before {result['load']['at_start']}; commit {result['commit']}; "
+        f"{result['rounds']} rounds; `{result['command']}`"
+    )
+
+
+def table(result: dict[str, Any]) -> list[str]:
+    """Every row of a suite: fused in its unit, the others as multiples of it."""
+    rows = result["rows"]
+    others = list(dict.fromkeys(n for row in rows for n in row["values"] if n != "fused"))
+    lines = [f"| case | threads | part | fused | {' | '.join(others)} |", "|---" * 4]
+    lines[1] += "|---" * len(others) + "|"
+    for row in rows:
+        cells = [row["case"], str(row["threads"]), row["part"]]
+        cells.append(f"{value(row, 'fused')} {row['unit']}".strip())
+        cells += [ratio(row, name) for name in others]
+        lines.append(f"| {' | '.join(cells)} |")
+    return lines
+
+
+def bars(result: dict[str, Any]) -> list[str]:
+    """The named set with all threads: forward and forward+backward in a cell."""
+    names, most = [str(case) for case in BARS], max(row["threads"] for row in result["rows"])
+    pairs: dict[str, dict[str, Row]] = {}
     for row in result["rows"]:
-        layout = "channels_last" if row["channels_last"] else "NCHW"
-        cells = [f"{ratio(row, name, 'forward')}, {ratio(row, name, 'both')}" for name in BASELINES]
-        times = row.get("fused")
-        fused = ", ".join(f"{times[p][1]:.0f}" for p in ("forward", "both")) if times else "wrong"
-        lines.append(
-            f"| {row['router']} | {row['threads']} | {layout} | {' | '.join(cells)} | {fused} |"
-        )
-    return "\n".join(lines)
+        if row["threads"] == most and row["case"] in names:
+            pairs.setdefault(row["case"], {})[row["part"]] = row
+    others = ("loops", "stacked", "compile", "max-autotune", "copy")
+    lines = [f"| router | {' | '.join(others)} | fused (us) |", "|---" * (len(others) + 2) + "|"]
+    for case in (name for name in names if name in pairs):
+        parts = [pairs[case][part] for part in ("forward", "forward+backward")]
+        cells = [", ".join(cell for row in parts if (cell := ratio(row, name))) for name in others]
+        cells.append(", ".join(_median(row, "fused") for row in parts))
+        lines.append(f"| {case} | {' | '.join(cells)} |")
+    return lines
+
+
+def _median(row: Row, name: str) -> str:
+    found = row["values"].get(name, "")
+    return found if isinstance(found, str) else _number(found["median"])
+
+
+def step_cells(result: dict[str, Any]) -> list[list[str]]:
+    """Case, threads, images a second of eager, compile, fused, and shares of routers alone."""
+    both: dict[tuple[str, int], dict[str, Row]] = {}
+    for row in result["rows"]:
+        both.setdefault((row["case"], row["threads"]), {})[row["part"]] = row
+    made = []
+    for (case, threads), parts in both.items():
+        step, routers = (parts[part]["values"] for part in ("step", "routers alone"))
+        cells = [case, str(threads)]
+        for name in ("eager", "compile", "fused"):
+            found = step.get(name, "")
+            text = isinstance(found, str)
+            cells.append(found if text else f"{parts['step']['batch'] / found['median'] * 1e6:.0f}")
+        for name in ("eager", "fused"):
+            one, whole = routers.get(name, ""), step.get(name, "")
+            known = isinstance(one, dict) and isinstance(whole, dict)
+            cells.append(f"{one['median'] / whole['median']:.1%}" if known else str(one))
+        made.append(cells)
+    return made
+
+
+def steps(result: dict[str, Any]) -> list[str]:
+    """Images a second, and the share of a step that its routers take."""
+    return [
+        "| network | threads | eager, images/s | compile | fused | routers' share, eager | fused |",
+        "|---|---|---|---|---|---|---|",
+        *(f"| {' | '.join(cells)} |" for cells in step_cells(result)),
+    ]
+
+
+def readme_block(results: Results) -> str:
+    """What stands between the README's markers."""
+    if "routers" not in results:
+        return NOTHING
+    result = results["routers"]
+    most = max(row["threads"] for row in result["rows"])
+    lines = [
+        "Contender / fused, ratio of medians: forward, forward+backward (bold: the 20-80 % "
+        f"intervals are apart), {most} threads. copy: torch's `copy_` of as many bytes as the "
+        f"router must move at least. {conditions(result)}:",
+        "",
+        *bars(result),
+    ]
+    return "\n".join([*lines, *in_short(results)])
+
+
+def in_short(results: Results) -> list[str]:
+    """A sentence on training steps, if they were measured: the largest batch, all threads."""
+    if "steps" not in results:
+        return []
+    result = results["steps"]
+    rows = result["rows"]
+    most, batch = (max(row[of] for row in rows) for of in ("threads", "batch"))
+    chosen = [row for row in rows if row["threads"] == most and row["batch"] == batch]
+    found = [
+        "{} trains {} images/s with eager routers, {} compiled, {} with fused ones; routers take "
+        "{} of a step, then {}.".format(cells[0], *cells[2:])
+        for cells in step_cells({**result, "rows": chosen})
+    ]
+    return ["", " ".join(found)]
+
+
+ABOUT = {
+    "routers": "Every router of the paper's networks, each shape once, and the README's set. "
+    "operator: the fused operators called without autograd. copy: torch's `copy_` of as many "
+    "bytes as must be moved at least. plain and streaming loop: the same bytes in C++, sample by "
+    "sample, with regular and with streaming stores.",
+    "overhead": "Tiny vectors, where the calls themselves are the cost. One more router in a chain "
+    "is half of what three in a row take beyond one, forward and backward.",
+    "steps": "A training step: forward, backward and SGD. Routers alone are all routers of the "
+    "network, forward and backward, on the maps that they meet in it, in the same rounds.",
+    "memory": "Peak of what PyTorch's allocator has given out during a training step, above what "
+    "is held between steps; and of all its routers alone, forward and backward, one by one.",
+    "scaling": "Maps [64, 8, 8]: one of threads, batch and paths grows.",
+}
+
+
+def document(results: Results) -> str:
+    """The whole of docs/benchmarks.md."""
+    lines = [
+        "# Benchmarks on CPU", "",
+        "Written by `python -m benchmarks.report` from benchmarks/results/. Contenders take turns, "
+        "round by round, in one process; what is wrong against float64 gets no time. Of fused: the "
+        "median with the 20th and 80th percentile. Of the others: the ratio of medians to fused, "
+        "bold where the 20-80 % intervals are apart.",
+    ]  # fmt: skip
+    if not results:
+        lines += ["", NOTHING]
+    pictures = {"routers": "router_speedups", "scaling": "scaling"}
+    for name, result in results.items():
+        lines += ["", f"## {name}", "", ABOUT[name], "", f"{conditions(result)}.", ""]
+        if name in pictures:
+            lines += [f"![{name}]({pictures[name]}.svg)", ""]
+        if name == "steps":
+            lines += [*steps(result), ""]
+        lines += table(result)
+    return "\n".join(lines) + "\n"
 
 
 def main() -> int:
-    """Prints the table or puts it between the README's markers."""
+    """Writes all of it."""
     made = argparse.ArgumentParser(prog="python -m benchmarks.report", description=__doc__)
-    made.add_argument("--results", type=Path, default=RESULTS / "cpu_routers.json")
-    made.add_argument("--readme", action="store_true")
-    given = made.parse_args()
-    text = table(json.loads(given.results.read_text()))
-    if not given.readme:
-        print(text)
-        return 0
+    made.parse_args()
+    results = load()
     before, _, rest = README.read_text().partition(BEGIN)
     _, _, after = rest.partition(END)
-    new = f"{before}{BEGIN}\n{text}\n{END}{after}"
+    new = f"{before}{BEGIN}\n{readme_block(results)}\n{END}{after}"
     write_whole(README, lambda to: to.write_text(new))
+    write_whole(DOCUMENT, lambda to: to.write_text(document(results)))
+    if "routers" in results:
+        plots.speedups(results["routers"], DOCUMENT.parent / "router_speedups")
+    if "scaling" in results:
+        plots.scaling(results["scaling"], DOCUMENT.parent / "scaling")
     return 0
 
 

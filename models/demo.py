@@ -60,7 +60,7 @@ def _training_step(model: nn.Module, x: Tensor, y: Tensor) -> Callable[[], objec
     return step
 
 
-def _router_step(model: nn.Module, x: Tensor) -> Callable[[], object]:
+def router_step(model: nn.Module, x: Tensor) -> Callable[[], object]:
     """Forward and backward of all routers alone, on the maps that they meet in the network."""
     met: list[tuple[nn.Module, list[Tensor]]] = []
 
@@ -121,7 +121,7 @@ def measure(images: Images, device: str, rounds: int, seed: int) -> dict[str, An
     steps: dict[str, Callable[[], object]] = {}
     for kind in KINDS:
         model = _build(kind, images, seed, device).train()
-        steps[f"{kind} routers"] = _router_step(model, x)
+        steps[f"{kind} routers"] = router_step(model, x)
         steps[f"{kind} step"] = _training_step(model, x, y)
     for step in steps.values():
         step(), step()  # kernels are built and memory is taken before the clock runs

@@ -18,6 +18,7 @@ from benchmarks import (
     gpu_report,
     gpu_steps,
 )
+from benchmarks.cases import Case
 
 
 @pytest.fixture
@@ -79,7 +80,7 @@ def test_the_page_shows_what_was_measured():
 
 
 def test_a_wrong_contender_gets_no_time():
-    problem = gpu_kernels.Problem((5, 13, (5, 7), 2, 3), torch.float32, "cpu")
+    problem = gpu_kernels.Problem(Case(5, 13, (5, 7), 2, 3))
     assert problem.is_right(baselines.fused) and problem.is_right(baselines.stacked)
     assert not problem.is_right(lambda xs, *p: [1.001 * y for y in baselines.loops(xs, *p)])
     forward, backward = problem.floor()
@@ -88,9 +89,9 @@ def test_a_wrong_contender_gets_no_time():
 
 
 def test_a_training_step_trains():
-    model = gpu_steps.build("basecnn_2_cc", "fused", "cpu")
+    model = gpu_steps.build("basecnn_2_cc", "fused")
     before = [p.detach().clone() for p in model.parameters()]
-    step = gpu_steps.training_step(model, model, False, batch=8, device="cpu")
+    step = gpu_steps.training_step(model, model, *gpu_steps.images(8))
     step()
     assert any(not torch.equal(a, b) for a, b in zip(before, model.parameters()))
 

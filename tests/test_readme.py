@@ -1,6 +1,5 @@
 """The README: its code runs, its equivalent is one, and its names exist."""
 
-import json
 import re
 from pathlib import Path
 
@@ -60,17 +59,8 @@ def test_readme_stays_short():
 
 
 def test_figures_are_those_of_the_committed_measurement():
-    """No figure is typed by hand: `python -m benchmarks.report --readme` put them there."""
-    result = json.loads((report.RESULTS / "cpu_routers.json").read_text())
+    """No figure is typed by hand: `python -m benchmarks.report` put them there."""
+    results = report.load()
     between = README.partition(report.BEGIN)[2].partition(report.END)[0]
-    assert between.strip() == report.table(result)
-
-
-def test_a_wrong_result_has_no_time():
-    row = {"router": "1", "threads": 1, "channels_last": False}
-    times = {"forward": [1.0, 2.0, 3.0], "both": [4.0, 5.0, 6.0]}
-    head = dict.fromkeys(("batch", "dtype", "processor", "instruction_set", "torch", "commit"), "")
-    for rows, last in (({"loops": times}, "wrong"), ({"fused": times}, "2, 5")):
-        text = report.table({**head, "command": "", "rows": [{**row, **rows}]})
-        cells = [cell.strip() for cell in text.splitlines()[-1].split("|")]
-        assert cells[4] == "wrong, wrong" and cells[-2] == last
+    assert between.strip() == report.readme_block(results).strip()
+    assert report.DOCUMENT.read_text() == report.document(results)

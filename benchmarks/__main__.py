@@ -1,0 +1,114 @@
+"""Measures on this machine's CPU and writes a JSON file a suite: `python -m benchmarks`.
+
+pytest-benchmark's fixture runs one contender to its end before the next one starts, so that a
+machine that slows down in between moves their ratio. Contenders must take turns within each
+round: suites are therefore plain functions on `benchmarks.measure`. pytest-benchmark tells the
+processor, the versions and the commit.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import sys
+from pathlib import Path
+from typing import Any
+
+from benchmarks import cpu_memory, cpu_overhead, cpu_routers, cpu_scaling, cpu_steps, machine
+from benchmarks.cases import DTYPES
+from benchmarks.choice import Choice, Row
+from models.checkpoint import write_whole
+
+RESULTS = Path(__file__).parent / "results"
+SUITES = {
+    "routers": cpu_routers,
+    "overhead": cpu_overhead,
+    "steps": cpu_steps,
+    "memory": cpu_memory,
+    "scaling": cpu_scaling,
+}
+
+
+def arguments() -> argparse.ArgumentParser:
+    """The command line."""
+    contenders = list(dict.fromkeys(n for suite in SUITES.values() for n in suite.CONTENDERS))
+    cores = len(os.sched_getaffinity(0))
+    made = argparse.ArgumentParser(
+        prog="python -m benchmarks", description=(__doc__ or "").partition("\n")[0]
+    )
+
+    def some(flag: str, names: list[str], default: list[str] | None, text: str) -> None:
+        made.add_argument(
+            flag, nargs="+", metavar="NAME", choices=names, default=default,
+            help=f"{text} {', '.join(names)}",
+        )  # fmt: skip
+
+    some("--suite", list(SUITES), list(SUITES), "all if not given, or some of")
+    some("--contenders", contenders, None, "all if not given, or some of")
+    some("--dtype", list(DTYPES), ["fp32"], "of the networks' routers:")
+    made.add_argument(
+        "--filter", default="", metavar="TEXT",
+        help='cases whose name has the text; "bars": those that the README shows',
+    )  # fmt: skip
+    made.add_argument("--rounds", type=int, default=21, help="at least 2")
+    made.add_argument(
+        "--threads", type=int, nargs="+", default=sorted({1, cores}), help="one and all"
+    )
+    made.add_argument(
+        "--out", type=Path,
+        help="folder of the JSON files; without it, a run of some cases or contenders only prints",
+    )  # fmt: skip
+    return made
+
+
+def line(row: Row) -> str:
+    """A row as one line for the terminal."""
+    values = ", ".join(
+        f"{name} {value if isinstance(value, str) else format(value['median'], '.4g')}"
+        for name, value in row["values"].items()
+    )
+    axis = f"{row['axis']}: " if "axis" in row else ""
+    return f"{axis}{row['case']}, {row['threads']} threads, {row['part']} ({row['unit']}): {values}"
+
+
+def as_text(result: dict[str, Any]) -> str:
+    """JSON with a row a line."""
+    head = json.dumps({name: value for name, value in result.items() if name != "rows"}, indent=1)
+    rows = ",\n  ".join(json.dumps(row) for row in result["rows"])
+    return f'{head[:-2]},\n "rows": [\n  {rows}\n ]\n}}\n'
+
+
+def main(given: list[str] | None = None) -> int:
+    """Runs the suites, one after the other."""
+    parser = arguments()
+    asked = parser.parse_args(given)
+    if asked.rounds < 2:
+        parser.error("--rounds must be at least 2: a spread needs two values")
+    full = not asked.filter and asked.contenders is None
+    out = asked.out or (RESULTS if full else None)
+    choice = Choice(
+        asked.filter, asked.rounds, tuple(dict.fromkeys(asked.threads)), tuple(asked.dtype),
+        tuple(asked.contenders) if asked.contenders else None,
+    )  # fmt: skip
+    start = machine.load()
+    if start > machine.IDLE:
+        print(f"warning: the machine is not idle (load {start}): times will be off", flush=True)
+    for name in asked.suite:
+        load = {"at_start": start, "before_suite": machine.load()}
+        result: dict[str, Any] = {
+            "suite": name, **machine.describe(), "rounds": asked.rounds, "load": load, "rows": []
+        }  # fmt: skip
+        for row in SUITES[name].rows(choice):
+            result["rows"].append(row)
+            print(line(row), flush=True)
+        if out is not None and result["rows"]:
+            path = out / f"cpu_{name}.json"
+            write_whole(path, lambda to: to.write_text(as_text(result)))
+            print(f"wrote {path.name}", flush=True)
+    return 0
+
+
+if __name__ == "__main__":
+    machine.with_allocator()
+    sys.exit(main())

@@ -1,0 +1,71 @@
+"""What a router costs when its maps are tiny: the calls themselves."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from benchmarks import baselines
+from benchmarks.cases import Case, picked
+from benchmarks.choice import Choice, Row, using
+from benchmarks.measure import Step, contest, spread
+from benchmarks.problem import Problem
+
+CONTENDERS = ("loops", "stacked", "compile", "fused")
+CASES = [Case(batch, 32, (), 2, 2) for batch in (1, 8, 128)]
+PARTS = ("forward", "forward with grad", "forward+backward", "one more router in a chain")
+
+
+def chain(links: list[Problem], router: baselines.Router) -> Step:
+    """Forward and backward of routers in a row, each with its own parameters."""
+    parameters = [p for link in links for p in link.parameters]
+    xs, grads = links[0].xs, links[-1].grads
+
+    def step() -> object:
+        ys: list[Tensor] = xs
+        for link in links:
+            ys = router(ys, *link.parameters)
+        return torch.autograd.grad(ys, [*xs, *parameters], grads)
+
+    return step
+
+
+def rows(choice: Choice) -> Iterator[Row]:
+    """Of each vector with each number of threads a row for each part."""
+    for case in picked(CASES, choice.text):
+        for threads in choice.threads:
+            with using(threads):
+                yield from _case_rows(case, threads, choice)
+
+
+def _case_rows(case: Case, threads: int, choice: Choice) -> list[Row]:
+    torch.manual_seed(0)
+    links = [Problem(case) for _ in range(3)]
+    routers = baselines.routers(choice.only(CONTENDERS))
+    verdicts = links[0].verdicts(routers)
+    steps: dict[tuple[str, str], Step] = {}
+    for name, router in routers.items():
+        if verdicts[name] == "right":
+            steps[name, "forward"] = links[0].forward(router)
+            steps[name, "forward with grad"] = links[0].forward_with_grad(router)
+            steps[name, "forward+backward"] = links[0].both(router)
+            steps[name, "chain"] = chain(links, router)
+    times = contest(steps, choice.rounds)
+    for name, _ in [key for key in times if key[1] == "chain"]:
+        # Round by round, since a machine that slows down slows both of a round.
+        pairs = zip(times[name, "chain"], times[name, "forward+backward"])
+        times[name, "one more router in a chain"] = [(three - one) / 2 for three, one in pairs]
+    made: list[Row] = []
+    for part in PARTS:
+        values: dict[str, Any] = {
+            name: spread(times[name, part]) if verdict == "right" else verdict
+            for name, verdict in verdicts.items()
+        }
+        made.append(
+            {"case": str(case), **case._asdict(), "threads": threads, "part": part, "unit": "us",
+             "values": values}
+        )  # fmt: skip
+    return made

@@ -1,0 +1,37 @@
+"""A C++ loop over the bytes of a kernel that computes nothing: what a kernel could reach."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import torch
+
+HERE = Path(__file__).parent
+
+
+@cache
+def stream_floor() -> Callable[..., Any] | None:
+    """The operator, compiled for this processor at the first call; None without a compiler.
+
+    It takes reads, writes and whether stores go around the cache.
+    """
+    from torch.utils.cpp_extension import load
+
+    try:
+        load(
+            "mpkernels_floor",
+            [str(HERE / "floor.cpp")],
+            extra_cflags=[
+                "-O3", "-std=c++20", "-march=native", "-DMPK_NAMESPACE=native",
+                "-DTORCH_TARGET_VERSION=0x020b000000000000",
+            ],
+            extra_include_paths=[str(HERE.parent / "csrc")],
+            is_python_module=False,
+        )  # fmt: skip
+    except (OSError, RuntimeError) as error:
+        print(f"the plain loops are left out: {str(error).splitlines()[0]}", flush=True)
+        return None
+    return torch.ops.mpkernels_floor.stream_floor  # type: ignore[no-any-return]

@@ -1,0 +1,75 @@
+"""What a CPU result was measured on and with."""
+
+from __future__ import annotations
+
+import os
+import platform
+import shlex
+import sys
+from pathlib import Path
+from typing import Any
+
+import torch
+from pytest_benchmark.plugin import pytest_benchmark_generate_machine_info
+from pytest_benchmark.utils import get_commit_info
+
+import mpkernels
+from mpkernels.ops import native
+
+# glibc gives large blocks back at once and asks the system for them again, page by page: time
+# that depends on what was allocated before. These keep them, for all contenders alike.
+ALLOCATOR = {
+    "MALLOC_MMAP_MAX_": "0",
+    "MALLOC_TRIM_THRESHOLD_": str(2**31 - 1),
+    "MALLOC_TOP_PAD_": str(64 << 20),
+}
+IDLE = 0.5  # the load of the last minute below which a machine has nothing else to do
+
+
+def with_allocator() -> None:
+    """Starts this command again with ALLOCATOR's variables, where they are not set yet."""
+    missing = {name: value for name, value in ALLOCATOR.items() if name not in os.environ}
+    if missing:
+        command = [sys.executable, *sys.orig_argv[1:]]
+        os.execve(sys.executable, command, {**os.environ, **missing})
+
+
+def load() -> float:
+    """Processes that ran or waited, averaged over the last minute."""
+    return round(os.getloadavg()[0], 2)
+
+
+def caches() -> dict[str, str]:
+    """Size of each cache of the first core and how many cores share it."""
+    found = {}
+    for index in sorted(Path("/sys/devices/system/cpu/cpu0/cache").glob("index*")):
+        level, kind, size, cores = (
+            (index / name).read_text().strip()
+            for name in ("level", "type", "size", "shared_cpu_list")
+        )
+        name = f"L{level}" + {"Data": "d", "Instruction": "i"}.get(kind, "")
+        found[name] = f"{size} (cores {cores})"
+    return found
+
+
+def describe() -> dict[str, Any]:
+    """Hardware, versions, commit, allocator and command."""
+    info = pytest_benchmark_generate_machine_info()
+    commit = get_commit_info()
+    return {
+        "command": f"python -m benchmarks {shlex.join(sys.argv[1:])}".strip(),
+        "processor": info["cpu"].get("brand_raw") or platform.processor() or info["machine"],
+        "cores": os.cpu_count(),
+        "caches": caches(),
+        "instruction_set": native.why_no_cpu or torch.ops.mpkernels.instruction_set(""),
+        "system": f"{info['system']} {info['machine']}",
+        "python": info["python_version"],
+        "torch": torch.__version__,
+        "mpkernels": mpkernels.__version__,
+        "commit": commit["id"][:10] + (" and changes" if commit["dirty"] else ""),
+        "commit_time": commit["time"],
+        "allocator": {
+            "libc": " ".join(platform.libc_ver()),
+            **{name: os.environ.get(name, "") for name in (*ALLOCATOR, "LD_PRELOAD")},
+        },
+    }
