@@ -173,11 +173,4 @@ class Scratch {
   std::vector<Line> memory_;
 };
 
-// Samples a task must hold to be worth a thread.
-inline int64_t grain(const Geometry& geometry, int64_t paths) {
-  constexpr int64_t elements = 32768;
-  const int64_t sample = paths * geometry.channels * geometry.positions;
-  return sample >= elements ? 1 : elements / (sample > 0 ? sample : 1);
-}
-
 }  // namespace mpk

@@ -1,11 +1,8 @@
 // cross_connect and gate for CPU tensors: checks, outputs, threads over samples.
-#include "cpu/kernels.h"
-#include "tensors.h"
+#include "cpu/tasks.h"
 
 namespace mpk::cpu {
 namespace {
-
-using torch::stable::parallel_for;
 
 // The gates' parameters as the kernels read them, with the tensors that own the memory.
 struct GateTensors {
@@ -78,10 +75,7 @@ std::tuple<std::vector<Tensor>, Tensor, Tensor> forward(const std::vector<Tensor
   const CrossConnect problem{geometry,         gate.parameters,
                              inputs.data(),    mixed ? outputs.data() : nullptr,
                              gates.data_ptr(), pooled.data_ptr()};
-  parallel_for(0, geometry.batch, grain(geometry, m + n), [&](int64_t begin, int64_t end) {
-    Scratch scratch(cross_connect_scratch(gate.parameters.hidden));
-    kernels().cross_connect(problem, begin, end, scratch.data());
-  });
+  run(problem, m + n);
   return {outputs.finish(), gates, pooled};
 }
 
@@ -141,10 +135,7 @@ std::vector<Tensor> parameter_gradients(const GateGradients& gradients, const Te
       data[2],
       data[3],
   };
-  const int64_t rows_a_task = 65536 / (pooled.size(0) * channels + 1) + 1;
-  parallel_for(0, m * (hidden + n), rows_a_task, [&](int64_t begin, int64_t end) {
-    kernels().gate_weight_gradients(problem, begin, end);
-  });
+  run(problem);
   for (int q = 0, at = 0; q < 4; q++)
     if (wanted[q]) {
       made[at] = contiguous_as(made[at], types[q]);
@@ -206,10 +197,7 @@ std::tuple<std::vector<Tensor>, std::vector<Tensor>> cross_connect_backward(
       gradients.hidden.data_ptr(),
       any,
   };
-  parallel_for(0, geometry.batch, grain(geometry, 2 * m + n), [&](int64_t begin, int64_t end) {
-    Scratch scratch(cross_connect_backward_scratch(m, n, geometry.channels));
-    kernels().cross_connect_backward(problem, begin, end, scratch.data());
-  });
+  run(problem, 2 * m + n);
   return {grad_inputs.finish(), parameter_gradients(gradients, z, w1, b1, w2, b2, parameters)};
 }
 
@@ -247,10 +235,7 @@ std::tuple<Tensor, std::vector<Tensor>> gate_backward(Tensor grad_gates, Tensor 
       gradients.hidden.data_ptr(),
       true,
   };
-  parallel_for(0, batch, grain(geometry, 2 * m + n), [&](int64_t begin, int64_t end) {
-    Scratch scratch(cross_connect_backward_scratch(m, n, geometry.channels));
-    kernels().cross_connect_backward(problem, begin, end, scratch.data());
-  });
+  run(problem, 2 * m + n);
   return {grad_pooled, parameter_gradients(gradients, z, w1, b1, w2, b2, parameters)};
 }
 

@@ -1,11 +1,8 @@
 // mix for CPU tensors: checks, outputs, threads over samples.
-#include "cpu/kernels.h"
-#include "tensors.h"
+#include "cpu/tasks.h"
 
 namespace mpk::cpu {
 namespace {
-
-using torch::stable::parallel_for;
 
 // Gates of any strides, in the accumulate dtype.
 struct GateValues {
