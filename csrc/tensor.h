@@ -9,7 +9,7 @@
 #include <torch/headeronly/core/ScalarType.h>
 
 #include <initializer_list>
-#include <new>
+#include <memory>
 #include <optional>
 #include <utility>
 
@@ -151,19 +151,53 @@ class Values {
   void* data_;
 };
 
-// Memory that no tensor shows, 64-byte aligned and not initialised.
+// Memory that no tensor shows, 64-byte aligned and not initialised. Small buffers share a block
+// that each thread keeps: asking the allocator for each would take as long as a small kernel.
 class Buffer {
  public:
-  Buffer(int64_t elements, Dtype dtype)
-      : data_(operator new(size_t(elements) * (dtype == Dtype::f64 ? 8 : 4), alignment)) {}
-  Buffer(Buffer&& other) noexcept : data_(std::exchange(other.data_, nullptr)) {}
+  Buffer(int64_t elements, Dtype dtype) {
+    Block& block = of_this_thread();
+    const size_t bytes = size_t(elements) * (dtype == Dtype::f64 ? 8 : 4);
+    const size_t lines = (bytes + sizeof(Line) - 1) / sizeof(Line);
+    if (lines > Block::size - block.used) {
+      large_ = std::unique_ptr<Line[]>(new Line[lines]);
+      data_ = large_.get();
+      return;
+    }
+    if (!block.lines) block.lines = std::unique_ptr<Line[]>(new Line[Block::size]);
+    data_ = block.lines.get() + block.used;
+    block.used += lines;
+    block.buffers++;
+    block_ = &block;
+  }
+  Buffer(Buffer&& other) noexcept
+      : large_(std::move(other.large_)),
+        block_(std::exchange(other.block_, nullptr)),
+        data_(other.data_) {}
   Buffer& operator=(Buffer&&) = delete;
-  ~Buffer() { operator delete(data_, alignment); }
+  ~Buffer() {
+    if (block_ && --block_->buffers == 0) block_->used = 0;
+  }
   void* data_ptr() const { return data_; }
 
  private:
-  static constexpr std::align_val_t alignment{64};
-  void* data_;
+  struct alignas(64) Line {
+    char bytes[64];
+  };
+  struct Block {
+    static constexpr size_t size = 1024;
+    std::unique_ptr<Line[]> lines;
+    size_t used = 0;
+    int64_t buffers = 0;
+  };
+  static Block& of_this_thread() {
+    static thread_local Block block;
+    return block;
+  }
+
+  std::unique_ptr<Line[]> large_;
+  Block* block_ = nullptr;
+  void* data_ = nullptr;
 };
 
 }  // namespace mpk

@@ -87,11 +87,12 @@ def applier(function: Any) -> Callable[..., Any]:
     Saved are its look at the signature of forward, and the separate `setup_context`, for which it
     imports a module at every call. Only torch.func's transforms need that one.
     """
+    compute, set_up = function.forward, function.setup_context
 
     def forward(ctx: Any, *arguments: Any) -> Any:
         with _AutoDispatchBelowAutograd():
-            outputs = function.forward(*arguments)
-        function.setup_context(ctx, arguments, outputs)
+            outputs = compute(*arguments)
+        set_up(ctx, arguments, outputs)
         return outputs
 
     members = {"forward": staticmethod(forward), "backward": staticmethod(function.backward)}
@@ -108,5 +109,7 @@ def applier(function: Any) -> Callable[..., Any]:
 
 def place(grads: list[Tensor], wanted: list[bool]) -> list[Tensor | None]:
     """The gradients at the places where they were wanted, None elsewhere."""
+    if len(grads) == len(wanted):
+        return [*grads]
     remaining = iter(grads)
     return [next(remaining) if w else None for w in wanted]
