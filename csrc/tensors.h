@@ -36,7 +36,8 @@ inline Geometry geometry_of(const Tensor& x) {
 
 // The strides with which x can be read where it lies, or nothing if it cannot.
 inline std::optional<Map> map_in_place(const Tensor& x, const Geometry& geometry) {
-  int64_t unit = geometry.channels_last ? 0 : 1, row = geometry.cols();
+  int64_t unit = 1, row = geometry.cols();
+  bool known = !geometry.channels_last;  // there, the innermost stride is the unit, 0 too
   if (geometry.channels_last) {
     if (geometry.channels > 1 && x.stride(1) != 1) return std::nullopt;
   } else if (geometry.channels > 1) {
@@ -44,7 +45,8 @@ inline std::optional<Map> map_in_place(const Tensor& x, const Geometry& geometry
   }
   for (int64_t d = x.dim() - 1; d >= 2; d--) {
     if (x.size(d) == 1) continue;
-    if (unit == 0) unit = row = x.stride(d);
+    if (!known) unit = row = x.stride(d);
+    known = true;
     if (x.stride(d) != unit) return std::nullopt;
     unit *= x.size(d);
   }

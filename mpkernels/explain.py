@@ -22,6 +22,7 @@ from mpkernels.triton.launch import (
     kept_elements,
     most_kept,
     next_power_of_2,
+    parameter_launches,
 )
 from mpkernels.triton.tuned import launch_for
 
@@ -230,7 +231,7 @@ def _launch(problem: _Problem, backward: bool) -> Resident | Walk:
 
 
 def _launches(problem: _Problem, backend: str, backward: bool) -> int:
-    """Of the router's own kernels; the parameters' gradients are one more."""
+    """Of the router's own kernels, without those of the parameters' gradients."""
     if backend != "triton" or problem.operator != "cross_connect":
         return 1
     launch = _launch(problem, backward)
@@ -244,6 +245,8 @@ def _fused_costs(problem: _Problem, backend: str) -> tuple[Cost, Cost, list[str]
     forward_copies, backward_copies, notes = _copies(problem)
     forward_again, backward_again, why = _read_again(problem, backend)
     floors = (m + n) * one, (2 * m + n) * one
+    routed = (backend, problem.operator) == ("triton", "cross_connect")
+    of_parameters = parameter_launches(problem.geometry.batch) if routed else 1
     forward = Cost(
         _launches(problem, backend, False) + forward_copies,
         floors[0],
@@ -251,7 +254,7 @@ def _fused_costs(problem: _Problem, backend: str) -> tuple[Cost, Cost, list[str]
         forward_again * one,
     )
     backward = Cost(
-        _launches(problem, backend, True) + 1 + backward_copies,
+        _launches(problem, backend, True) + of_parameters + backward_copies,
         floors[1],
         floors[1] + 2 * backward_copies * one,
         backward_again * one,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import statistics
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any
 
 import torch
@@ -11,15 +12,19 @@ from torch import Tensor
 
 from mpkernels import eager
 from mpkernels.availability import why_no_kernel
-from mpkernels.functional import cross_connect
 from mpkernels.ops.check import check_gate
+
+Launch = Any  # a Resident or a Walk of mpkernels.triton.launch
+ROUNDS = 11  # in which every launch is timed once
 
 
 def tune(router: eager.CrossConnect, xs: Tensor | Sequence[Tensor]) -> dict[str, float]:
     """Writes this card's fastest launches for such maps to a table that later calls read.
 
-    Nothing needs it: without a table a written rule chooses. Another launch may add in another
-    order, so results may change in their last bits.
+    Nothing needs it: without a table a written rule chooses, as it does where no launch is clearly
+    faster. Another launch may add in another order, so results may change in their last bits.
+    What is found serves every batch for which the rule takes the same method, so that a sample's
+    result stays independent of its batch: tune with the batch that you run.
 
     Args:
         router: a CrossConnect.
@@ -50,49 +55,60 @@ def tune(router: eager.CrossConnect, xs: Tensor | Sequence[Tensor]) -> dict[str,
 def _measure(xs: list[Tensor], parameters: tuple[Tensor | None, ...]) -> dict[str, float]:
     from mpkernels.triton import cross_connect as launcher
     from mpkernels.triton import tuned
-    from mpkernels.triton.launch import card_of, cross_connect_launch
+    from mpkernels.triton.launch import card_of, cross_connect_launch, on_device_of
     from mpkernels.triton.maps import geometry_like
 
-    device, geometry = xs[0].device, geometry_like(xs[0])
+    x, geometry = xs[0], geometry_like(xs[0])
     w1, _, w2, _ = parameters
     assert w1 is not None and w2 is not None
-    sizes = (len(xs), w2.shape[1], w1.shape[1], xs[0].dtype.itemsize)
-    leaves = [x.detach().requires_grad_() for x in xs]
-    ys, _ = cross_connect(leaves, *parameters)  # type: ignore[arg-type]
-    grads = [torch.ones_like(y) for y in ys]
+    sizes = (len(xs), w2.shape[1], w1.shape[1], x.dtype.itemsize)
+    wanted = [True] * len(xs) + [p is not None for p in parameters]
+    shares: dict[str, float] = {}
+    found: dict[str, list[object] | None] = {}
+    with torch.no_grad(), on_device_of(x):
+        ys, gates, pooled = launcher.cross_connect(xs, *parameters)  # type: ignore[arg-type]
+        back = (ys, None, xs, gates, pooled, *parameters, wanted)
+        for name, launched, arguments in (
+            ("forward", launcher.cross_connect, (xs, *parameters)),
+            ("backward", launcher.cross_connect_backward, back),
+        ):
+            card, backward = card_of(x.device), name == "backward"
+            ruled = cross_connect_launch(geometry, *sizes, card, backward)
 
-    def forward() -> None:
-        with torch.no_grad():
-            cross_connect(xs, *parameters)  # type: ignore[arg-type]
+            def run(launch: Launch, launched: Any = launched, arguments: Any = arguments) -> None:
+                with launcher.forced(launch):
+                    launched(*arguments)
 
-    def backward() -> None:
-        torch.autograd.grad(ys, leaves, grads, retain_graph=True)
-
-    shares, found = {}, {}
-    for name, run in (("forward", forward), ("backward", backward)):
-        card = card_of(device)
-        ruled = cross_connect_launch(geometry, *sizes, card, name == "backward")
-        tried = tuned.candidates(ruled, geometry, *sizes, card)
-
-        def seconds(launch: Any, run: Callable[[], None] = run) -> float:
-            with launcher.forced(launch):
-                return _median(run)
-
-        best, shares[name] = tuned.fastest(tried, seconds)
-        found[tuned.key_of(geometry, *sizes, name == "backward")] = tuned.describe(best)
-    tuned.write(device, found)
+            times = _milliseconds(list(tuned.candidates(ruled, geometry, *sizes, card)), run)
+            best, shares[name] = tuned.fastest(times)
+            key = tuned.key_of(geometry, *sizes, backward, ruled.method)
+            found[key] = tuned.describe(best) if best != ruled else None
+    tuned.write(x.device, found)
     return shares
 
 
-def _median(run: Callable[[], None]) -> float:
+def _milliseconds(launches: list[Launch], run: Callable[[Launch], None]) -> dict[Launch, float]:
+    """Median times on the current GPU: in turns, so that its clocks favour none.
+
+    Each is captured several times in one graph, since Python would take longer than the kernels.
+    """
+    pool, graphs = torch.cuda.graph_pool_handle(), []
+    for launch in launches:
+        run(launch)  # compiles
+        repeats = max(1, int(1 / max(0.05, _elapsed(partial(run, launch)))))  # 20 or 1 ms
+        graph = torch.cuda.CUDAGraph()
+        with torch.cuda.graph(graph, pool=pool):
+            for _ in range(repeats):
+                run(launch)
+        graphs.append((graph, repeats))
+    rounds = [[_elapsed(graph.replay) / n for graph, n in graphs] for _ in range(ROUNDS + 1)]
+    return {launch: statistics.median(times) for launch, *times in zip(launches, *rounds[1:])}
+
+
+def _elapsed(run: Callable[[], None]) -> float:
+    start, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
+    start.record()
     run()
-    run()
-    times: list[float] = []
-    for _ in range(15):
-        start, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
-        start.record()
-        run()
-        end.record()
-        end.synchronize()
-        times.append(start.elapsed_time(end))
-    return statistics.median(times)
+    end.record()
+    end.synchronize()
+    return float(start.elapsed_time(end))

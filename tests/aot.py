@@ -36,9 +36,9 @@ class Compiled(NamedTuple):
     atomics: int
 
 
-def _describe(value):
+def _describe(value, specialize=True):
     """Triton's type of an argument, and the attributes that a launch would find."""
-    aligned = [["tt.divisibility", 16]]
+    aligned = [["tt.divisibility", 16]] if specialize else []
     if isinstance(value, torch.Tensor):
         return _TYPES[value.dtype], aligned if value.data_ptr() % 16 == 0 else []
     return ("i64" if value >= 2**31 else "i32"), aligned if value % 16 == 0 else []
@@ -48,7 +48,9 @@ def source(kernel, arguments: tuple, constants: dict) -> ASTSource:
     """The specialisation that a launch with these arguments would compile."""
     signature, constexprs, attributes = {}, {}, {}
     for at, (name, value) in enumerate(zip(kernel.arg_names, arguments)):
-        if value is None or kernel.params[at].is_constexpr or (type(value) is int and value == 1):
+        special = not kernel.params[at].do_not_specialize
+        one = special and type(value) is int and value == 1
+        if value is None or kernel.params[at].is_constexpr or one:
             signature[name], constexprs[(at,)] = "constexpr", value
         elif isinstance(value, tuple):
             types = []
@@ -61,7 +63,7 @@ def source(kernel, arguments: tuple, constants: dict) -> ASTSource:
                     attributes[(at, inner)] = found
             signature[name] = tuple(types)
         else:
-            signature[name], found = _describe(value)
+            signature[name], found = _describe(value, special)
             if found:
                 attributes[(at,)] = found
     for name, value in constants.items():

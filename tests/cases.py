@@ -77,16 +77,22 @@ def _dtypes() -> list[Case]:
 
 _LAYOUTS = [
     "channels_last", "channel_slice", "batch_slice", "channels_last_slice", "transposed",
-    "expanded_batch", "expanded_space", "mixed", "mixed_channels_last", "row_gaps",
+    "expanded_batch", "expanded_channels", "expanded_space", "mixed", "mixed_channels_last",
+    "row_gaps", "height_slice", "last_and_expanded_space", "last_and_expanded_width",
 ]  # fmt: skip
-_GRADIENTS = ["expanded", "transposed", "sliced", "channels_last", "first_unused", "gates_only"]
+_GRADIENTS = [
+    "expanded", "expanded_channels", "transposed", "sliced", "channels_last", "first_unused",
+    "gates_only",
+]  # fmt: skip
+_SUMMED = ("expanded", "expanded_space", "expanded_width")  # gradients of sums over these
 
 CASES = [
     *_paths(),
     *_dtypes(),
     *(Case(f"layout_{x}", "strides that a kernel could ignore", layout=x) for x in _LAYOUTS),
     *(Case(f"gradient_{x}", "gradients as autograd makes them", gradient=x) for x in _GRADIENTS),
-    Case("expanded_to_channels_last", "both at once", layout="channels_last", gradient="expanded"),
+    *(Case(f"{x}_to_channels_last", "stride 0", layout="channels_last", gradient=x)
+      for x in _SUMMED),
     Case("router_of_basecnn", "powers of two", batch=4, channels=64, spatial=(8, 8), outputs=2),
     Case("image", "one to many", channels=3, spatial=(16, 16), inputs=1, outputs=2),
     Case("one_channel", "C = 1 has two formats at once", channels=1),
@@ -123,6 +129,8 @@ def _strided(case: Case, i: int) -> Tensor:
         return x.movedim(1, -1).contiguous().movedim(-1, 1)
 
     layout = case.layout
+    if layout.startswith("last_and_"):
+        layout = layout.removeprefix("last_and_") if i else "channels_last"
     if layout == "mixed":
         layout = "channels_last" if i % 2 else "nchw"
     elif layout == "mixed_channels_last":
@@ -141,8 +149,14 @@ def _strided(case: Case, i: int) -> Tensor:
         return dense(sp=spatial[::-1]).transpose(-1, -2)
     if layout == "expanded_batch":
         return dense(b=1).expand(batch, channels, *spatial)
+    if layout == "expanded_channels":
+        return dense(c=1).expand(batch, channels, *spatial)
     if layout == "expanded_space":
         return dense(sp=(1,) * len(spatial)).expand(batch, channels, *spatial)
+    if layout == "expanded_width":
+        return channels_last(dense(sp=(*spatial[:-1], 1))).expand(batch, channels, *spatial)
+    if layout == "height_slice":
+        return dense(sp=(2 * spatial[0], *spatial[1:]))[:, :, : spatial[0]]
     assert layout == "row_gaps", layout
     return dense(sp=(*spatial[:-1], 2 * spatial[-1]))[..., : spatial[-1]]
 
@@ -186,6 +200,13 @@ def make_grad_ys(case: Case, ys: list[Tensor]) -> list[Tensor | None]:
             return None
         if kind == "expanded":
             return _randn(()).to(y.dtype).expand(y.shape)
+        if kind == "expanded_channels":
+            return value[:, :1].expand(y.shape)
+        if kind in ("expanded_space", "expanded_width"):
+            last = value.movedim(1, -1).contiguous().movedim(-1, 1)
+            for dim in range(2 if kind == "expanded_space" else y.dim() - 1, y.dim()):
+                last = last.narrow(dim, 0, 1)
+            return last.expand(y.shape)
         if kind == "transposed":
             return value.transpose(0, -1).contiguous().transpose(0, -1)
         if kind == "sliced":

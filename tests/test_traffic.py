@@ -16,6 +16,10 @@ from meter import Meter, TrafficError
 from networks import Router
 from traffic import MEASURED, NETWORKS, measure
 
+from mpkernels.triton.gate import gate, gate_backward
+from mpkernels.triton.mix import mix, mix_backward
+from mpkernels.triton.parameters import parameter_gradients
+
 RESIDENT = {r[1:]: r for n in MEASURED[:2] for r in NETWORKS[n] if r.channels * 3 <= 128 * 3}
 
 
@@ -39,6 +43,57 @@ def test_walked_maps_are_read_twice_and_no_more(router):
     assert forward.method == backward.method == "split"
     assert forward.touched == 1 + 2 / 4 and backward.touched == 1 + 2 / 6
     assert forward.memory == backward.memory == 1.0
+
+
+def test_parts_of_a_batch_are_added_without_a_race():
+    """Each part by programs of its own; a second launch adds what the first has stored."""
+    small = [torch.randn(131, 2, size) for size in (3, 5, 5, 17)]
+    parameters = [torch.randn(*s) for s in ((2, 5, 17), (2, 5), (2, 3, 5), (2, 3))]
+    with Meter() as meter:
+        grads = parameter_gradients(*small, parameters, [True] * 4)
+    meter.assert_written_once(*grads)
+    assert len(meter.launches) == 2
+    assert meter.loaded["parts"] == 2 * 4 * sum(p.numel() for p in parameters)
+
+
+def small_gate(channels, dtype=torch.float32):
+    """Maps of several chunks, none of them whole, and parameters."""
+    xs = [torch.randn(2, channels, 20, 21).to(dtype) for _ in range(2)]
+    return xs, [torch.randn(*s) for s in ((2, 5, channels), (2, 5), (2, 3, 5), (2, 3))]
+
+
+def test_gate_reads_maps_once():
+    """In several chunks, whose parts of the hidden units are read back behind a barrier."""
+    xs, parameters = small_gate(40)
+    maps = sum(x.numel() for x in xs) * 4
+    with Meter() as meter:
+        gates, pooled = gate(xs, *parameters)
+    meter.assert_written_once(gates, pooled)
+    assert meter.launches == ["gate_kernel"] and meter.loaded["xs"] == maps
+    assert meter.stored["partial"] == meter.loaded["partial"] == 3 * 4 * 2 * 2 * 5
+    with Meter() as meter:
+        grad_pooled, grads = gate_backward(gates, gates, pooled, *parameters, [True] * 4)
+    meter.assert_written_once(grad_pooled, *grads)
+    assert meter.launches == ["gate_backward_kernel", "_parameter_gradients_kernel"]
+
+
+@pytest.mark.parametrize("by_channel", [False, True], ids=["by_sample", "by_channel"])
+def test_mix_is_at_the_floor_but_for_the_gradient_of_gates(by_channel):
+    xs, _ = small_gate(40)
+    one, m, n = xs[0].numel() * 4, 2, 3
+    gates = torch.randn(2, m, n, *[40] * by_channel)
+    with Meter() as meter:
+        ys = mix(xs, gates)
+    meter.assert_written_once(*ys)
+    assert (meter.loaded["xs"], meter.stored["ys"]) == (m * one, n * one)
+    assert meter.launches == ["_mix_kernel"]
+    with Meter() as meter:
+        grad_xs, grad_gates = mix_backward(ys, xs, gates, [True] * 3)
+    meter.assert_written_once(*grad_xs, *grad_gates)
+    # The gates' gradient reads every pair of maps; dX, itself a mix of dY, each dY once.
+    assert meter.loaded["grad_ys"] == meter.loaded["xs"] - n * one == m * n * one
+    assert meter.stored["ys"] == m * one
+    assert meter.launches == ["_mix_kernel", "_grad_gates_kernel"]
 
 
 @triton.jit

@@ -1,5 +1,6 @@
 """Tuned launches: what is tried, what is kept, and that a table is read and never half written."""
 
+import contextlib
 import importlib
 import json
 
@@ -12,7 +13,7 @@ from mpkernels.ops.layout import Geometry
 
 pytest.importorskip("triton", reason="triton is not installed")
 from mpkernels.triton import tuned
-from mpkernels.triton.launch import ASSUMED, Resident, Walk, cross_connect_launch
+from mpkernels.triton.launch import ASSUMED, Resident, cross_connect_launch
 
 GEOMETRY, SIZES = Geometry(False, 128, 64, 64), (2, 2, 16, 4)
 GPU = torch.device("cuda", 0)
@@ -39,29 +40,81 @@ def test_candidates_differ_and_start_with_the_rule():
     assert {launch.method for launch in found} == {"resident", "streamed", "split"}
 
 
+def key(method="resident", geometry=GEOMETRY):
+    return tuned.key_of(geometry, *SIZES, False, method)
+
+
 def test_only_a_clear_gain_replaces_the_rule():
     tried = list(tuned.candidates(ruled(), GEOMETRY, *SIZES, ASSUMED))
-    assert tuned.fastest(iter(tried), lambda t: 1.0 if t == ruled() else 0.97) == (ruled(), 1.0)
-    best, share = tuned.fastest(iter(tried), lambda t: 0.5 if t == tried[3] else 1.0)
+    assert tuned.fastest({t: 1.0 if t == ruled() else 0.97 for t in tried}) == (ruled(), 1.0)
+    best, share = tuned.fastest({t: 0.5 if t == tried[3] else 1.0 for t in tried})
     assert (best, share) == (tried[3], 0.5)
 
 
 def test_a_table_is_read_and_grows(table):
     assert tuned.launch_for(GEOMETRY, *SIZES, GPU) == ruled()
     other = Resident(1, 64, 64, 8)
-    key = tuned.key_of(GEOMETRY, *SIZES, False)
-    assert tuned.write(GPU, {key: tuned.describe(other)}) == table
+    assert tuned.write(GPU, {key(): tuned.describe(other)}) == table
     assert tuned.launch_for(GEOMETRY, *SIZES, GPU) == other
     assert tuned.launch_for(GEOMETRY._replace(batch=3), *SIZES, GPU) == other
     assert tuned.launch_for(GEOMETRY, *SIZES, GPU, True) == ruled()
     assert tuned.launch_for(GEOMETRY, *SIZES, torch.device("cpu")) == ruled()
     tuned.write(GPU, {"another": ["split", 3]})
-    assert set(json.loads(table.read_text())) == {key, "another"}
+    assert set(json.loads(table.read_text())) == {key(), "another"}
     assert [path.name for path in table.parent.iterdir()] == [table.name]
+    tuned.write(GPU, {key(): None})
+    assert tuned.launch_for(GEOMETRY, *SIZES, GPU) == ruled()
+
+
+def test_a_launch_serves_the_batches_for_which_the_rule_takes_the_same_method(table):
+    large = Geometry(False, 256, 16, 1024)
+    few, sizes = large._replace(batch=8), (4, 4, 16, 4)
+    before = tuned.launch_for(few, *sizes, GPU)
+    streamed = cross_connect_launch(large, *sizes, ASSUMED)
+    assert (streamed.method, before.method) == ("streamed", "split")
+    found = streamed._replace(samples=2 * ASSUMED.multiprocessors)
+    of_large = tuned.key_of(large, *sizes, False, "streamed")
+    tuned.write(GPU, {of_large: tuned.describe(found)})
+    assert tuned.launch_for(large, *sizes, GPU) == found
+    assert tuned.launch_for(large._replace(batch=2048), *sizes, GPU) == found
+    assert tuned.launch_for(few, *sizes, GPU) == before
 
 
 def test_a_table_of_another_version_is_no_danger(table):
-    tuned.write(GPU, {tuned.key_of(GEOMETRY, *SIZES, False): ["clever", 9]})
+    tuned.write(GPU, {key(): ["clever", 9]})
+    with pytest.warns(RuntimeWarning, match=r"clever.*does not know; tune again"):
+        assert tuned.launch_for(GEOMETRY, *SIZES, GPU) == ruled()
+
+
+@pytest.mark.parametrize("text", ['{"a": [', "[]", "\udcff"], ids=["cut off", "list", "bytes"])
+def test_what_is_no_table_is_named_once_and_kept(table, text):
+    table.parent.mkdir(parents=True)
+    table.write_text(text, errors="surrogateescape")
+    with pytest.warns(RuntimeWarning, match=rf"{table}: not a table") as warned:
+        for geometry in (GEOMETRY, GEOMETRY._replace(batch=3)):
+            assert tuned.launch_for(geometry, *SIZES, GPU).method == "resident"
+    assert len(warned) == 1
+    with pytest.warns(RuntimeWarning, match=r"it is a_card_80_gb_\.unreadable now"):
+        tuned.write(GPU, {key(): ["split", 3]})
+    assert json.loads(table.read_text()) == {key(): ["split", 3]}
+    assert table.with_suffix(".unreadable").read_bytes() == text.encode(errors="surrogateescape")
+
+
+def test_a_folder_instead_of_a_table(table):
+    table.mkdir(parents=True)
+    with pytest.warns(RuntimeWarning, match="not a table"):
+        assert tuned.launch_for(GEOMETRY, *SIZES, GPU) == ruled()
+
+
+def test_nobody_needs_a_home(table, monkeypatch):
+    def nowhere():
+        raise RuntimeError("Could not determine home directory.")
+
+    monkeypatch.setattr(tuned.Path, "home", nowhere)
+    assert tuned.launch_for(GEOMETRY, *SIZES, GPU) == ruled()
+    assert tuned.table_of(GPU) == table
+    tuned._read.cache_clear(), tuned.launch_for.cache_clear()
+    monkeypatch.setenv("XDG_CACHE_HOME", "")
     assert tuned.launch_for(GEOMETRY, *SIZES, GPU) == ruled()
 
 
@@ -70,25 +123,90 @@ def test_tune_needs_a_gpu():
         mpk.tune(mpk.CrossConnect(4, 2, 2), [torch.randn(2, 4, 3, 3)] * 2)
 
 
+class Clock:
+    """A GPU that runs graphs: a launch takes as long as `took` says, and a little more each time.
+
+    Nobody waits for it: `now` is what events read.
+    """
+
+    def __init__(self, took):
+        self.took, self.now, self.order, self.capturing = took, 0.0, [], None
+
+    def run(self, launch):
+        if self.capturing is None:
+            self.now += 1000  # compiled and called from Python
+        else:
+            self.capturing.append(launch)
+
+    def install(self, monkeypatch):
+        clock = self
+
+        class Graph(list):
+            def replay(self):
+                clock.order.append(self[0])
+                clock.now += sum(clock.took[launch] for launch in self) * (1 + len(clock.order))
+
+        @contextlib.contextmanager
+        def capture(graph, pool):
+            clock.capturing = graph
+            yield
+            clock.capturing = None
+
+        class Event:
+            def __init__(self, enable_timing):
+                assert enable_timing
+
+            def record(self):
+                self.at = clock.now
+
+            def synchronize(self):
+                pass
+
+            def elapsed_time(self, end):
+                return end.at - self.at
+
+        for name, value in (("CUDAGraph", Graph), ("graph", capture), ("Event", Event),
+                            ("graph_pool_handle", object)):  # fmt: skip
+            monkeypatch.setattr(torch.cuda, name, value)
+
+
+def test_contenders_are_timed_in_turns_on_the_gpu_alone(monkeypatch):
+    """Python's time does not count, and a card that slows down favours none."""
+    clock = Clock({"a": 1.0, "b": 0.9, "c": 1.1})
+    clock.install(monkeypatch)
+    module = importlib.import_module("mpkernels.tune")
+    found = module._milliseconds(["a", "b", "c"], clock.run)
+    assert sorted(found, key=found.get) == ["b", "a", "c"]
+    assert clock.order == ["a", "b", "c"] * (module.ROUNDS + 1)
+
+
 @pytest.mark.skipif(not INTERPRETED, reason="needs TRITON_INTERPRET=1")
-def test_tune_measures_every_candidate_and_keeps_the_fastest(monkeypatch):
+@pytest.mark.parametrize("gain", [0.5, 1.0])
+def test_tune_measures_every_candidate_on_its_card_and_writes_gains(monkeypatch, gain):
     """All but the clock and the card is real: the kernels run in the interpreter."""
     module = importlib.import_module("mpkernels.tune")
-    from mpkernels.triton import cross_connect as launcher
+    from mpkernels.triton import launch
 
-    taken, written = [], {}
+    written, guarded = {}, []
 
-    def median(run):
-        launch = launcher._launch_of()
-        run()
-        taken.append(launch)
-        return 0.5 if isinstance(launch, Walk) and launch.method == "split" else 1.0
+    @contextlib.contextmanager
+    def on_device_of(x):
+        guarded.append(x)
+        yield
+        guarded.pop()
 
-    monkeypatch.setattr(module, "_median", median)
+    def milliseconds(launches, run):
+        assert len(launches) > 5 and len(guarded) == 1
+        for each in launches:
+            run(each)
+        return {each: gain if each.method == "split" else 1.0 for each in launches}
+
+    monkeypatch.setattr(module, "_milliseconds", milliseconds)
+    monkeypatch.setattr(launch, "on_device_of", on_device_of)
     monkeypatch.setattr(tuned, "write", lambda device, found: written.update(found))
     xs = [torch.randn(2, 4, 3, 3) for _ in range(2)]
     router = mpk.CrossConnect(4, 2, 2)
-    with mpk.use_backend("triton"):
-        shares = module._measure(xs, (router.w1, router.b1, router.w2, router.b2))
-    assert shares == {"forward": 0.5, "backward": 0.5} and len(taken) > 10
-    assert len(written) == 2 and {value[0] for value in written.values()} == {"split"}
+    shares = module._measure(xs, (router.w1, router.b1, router.w2, router.b2))
+    assert shares == {"forward": gain, "backward": gain} and len(written) == 2
+    assert all(name.endswith("resident") for name in written)
+    assert {value and value[0] for value in written.values()} == {"split" if gain < 1 else None}

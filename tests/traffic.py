@@ -61,7 +61,7 @@ def _direction(router: Router, meter: Meter, x: torch.Tensor, backward: bool) ->
     if again:
         # What is read a second time lies in L2: the samples in flight take no more than its share.
         held = launch.samples * again // len(x)
-        assert held <= ASSUMED.l2_bytes * L2_SHARE / 0.75, (router, held)
+        assert held <= ASSUMED.l2_bytes * L2_SHARE, (router, held)
     return Direction(
         launch.method, len(meter.launches), touched / floor, (touched - again) / floor,
         small / floor,

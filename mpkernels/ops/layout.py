@@ -55,7 +55,7 @@ def geometry_of(x: Tensor) -> Geometry:
 
 def strides_in_place(x: Tensor, geometry: Geometry) -> Strides | None:
     """The strides with which x can be read where it lies, or None if it must be copied."""
-    row, unit = geometry.cols, 0 if geometry.channels_last else 1
+    row, unit = geometry.cols, None if geometry.channels_last else 1
     if geometry.channels_last:
         if geometry.channels > 1 and x.stride(1) != 1:
             return None
@@ -64,7 +64,7 @@ def strides_in_place(x: Tensor, geometry: Geometry) -> Strides | None:
     for size, stride in zip(reversed(x.shape[2:]), reversed(x.stride()[2:])):
         if size == 1:
             continue
-        if unit == 0:
+        if unit is None:
             unit = row = stride
         if stride != unit:
             return None
@@ -78,16 +78,6 @@ def empty_map(x: Tensor, channels_last: bool | None = None) -> Tensor:
     if is_channels_last(x) if channels_last is None else channels_last:
         return x.new_empty((batch, *spatial, channels)).movedim(-1, 1)
     return x.new_empty(x.shape)
-
-
-def readable(x: Tensor, geometry: Geometry) -> tuple[Tensor, Strides]:
-    """x, or the one copy of it that a kernel can read, with its strides."""
-    strides = strides_in_place(x, geometry)
-    if strides is None:
-        x = empty_map(x, geometry.channels_last and x.dim() > 2).copy_(x)
-        strides = strides_in_place(x, geometry)
-        assert strides is not None
-    return x, strides
 
 
 def in_format_of(y: Tensor, x: Tensor) -> Tensor:

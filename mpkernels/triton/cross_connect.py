@@ -12,9 +12,9 @@ from torch import Tensor
 
 from mpkernels.ops.layout import Geometry
 from mpkernels.triton.launch import (
-    Chunks,
     Resident,
     Walk,
+    chunk_constants,
     next_power_of_2,
     on_device_of,
 )
@@ -26,6 +26,7 @@ from mpkernels.triton.maps import (
     new_maps,
     reading,
     rows_of,
+    writing,
 )
 from mpkernels.triton.parameters import parameter_gradients
 from mpkernels.triton.resident import resident_backward_kernel, resident_kernel
@@ -74,19 +75,6 @@ def _constants(
             "num_warps": launch.num_warps,
         }
     return common | chunk_constants(launch.chunks)
-
-
-def chunk_constants(chunks: Chunks) -> dict[str, Any]:
-    """Compile-time sizes of a walk in chunks."""
-    # Only NVIDIA's compiler takes a limit of registers; the kernels are the same.
-    limit = {} if torch.version.hip else {"maxnreg": chunks.registers}
-    return limit | {
-        "BLOCK_CHANNELS": chunks.channels,
-        "BLOCK_POSITIONS": chunks.positions,
-        "BLOCK_WALK": chunks.walk,
-        "BLOCK_CHUNKS": next_power_of_2(chunks.count),
-        "num_warps": chunks.num_warps,
-    }
 
 
 def _groups(batch: int, launch: Walk) -> list[tuple[int, int]]:
@@ -156,7 +144,7 @@ def cross_connect(
     pooled = torch.empty((geometry.batch, m, geometry.channels), dtype=accumulate, device=x.device)
     if geometry.batch == 0:
         return finished(made, (tuple(made), (), ())), gates, pooled  # type: ignore[arg-type]
-    inputs, outputs = reading(xs, geometry, x), reading(made, geometry, x)
+    inputs, outputs = reading(xs, geometry, x), writing(made, geometry, x)
     launch = _launch_of(geometry, m, n, units, dtype.itemsize, x.device)
     constants = _constants(geometry, launch, m, n, units)
     parameters = contiguous(w1, b1, w2, b2)
@@ -242,7 +230,7 @@ def cross_connect_backward(
     grad_logits = pooled.new_empty((batch, m, n))
     grad_hidden, hidden = (pooled.new_empty((batch, m, units)) for _ in range(2))
     outer, inputs = reading(grad_ys, geometry, x), reading(xs, geometry, x)
-    grads = reading(made, geometry, x)
+    grads = writing(made, geometry, x)
     if batch > 0:
         launch = _launch_of(geometry, m, n, units, x.dtype.itemsize, x.device, True)
         constants = _constants(geometry, launch, m, n, units)

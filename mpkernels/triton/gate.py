@@ -10,8 +10,13 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from mpkernels.triton.cross_connect import chunk_constants
-from mpkernels.triton.launch import WALK_WEIGHTS, chunks_of, next_power_of_2, on_device_of
+from mpkernels.triton.launch import (
+    WALK_WEIGHTS,
+    chunk_constants,
+    chunks_of,
+    next_power_of_2,
+    on_device_of,
+)
 from mpkernels.triton.maps import contiguous, geometry_like, reading, rows_of
 from mpkernels.triton.mlp import activate, differentiate_gate, times_w1, times_w1_transposed
 from mpkernels.triton.parameters import parameter_gradients

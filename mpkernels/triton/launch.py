@@ -8,7 +8,7 @@ from __future__ import annotations
 import math
 from contextlib import AbstractContextManager, nullcontext
 from functools import lru_cache
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -40,6 +40,8 @@ WALK_WEIGHTS = 2048
 L2_SHARE = 0.6
 # Below this share of busy multiprocessors a sample is split over several blocks.
 BUSY_SHARE = 0.75
+# Samples whose gradients of the parameters one program adds; see triton/parameters.py.
+PARAMETER_SAMPLES = 128
 
 
 class Card(NamedTuple):
@@ -118,6 +120,19 @@ def chunks_of(geometry: Geometry, hidden: int, itemsize: int, pairs: int = 1) ->
     return Chunks(block, max(1, -(-geometry.channels // block)), tile, walk, 8, registers)
 
 
+def chunk_constants(chunks: Chunks) -> dict[str, Any]:
+    """Compile-time sizes of a walk in chunks."""
+    # Only NVIDIA's compiler takes a limit of registers; the kernels are the same.
+    limit = {} if torch.version.hip else {"maxnreg": chunks.registers}
+    return limit | {
+        "BLOCK_CHANNELS": chunks.channels,
+        "BLOCK_POSITIONS": chunks.positions,
+        "BLOCK_WALK": chunks.walk,
+        "BLOCK_CHUNKS": next_power_of_2(chunks.count),
+        "num_warps": chunks.num_warps,
+    }
+
+
 def kept_elements(geometry: Geometry, kept: int, itemsize: int) -> int:
     """Registers that `kept` maps of a sample take in a block, padded to powers of two."""
     wide = 2 if itemsize == 8 else 1  # float64 is summed in registers twice as large
@@ -170,8 +185,8 @@ def cross_connect_launch(
     one = max(1, kept * geometry.channels * geometry.positions * itemsize)
     fit = max(1, int(card.l2_bytes * L2_SHARE) // one)
     if min(geometry.batch, fit) >= BUSY_SHARE * card.multiprocessors:
-        # Whole waves of blocks, so that none waits for a straggler.
-        return Walk("streamed", max(fit // card.multiprocessors, 1) * card.multiprocessors, chunks)
+        # Whole waves of blocks, so that none waits for a straggler; less than one where L2 ends.
+        return Walk("streamed", fit // card.multiprocessors * card.multiprocessors or fit, chunks)
     return Walk("split", fit, chunks)
 
 
@@ -187,6 +202,11 @@ def tile_of(geometry: Geometry) -> Tile:
     """Tiles of up to 2,048 elements, as wide as a row allows."""
     cols = min(next_power_of_2(geometry.cols), 512)
     return Tile(min(next_power_of_2(geometry.rows), WALK_ELEMENTS // cols), cols, 8)
+
+
+def parameter_launches(batch: int) -> int:
+    """How often the parameters' gradients launch: once more where a batch has several parts."""
+    return 1 if batch <= PARAMETER_SAMPLES else 2
 
 
 def on_device_of(x: Tensor) -> AbstractContextManager[object]:

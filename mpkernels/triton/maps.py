@@ -36,17 +36,18 @@ def geometry_like(x: Tensor) -> Geometry:
     return _geometry(x.shape, x.stride())
 
 
-def reading(xs: Sequence[Tensor | None], geometry: Geometry, unused: Tensor) -> Arguments:
-    """Maps to read, each in place or as the one copy that can be read; None is never touched."""
+def _arguments(
+    xs: Sequence[Tensor | None], geometry: Geometry, unused: Tensor, copied: bool
+) -> Arguments:
     tensors, batch, row = [], [], []
     for x in xs:
         if x is None:
-            x, strides = unused, Strides(0, 0)
+            x, strides = unused, Strides(0, geometry.cols)
         else:
             found = _strides(x.shape, x.stride(), geometry)
             if found is None:
-                last = geometry.channels_last and x.dim() > 2
-                x = empty_map(x, last).copy_(x)
+                other = empty_map(x, geometry.channels_last and x.dim() > 2)
+                x = other.copy_(x) if copied else other
                 found = _strides(x.shape, x.stride(), geometry)
                 assert found is not None
             strides = found
@@ -54,6 +55,16 @@ def reading(xs: Sequence[Tensor | None], geometry: Geometry, unused: Tensor) -> 
         batch.append(strides.batch)
         row.append(strides.row)
     return tuple(tensors), tuple(batch), tuple(row)
+
+
+def reading(xs: Sequence[Tensor | None], geometry: Geometry, unused: Tensor) -> Arguments:
+    """Maps to read, each in place or as the one copy that can be read; None is never touched."""
+    return _arguments(xs, geometry, unused, True)
+
+
+def writing(made: Sequence[Tensor | None], geometry: Geometry, unused: Tensor) -> Arguments:
+    """New maps to write, each in place or into one of the kernel's format; see `finished`."""
+    return _arguments(made, geometry, unused, False)
 
 
 def new_maps(likes: Sequence[Tensor | None]) -> list[Tensor | None]:
@@ -95,9 +106,10 @@ def _rows(geometry: Geometry, rows: tuple[int, ...]) -> Rows:
     if geometry.rows <= 1:
         rows = (geometry.cols,)
     length = 16 if geometry.channels_last else geometry.positions
-    dense = all(row in (geometry.cols, 0) for row in rows)
+    dense = all(row == geometry.cols for row in rows)
     # A block's tile may reach up to its own padded size beyond the last row.
-    wide = max(map(abs, rows)) * 2 * (geometry.rows + 2**12) + geometry.cols >= 2**31
+    longest = max(geometry.cols, *map(abs, rows))
+    wide = longest * 2 * (geometry.rows + 2**12) + geometry.cols >= 2**31
     return Rows(dense, wide, math.gcd(16, length, *rows))
 
 

@@ -6,6 +6,7 @@ gates' gradients are sums in a fixed order.
 
 from __future__ import annotations
 
+import torch
 import triton
 import triton.language as tl
 from torch import Tensor
@@ -13,7 +14,7 @@ from torch import Tensor
 from mpkernels.eager.functional import accumulate_dtype
 from mpkernels.ops.layout import Geometry
 from mpkernels.triton.launch import on_device_of, tile_of
-from mpkernels.triton.maps import Arguments, finished, geometry_like, new_maps, reading
+from mpkernels.triton.maps import Arguments, finished, geometry_like, new_maps, reading, writing
 
 
 @triton.jit
@@ -145,11 +146,20 @@ def triton_dtype(x: Tensor) -> tl.dtype:
     return tl.float64 if accumulate_dtype(x.dtype).itemsize == 8 else tl.float32
 
 
+def _selected(gates: Tensor, inputs: list[int], outputs: list[int]) -> Tensor:
+    """The gates of these paths, without an index tensor, which would come from the host."""
+    if len(inputs) < gates.shape[1]:
+        gates = torch.stack([gates.select(1, i) for i in inputs], 1)
+    if len(outputs) < gates.shape[2]:
+        gates = torch.stack([gates.select(2, j) for j in outputs], 2)
+    return gates
+
+
 def mix(xs: list[Tensor], gates: Tensor) -> list[Tensor]:
     """Launches once: ys."""
     x = xs[0]
     geometry, made = geometry_like(x), new_maps([x] * gates.shape[2])
-    outputs = reading(made, geometry, x)
+    outputs = writing(made, geometry, x)
     _launch_mix(reading(xs, geometry, x), outputs, gates, geometry, x)
     return finished(made, outputs)
 
@@ -163,11 +173,10 @@ def mix_backward(
     present = [j for j, grad in enumerate(grad_ys) if grad is not None]
     asked = [i for i, w in enumerate(wanted[:-1]) if w]
     made = new_maps([xs[i] for i in asked])
-    grads = reading(made, geometry, x)
+    grads = writing(made, geometry, x)
     if asked and present:
         outer = reading([grad_ys[j] for j in present], geometry, x)
-        transposed = gates[:, asked][:, :, present].transpose(1, 2)
-        _launch_mix(outer, grads, transposed, geometry, x)
+        _launch_mix(outer, grads, _selected(gates, asked, present).transpose(1, 2), geometry, x)
     grad_xs = finished(made, grads)
     if not wanted[-1]:
         return grad_xs, []

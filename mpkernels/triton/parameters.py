@@ -1,6 +1,8 @@
-"""Gradients of the gates' parameters: sums over the batch in a fixed order, one launch.
+"""Gradients of the gates' parameters: sums over the batch in a fixed order.
 
-Reads 4 B m (C + n + 2K) bytes; the maps are not touched.
+Programs share the batch in parts of PARAMETER_SAMPLES; where there are several parts, a second
+launch adds them in order. Reads B m (C + n + 2K) values, some of them again from L2: pooled values
+once for every 4 hidden units. The maps are not touched.
 """
 
 from __future__ import annotations
@@ -11,61 +13,98 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from mpkernels.triton.launch import next_power_of_2, on_device_of
+from mpkernels.triton.launch import PARAMETER_SAMPLES, next_power_of_2, on_device_of
+
+_VALUES = 2048  # that a program sums at a time: 16 for each of 128 threads
 
 
 @triton.jit
+def _sums(
+    left, right, i, first, end, p, q,
+    INPUTS: tl.constexpr, LEFT: tl.constexpr, RIGHT: tl.constexpr, BLOCK_BATCH: tl.constexpr,
+    BLOCK_LEFT: tl.constexpr, BLOCK_RIGHT: tl.constexpr,
+):  # fmt: skip
+    """Sums over samples [first, end): l r^T and l, for l = left[b, i, p] and r = right[b, i, q]."""
+    ACC: tl.constexpr = left.dtype.element_ty
+    b = tl.arange(0, BLOCK_BATCH)
+    products = tl.zeros([BLOCK_BATCH, BLOCK_LEFT, BLOCK_RIGHT], ACC)
+    total = tl.zeros([BLOCK_BATCH, BLOCK_LEFT], ACC)
+    for b0 in range(first, end, BLOCK_BATCH):
+        present = (b0 + b < end)[:, None]
+        path = (b0 + b).to(tl.int64)[:, None] * INPUTS + i
+        of_left = present & (p < LEFT)[None, :]
+        of_right = present & (q < RIGHT)[None, :]
+        lefts = tl.load(left + path * LEFT + p[None, :], mask=of_left, other=0.0)
+        rights = tl.load(right + path * RIGHT + q[None, :], mask=of_right, other=0.0)
+        products += lefts[:, :, None] * rights[:, None, :]
+        total += lefts
+    return tl.sum(products, 0), tl.sum(total, 0)
+
+
+@triton.jit(do_not_specialize=["batch"])
 def _parameter_gradients_kernel(
     grad_logits, grad_hidden, hidden, pooled, grad_w1, grad_b1, grad_w2, grad_b2, batch,
     INPUTS: tl.constexpr, OUTPUTS: tl.constexpr, CHANNELS: tl.constexpr, HIDDEN: tl.constexpr,
-    BLOCK_BATCH: tl.constexpr, BLOCK_CHANNELS: tl.constexpr, BLOCK_HIDDEN: tl.constexpr,
-    BLOCK_OUTPUTS: tl.constexpr,
+    SAMPLES: tl.constexpr, BLOCK_BATCH: tl.constexpr, BLOCK_CHANNELS: tl.constexpr,
+    BLOCK_HIDDEN: tl.constexpr, BLOCK_OUTPUTS: tl.constexpr,
 ):  # fmt: skip
     """dW1 = sum_b dH z^T, db1 = sum_b dH, dW2 = sum_b dA h^T, db2 = sum_b dA.
 
-    One program owns a block of channels of one path; the first one of a path also owns db1, dW2
-    and db2. Samples are added in blocks, always in the order of the batch.
+    One program owns one part of the batch, a block of hidden units of one path and a block of
+    channels, for dW1 and db1; one more for each block of hidden units owns dW2 and db2. Samples
+    are added in a fixed order. Part t of a gradient is stored t times its size further on.
     """
-    ACC: tl.constexpr = pooled.dtype.element_ty
-    i = tl.program_id(0)
-    b, j = tl.arange(0, BLOCK_BATCH), tl.arange(0, BLOCK_OUTPUTS)
-    k = tl.arange(0, BLOCK_HIDDEN)
-    c = tl.program_id(1) * BLOCK_CHANNELS + tl.arange(0, BLOCK_CHANNELS)
-    total_w1 = tl.zeros([BLOCK_HIDDEN, BLOCK_CHANNELS], ACC)
-    total_b1 = tl.zeros([BLOCK_HIDDEN], ACC)
-    total_w2 = tl.zeros([BLOCK_OUTPUTS, BLOCK_HIDDEN], ACC)
-    total_b2 = tl.zeros([BLOCK_OUTPUTS], ACC)
-    for b0 in range(0, batch, BLOCK_BATCH):
-        present = b0 + b < batch
-        sample = (b0 + b).to(tl.int64)[:, None] * INPUTS + i
-        of_hidden = present[:, None] & (k < HIDDEN)[None, :]
-        dh = tl.load(grad_hidden + sample * HIDDEN + k[None, :], mask=of_hidden, other=0.0)
+    HIDDEN_BLOCKS: tl.constexpr = tl.cdiv(HIDDEN, BLOCK_HIDDEN)
+    part = tl.program_id(0).to(tl.int64)
+    first = tl.program_id(0) * SAMPLES
+    end = tl.minimum(first + SAMPLES, batch)
+    i, block = tl.program_id(1) // HIDDEN_BLOCKS, tl.program_id(1) % HIDDEN_BLOCKS
+    k = block * BLOCK_HIDDEN + tl.arange(0, BLOCK_HIDDEN)
+    path = part * INPUTS + i
+    if tl.program_id(2) < tl.num_programs(2) - 1:
+        c = tl.program_id(2) * BLOCK_CHANNELS + tl.arange(0, BLOCK_CHANNELS)
+        dw1, db1 = _sums(
+            grad_hidden, pooled, i, first, end, k, c,
+            INPUTS, HIDDEN, CHANNELS, BLOCK_BATCH, BLOCK_HIDDEN, BLOCK_CHANNELS,
+        )  # fmt: skip
         if grad_w1 is not None:
-            of_channels = present[:, None] & (c < CHANNELS)[None, :]
-            z = tl.load(pooled + sample * CHANNELS + c[None, :], mask=of_channels, other=0.0)
-            total_w1 += tl.sum(dh[:, :, None] * z[:, None, :], 0)
-        if tl.program_id(1) == 0:
-            of_outputs = present[:, None] & (j < OUTPUTS)[None, :]
-            da = tl.load(grad_logits + sample * OUTPUTS + j[None, :], mask=of_outputs, other=0.0)
-            h = tl.load(hidden + sample * HIDDEN + k[None, :], mask=of_hidden, other=0.0)
-            total_b1 += tl.sum(dh, 0)
-            total_b2 += tl.sum(da, 0)
-            total_w2 += tl.sum(da[:, :, None] * h[:, None, :], 0)
-    if grad_w1 is not None:
-        at = (i * HIDDEN + k[:, None]) * CHANNELS + c[None, :]
-        of_w1 = (k < HIDDEN)[:, None] & (c < CHANNELS)[None, :]
-        tl.store(grad_w1 + at, total_w1.to(grad_w1.dtype.element_ty), mask=of_w1)
-    if tl.program_id(1) == 0:
+            to_w1 = grad_w1 + (path * HIDDEN + k[:, None]) * CHANNELS + c[None, :]
+            of_w1 = (k < HIDDEN)[:, None] & (c < CHANNELS)[None, :]
+            tl.store(to_w1, dw1.to(grad_w1.dtype.element_ty), mask=of_w1)
         if grad_b1 is not None:
-            to_b1 = grad_b1 + i * HIDDEN + k
-            tl.store(to_b1, total_b1.to(grad_b1.dtype.element_ty), mask=k < HIDDEN)
+            of_b1 = (k < HIDDEN) & (tl.program_id(2) == 0)
+            tl.store(grad_b1 + path * HIDDEN + k, db1.to(grad_b1.dtype.element_ty), mask=of_b1)
+    else:
+        j = tl.arange(0, BLOCK_OUTPUTS)
+        dw2, db2 = _sums(
+            grad_logits, hidden, i, first, end, j, k,
+            INPUTS, OUTPUTS, HIDDEN, BLOCK_BATCH, BLOCK_OUTPUTS, BLOCK_HIDDEN,
+        )  # fmt: skip
         if grad_w2 is not None:
-            to_w2 = grad_w2 + (i * OUTPUTS + j[:, None]) * HIDDEN + k[None, :]
+            to_w2 = grad_w2 + (path * OUTPUTS + j[:, None]) * HIDDEN + k[None, :]
             of_w2 = (j < OUTPUTS)[:, None] & (k < HIDDEN)[None, :]
-            tl.store(to_w2, total_w2.to(grad_w2.dtype.element_ty), mask=of_w2)
+            tl.store(to_w2, dw2.to(grad_w2.dtype.element_ty), mask=of_w2)
         if grad_b2 is not None:
-            to_b2 = grad_b2 + i * OUTPUTS + j
-            tl.store(to_b2, total_b2.to(grad_b2.dtype.element_ty), mask=j < OUTPUTS)
+            of_b2 = (j < OUTPUTS) & (block == 0)
+            tl.store(grad_b2 + path * OUTPUTS + j, db2.to(grad_b2.dtype.element_ty), mask=of_b2)
+
+
+@triton.jit(do_not_specialize=["count"])
+def _add_parts_kernel(
+    parts, grads, sizes, count,
+    GRADS: tl.constexpr, BLOCK_PARTS: tl.constexpr, BLOCK: tl.constexpr,
+):  # fmt: skip
+    """The sum of the `count` parts of each gradient; one program owns a block of one gradient."""
+    t, at = tl.arange(0, BLOCK_PARTS)[:, None], tl.program_id(0) * BLOCK + tl.arange(0, BLOCK)
+    for g in tl.static_range(GRADS):
+        if tl.program_id(1) == g:
+            total = tl.zeros([BLOCK_PARTS, BLOCK], parts[g].dtype.element_ty)
+            for t0 in range(0, count, BLOCK_PARTS):
+                inside = (t0 + t < count) & (at < sizes[g])[None, :]
+                of_part = parts[g] + (t0 + t).to(tl.int64) * sizes[g] + at[None, :]
+                total += tl.load(of_part, mask=inside, other=0.0)
+            summed = tl.sum(total, 0).to(grads[g].dtype.element_ty)
+            tl.store(grads[g] + at, summed, mask=at < sizes[g])
 
 
 def parameter_gradients(
@@ -76,7 +115,7 @@ def parameter_gradients(
     parameters: tuple[Tensor, Tensor | None, Tensor, Tensor | None],
     wanted: Sequence[bool],
 ) -> list[Tensor]:
-    """The wanted ones of dW1, db1, dW2, db2, in this order; launches once if there are any."""
+    """The wanted ones of dW1, db1, dW2, db2, in this order; see `parameter_launches`."""
     grads = [
         p.new_empty(p.shape) if w and p is not None else None for p, w in zip(parameters, wanted)
     ]
@@ -84,24 +123,46 @@ def parameter_gradients(
     if not made:
         return made
     batch, inputs, channels = pooled.shape
+    count = -(-batch // PARAMETER_SAMPLES) or 1
+    parts = grads
+    if count > 1:
+        parts = [None if g is None else pooled.new_empty((count, *g.shape)) for g in grads]
     units, outputs = hidden.shape[2], grad_logits.shape[2]
-    block_channels = min(next_power_of_2(channels), 32)
+    block_hidden, block_channels = (
+        min(next_power_of_2(x), y) for x, y in ((units, 4), (channels, 16))
+    )
+    block_outputs = next_power_of_2(outputs)
+    block_batch = max(1, _VALUES // (block_hidden * max(block_channels, block_outputs)))
+    grid = (count, inputs * -(-units // block_hidden), -(-channels // block_channels) + 1)
     with on_device_of(pooled):
-        _parameter_gradients_kernel[(inputs, -(-channels // block_channels) or 1)](
+        _parameter_gradients_kernel[grid](
             grad_logits,
             grad_hidden,
             hidden,
             pooled,
-            *grads,
+            *parts,
             batch,
             INPUTS=inputs,
             OUTPUTS=outputs,
             CHANNELS=channels,
             HIDDEN=units,
-            BLOCK_BATCH=8,
+            SAMPLES=PARAMETER_SAMPLES,
+            BLOCK_BATCH=min(block_batch, PARAMETER_SAMPLES),
             BLOCK_CHANNELS=block_channels,
-            BLOCK_HIDDEN=next_power_of_2(units),
-            BLOCK_OUTPUTS=next_power_of_2(outputs),
+            BLOCK_HIDDEN=block_hidden,
+            BLOCK_OUTPUTS=block_outputs,
             num_warps=4,
         )
+        if count > 1:
+            sizes = tuple(g.numel() for g in made)
+            _add_parts_kernel[(-(-max(sizes) // 128), len(made))](
+                tuple(part for part in parts if part is not None),
+                tuple(made),
+                sizes,
+                count,
+                GRADS=len(made),
+                BLOCK_PARTS=16,
+                BLOCK=128,
+                num_warps=4,
+            )
     return made

@@ -38,7 +38,7 @@ def _places(
     return (x + sample[:, None, None] * batch_stride) + within
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["batch"])
 def resident_kernel(
     xs, x_batch_strides, x_row_strides, ys, y_batch_strides, y_row_strides,
     w1, b1, w2, b2, gates, pooled, batch,
@@ -87,7 +87,7 @@ def resident_kernel(
         tl.store(at, y.to(ys[o].dtype.element_ty), mask=inside)
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["batch"])
 def resident_backward_kernel(
     grad_ys, grad_y_batch_strides, grad_y_row_strides, xs, x_batch_strides, x_row_strides,
     grad_xs, grad_x_batch_strides, grad_x_row_strides,

@@ -21,7 +21,7 @@ from mpkernels.triton.stages import (
 )
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["first"])
 def split_pool_kernel(
     xs, x_batch_strides, x_row_strides, w1, pooled, partial, first, channels, positions, chunks,
     INPUTS: tl.constexpr, HIDDEN: tl.constexpr,
@@ -41,7 +41,7 @@ def split_pool_kernel(
         )  # fmt: skip
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["first"])
 def split_mix_kernel(
     xs, x_batch_strides, x_row_strides, ys, y_batch_strides, y_row_strides,
     b1, w2, b2, gates, partial, first, channels, positions, chunks,
@@ -64,7 +64,7 @@ def split_mix_kernel(
     )  # fmt: skip
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["first"])
 def split_dot_kernel(
     grad_ys, grad_y_batch_strides, grad_y_row_strides, xs, x_batch_strides, x_row_strides,
     pooled, w1, dots, partial, first, channels, positions, chunks,
@@ -88,7 +88,7 @@ def split_dot_kernel(
         )  # fmt: skip
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["first"])
 def split_grad_kernel(
     grad_ys, grad_y_batch_strides, grad_y_row_strides,
     grad_xs, grad_x_batch_strides, grad_x_row_strides,

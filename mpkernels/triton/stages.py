@@ -27,9 +27,12 @@ from mpkernels.triton.mlp import (
 
 @triton.jit
 def chunk_size(
-    c0, channels, positions, BLOCK_CHANNELS: tl.constexpr, CHANNELS_LAST: tl.constexpr
+    c0, channels, positions,
+    BLOCK_CHANNELS: tl.constexpr, CHANNELS_LAST: tl.constexpr, WIDE: tl.constexpr,
 ):  # fmt: skip
     """How far q goes in the chunk that starts at channel c0."""
+    if WIDE:
+        positions = tl.cast(positions, tl.int64)
     if CHANNELS_LAST:
         return positions * BLOCK_CHANNELS
     else:
@@ -37,14 +40,20 @@ def chunk_size(
 
 
 @triton.jit
+def elements(q0, BLOCK_WALK: tl.constexpr, WIDE: tl.constexpr):
+    """The q of one tile of a walk; they take 32 bits where a chunk's size and offsets fit."""
+    q = tl.arange(0, BLOCK_WALK)
+    if WIDE:
+        q = q.to(tl.int64)
+    return q0 + q
+
+
+@triton.jit
 def places(
     x, q, c0, positions, row_stride,
     BLOCK_CHANNELS: tl.constexpr, CHANNELS_LAST: tl.constexpr, DENSE: tl.constexpr,
-    WIDE: tl.constexpr,
 ):  # fmt: skip
-    """Pointers to elements q of a chunk of the map x; offsets take 32 bits if they fit."""
-    if WIDE:
-        q = q.to(tl.int64)
+    """Pointers to elements q of a chunk of the map x; offsets are as wide as q."""
     if CHANNELS_LAST:
         at = x + c0 + ((q // BLOCK_CHANNELS) * row_stride + q % BLOCK_CHANNELS)
     else:
@@ -117,9 +126,9 @@ def mix_stage(
     WIDE: tl.constexpr, BLOCK_CHANNELS: tl.constexpr, BLOCK_WALK: tl.constexpr,
 ):  # fmt: skip
     """Y_j = sum_i g_ij X_i over one chunk; weights[i * n + j] is the scalar g_ij."""
-    size = chunk_size(c0, channels, positions, BLOCK_CHANNELS, CHANNELS_LAST)
+    size = chunk_size(c0, channels, positions, BLOCK_CHANNELS, CHANNELS_LAST, WIDE)
     for q0 in range(0, size, BLOCK_WALK):
-        q = q0 + tl.arange(0, BLOCK_WALK)
+        q = elements(q0, BLOCK_WALK, WIDE)
         inside = q < size
         if CHANNELS_LAST:
             inside &= c0 + q % BLOCK_CHANNELS < channels
@@ -127,7 +136,7 @@ def mix_stage(
         for i in tl.static_range(INPUTS):
             at = places(
                 xs[i] + sample * x_batch_strides[i], q, c0, positions, x_row_strides[i],
-                BLOCK_CHANNELS, CHANNELS_LAST, DENSE, WIDE,
+                BLOCK_CHANNELS, CHANNELS_LAST, DENSE,
             )  # fmt: skip
             x = tl.load(at, mask=inside, other=0.0)
             tiles = tiles + (x.to(ACC),)
@@ -137,7 +146,7 @@ def mix_stage(
                 y += weights[i * OUTPUTS + o] * tiles[i]
             at = places(
                 ys[o] + sample * y_batch_strides[o], q, c0, positions, y_row_strides[o],
-                BLOCK_CHANNELS, CHANNELS_LAST, DENSE, WIDE,
+                BLOCK_CHANNELS, CHANNELS_LAST, DENSE,
             )  # fmt: skip
             tl.store(at, y.to(ys[o].dtype.element_ty), mask=inside)
 
@@ -150,14 +159,14 @@ def dot_stage(
     WIDE: tl.constexpr, BLOCK_CHANNELS: tl.constexpr, BLOCK_WALK: tl.constexpr,
 ):  # fmt: skip
     """<X_i, dY_j> over one chunk to `partial` [m, n]; reads each X_i and each dY_j once."""
-    size = chunk_size(c0, channels, positions, BLOCK_CHANNELS, CHANNELS_LAST)
+    size = chunk_size(c0, channels, positions, BLOCK_CHANNELS, CHANNELS_LAST, WIDE)
     # Four neighbours are added at once: they lie in one thread, which then holds a fourth as many
     # sums.
     dots = ()
     for _ in tl.static_range(INPUTS * OUTPUTS):
         dots = dots + (tl.zeros([BLOCK_WALK // 4], ACC),)
     for q0 in range(0, size, BLOCK_WALK):
-        q = q0 + tl.arange(0, BLOCK_WALK)
+        q = elements(q0, BLOCK_WALK, WIDE)
         inside = q < size
         if CHANNELS_LAST:
             inside &= c0 + q % BLOCK_CHANNELS < channels
@@ -167,7 +176,7 @@ def dot_stage(
                 at = places(
                     grad_ys[o] + sample * grad_y_batch_strides[o], q, c0, positions,
                     grad_y_row_strides[o],
-                    BLOCK_CHANNELS, CHANNELS_LAST, DENSE, WIDE,
+                    BLOCK_CHANNELS, CHANNELS_LAST, DENSE,
                 )  # fmt: skip
                 tiles = tiles + (tl.load(at, mask=inside, other=0.0).to(ACC),)
             else:
@@ -176,7 +185,7 @@ def dot_stage(
         for i in tl.static_range(INPUTS):
             at = places(
                 xs[i] + sample * x_batch_strides[i], q, c0, positions, x_row_strides[i],
-                BLOCK_CHANNELS, CHANNELS_LAST, DENSE, WIDE,
+                BLOCK_CHANNELS, CHANNELS_LAST, DENSE,
             )  # fmt: skip
             x = tl.load(at, mask=inside, other=0.0).to(ACC)
             for o in tl.static_range(OUTPUTS):
@@ -291,9 +300,9 @@ def grad_stage(
 ):  # fmt: skip
     """dX_i = sum_j g_ij dY_j + dZ_i / S over one chunk; reads each dY_j once."""
     ACC: tl.constexpr = grad_pooled.dtype.element_ty
-    size = chunk_size(c0, channels, positions, BLOCK_CHANNELS, CHANNELS_LAST)
+    size = chunk_size(c0, channels, positions, BLOCK_CHANNELS, CHANNELS_LAST, WIDE)
     for q0 in range(0, size, BLOCK_WALK):
-        q = q0 + tl.arange(0, BLOCK_WALK)
+        q = elements(q0, BLOCK_WALK, WIDE)
         c = channel_of(q, c0, positions, BLOCK_CHANNELS, CHANNELS_LAST, UNIT)
         inside = (q < size) & (c < channels)
         tiles = ()
@@ -302,7 +311,7 @@ def grad_stage(
                 at = places(
                     grad_ys[o] + sample * grad_y_batch_strides[o], q, c0, positions,
                     grad_y_row_strides[o],
-                    BLOCK_CHANNELS, CHANNELS_LAST, DENSE, WIDE,
+                    BLOCK_CHANNELS, CHANNELS_LAST, DENSE,
                 )  # fmt: skip
                 tiles = tiles + (tl.load(at, mask=inside, other=0.0).to(ACC),)
             else:
@@ -317,6 +326,6 @@ def grad_stage(
                 at = places(
                     grad_xs[i] + sample * grad_x_batch_strides[i], q, c0, positions,
                     grad_x_row_strides[i],
-                    BLOCK_CHANNELS, CHANNELS_LAST, DENSE, WIDE,
+                    BLOCK_CHANNELS, CHANNELS_LAST, DENSE,
                 )  # fmt: skip
                 tl.store(at, dx.to(grad_xs[i].dtype.element_ty), mask=inside)

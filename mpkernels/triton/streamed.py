@@ -21,7 +21,7 @@ from mpkernels.triton.stages import (
 )
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["batch"])
 def streamed_kernel(
     xs, x_batch_strides, x_row_strides, ys, y_batch_strides, y_row_strides,
     w1, b1, w2, b2, gates, pooled, partial, batch, channels, positions, chunks,
@@ -58,7 +58,7 @@ def streamed_kernel(
             )  # fmt: skip
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["batch"])
 def streamed_backward_kernel(
     grad_ys, grad_y_batch_strides, grad_y_row_strides, xs, x_batch_strides, x_row_strides,
     grad_xs, grad_x_batch_strides, grad_x_row_strides,

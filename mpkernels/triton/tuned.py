@@ -5,7 +5,8 @@ from __future__ import annotations
 import json
 import os
 import re
-from collections.abc import Callable, Iterator
+import warnings
+from collections.abc import Iterator, Mapping
 from functools import lru_cache
 from pathlib import Path
 
@@ -28,24 +29,57 @@ GAIN = 0.95
 
 def table_of(device: torch.device) -> Path:
     """The file of a card's tuned launches, below the user's cache folder."""
-    cache = Path(os.environ.get("XDG_CACHE_HOME", Path.home() / ".cache"))
+    named = os.environ.get("XDG_CACHE_HOME")
+    cache = Path(named) if named else Path.home() / ".cache"
     name = re.sub(r"\W+", "_", torch.cuda.get_device_name(device)).lower()
     return cache / "mpkernels" / f"{name}.json"
 
 
 def key_of(
-    geometry: Geometry, inputs: int, outputs: int, hidden: int, itemsize: int, backward: bool
+    geometry: Geometry,
+    inputs: int,
+    outputs: int,
+    hidden: int,
+    itemsize: int,
+    backward: bool,
+    method: str,
 ) -> str:
-    """What a tuned launch depends on: everything but the batch."""
+    """What a tuned launch depends on: sizes, and the method that the rule takes for the batch.
+
+    The batch itself is left out, so that a sample's result does not depend on it: where the rule
+    takes one method, every batch gets one launch.
+    """
     layout = "last" if geometry.channels_last else "first"
     sizes = (geometry.channels, geometry.positions, inputs, outputs, hidden, itemsize)
-    return " ".join(map(str, (*sizes, layout, "backward" if backward else "forward")))
+    return " ".join(map(str, (*sizes, layout, "backward" if backward else "forward", method)))
+
+
+def _table(path: Path) -> dict[str, list[object]]:
+    """What the file holds; ValueError or OSError if that is no table."""
+    try:
+        found = json.loads(path.read_text())
+    except FileNotFoundError:
+        return {}
+    if not isinstance(found, dict):
+        raise ValueError(f"a {type(found).__name__} instead of a table")
+    return found
+
+
+def _warn(path: Path, what: str) -> None:
+    warnings.warn(f"mpkernels: {path}: {what}", RuntimeWarning, stacklevel=2)
 
 
 @lru_cache(maxsize=8)
 def _read(device: torch.device) -> dict[str, list[object]]:
-    path = table_of(device)
-    return json.loads(path.read_text()) if path.exists() else {}
+    try:
+        path = table_of(device)
+    except RuntimeError:  # no home folder, hence no table
+        return {}
+    try:
+        return _table(path)
+    except (OSError, ValueError) as error:
+        _warn(path, f"not a table of tuned launches, the written rule chooses instead ({error})")
+        return {}
 
 
 @lru_cache(maxsize=4096)
@@ -63,10 +97,15 @@ def launch_for(
     ruled = cross_connect_launch(geometry, inputs, outputs, hidden, itemsize, card, backward)
     if device.type != "cuda":
         return ruled
-    found = _read(device).get(key_of(geometry, inputs, outputs, hidden, itemsize, backward))
-    for candidate in candidates(ruled, geometry, inputs, outputs, hidden, itemsize, card):
+    sizes = (inputs, outputs, hidden, itemsize)
+    key = key_of(geometry, *sizes, backward, ruled.method)
+    found = _read(device).get(key)
+    if found is None:
+        return ruled
+    for candidate in candidates(ruled, geometry, *sizes, card):
         if found == describe(candidate):
             return candidate
+    _warn(table_of(device), f"{key!r} is {found}, which this version does not know; tune again")
     return ruled
 
 
@@ -103,25 +142,25 @@ def candidates(
             yield launch
 
 
-def fastest(
-    tried: Iterator[Resident | Walk], seconds: Callable[[Resident | Walk], float]
-) -> tuple[Resident | Walk, float]:
-    """The launch to use and its share of the ruled one's time, which is the first tried."""
-    ruled = next(tried)
-    base = seconds(ruled)
-    best, least = ruled, base
-    for launch in tried:
-        took = seconds(launch)
-        if took < least and took < GAIN * base:
-            best, least = launch, took
-    return best, least / base
+def fastest(times: Mapping[Resident | Walk, float]) -> tuple[Resident | Walk, float]:
+    """The launch to use and its share of the ruled one's time, which is the first."""
+    ruled, base = next(iter(times.items()))
+    best = min(times, key=times.__getitem__)
+    return (best, times[best] / base) if times[best] < GAIN * base else (ruled, 1.0)
 
 
-def write(device: torch.device, found: dict[str, list[object]]) -> Path:
-    """Adds launches to the card's table, whole or not at all."""
+def write(device: torch.device, found: Mapping[str, list[object] | None]) -> Path:
+    """Adds launches to the card's table, whole or not at all; None removes one."""
     path = table_of(device)
     path.parent.mkdir(parents=True, exist_ok=True)
-    merged = {**(json.loads(path.read_text()) if path.exists() else {}), **found}
+    try:
+        table = _table(path)
+    except ValueError as error:
+        aside = path.with_suffix(".unreadable")
+        path.replace(aside)
+        _warn(path, f"was no table of tuned launches ({error}); it is {aside.name} now")
+        table = {}
+    merged = {key: value for key, value in {**table, **found}.items() if value is not None}
     partly = path.with_suffix(f".{os.getpid()}.part")
     partly.write_text(json.dumps(merged, indent=1) + "\n")
     partly.replace(path)
