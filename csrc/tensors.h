@@ -126,17 +126,4 @@ class Maps {
   std::vector<std::pair<size_t, Tensor>> pending_;
 };
 
-// 64-byte aligned memory of one task.
-class Scratch {
- public:
-  explicit Scratch(size_t bytes) : memory_(bytes / sizeof(Line) + 1) {}
-  void* data() { return memory_.data(); }
-
- private:
-  struct alignas(64) Line {
-    char bytes[64];
-  };
-  std::vector<Line> memory_;
-};
-
 }  // namespace mpk

@@ -40,13 +40,6 @@ __attribute__((noinline)) void gates_of(const CrossConnect& p, int64_t begin, in
   softmax_rows(g, (end - begin) * m, n);
 }
 
-template <class T, int M, int N, bool STREAM>
-void mix_sample(const CrossConnect& p, int64_t b) {
-  const int64_t m = p.gate.inputs, n = p.gate.outputs;
-  const auto* g = row_of<Accumulate<T>>(p.gates, b, m * n);
-  mix_rows<T, M, N, STREAM>({p.xs, m, b}, {p.ys, n, b}, whole(p.geometry), g);
-}
-
 // `each` is called on every sample of a group whose gates are there.
 template <class T, class Each, class A = Accumulate<T>>
 void for_groups(const CrossConnect& p, int64_t begin, int64_t end, A* h, Each each) {
@@ -66,14 +59,15 @@ void cross_connect(const CrossConnect& p, int64_t begin, int64_t end, void* scra
     using T = decltype(zero);
     auto* h = static_cast<Accumulate<T>*>(scratch);
     if (!p.ys) return for_groups<T>(p, begin, end, h, [](int64_t) {});
-    visit_paths(p.gate.inputs, p.gate.outputs, [&](auto m, auto n) {
-      if constexpr (m > 0)
-        if (streams(p.geometry, p.ys, n)) {
-          for_groups<T>(p, begin, end, h, [&](int64_t b) { mix_sample<T, m, n, true>(p, b); });
-          return finish_streams();
-        }
-      for_groups<T>(p, begin, end, h, [&](int64_t b) { mix_sample<T, m, n, false>(p, b); });
+    const int64_t m = p.gate.inputs, n = p.gate.outputs;
+    const bool streamed = m <= 4 && n <= 4 && streams(p.geometry, p.ys, n);
+    visit_paths(m, n, [&](auto M, auto N) {
+      for_groups<T>(p, begin, end, h, [&](int64_t b) {
+        mix_rows<T, M, N>({p.xs, m, b}, {p.ys, n, b}, whole(p.geometry),
+                          row_of<Accumulate<T>>(p.gates, b, m * n), streamed);
+      });
     });
+    if (streamed) finish_streams();
   });
 }
 
@@ -98,7 +92,7 @@ void cross_connect_mix(const CrossConnect& p, int64_t b, int64_t begin, int64_t 
     using T = decltype(zero);
     const auto* g = row_of<Accumulate<T>>(p.gates, b, m * n);
     visit_paths(m, n, [&](auto M, auto N) {
-      mix_rows<T, M, N, false>({p.xs, m, b}, {p.ys, n, b}, rows, g);
+      mix_rows<T, M, N>({p.xs, m, b}, {p.ys, n, b}, rows, g, false);
     });
   });
 }

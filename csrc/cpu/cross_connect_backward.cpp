@@ -118,16 +118,16 @@ __attribute__((noinline)) void differentiate_gates(const CrossConnectBackward& p
 }
 
 // dX of rows of sample b, from what its group's gates left at `at`.
-template <class T, int M, int N, bool STREAM>
+template <class T, int M, int N>
 void grads_of_rows(const CrossConnectBackward& p, int64_t b, Block rows,
-                   const Scratch<Accumulate<T>>& scratch, int64_t at) {
+                   const Scratch<Accumulate<T>>& scratch, int64_t at, bool streamed) {
   const Paths grad_ys{p.grad_ys, p.present, b};
   if constexpr (M > 0)
     if (complete(p)) {
-      const auto run = p.geometry.channels_last ? grad_rows<T, true, M, N, STREAM>
-                                                : grad_rows<T, false, M, N, STREAM>;
+      const auto run =
+          p.geometry.channels_last ? grad_rows<T, true, M, N> : grad_rows<T, false, M, N>;
       return run(p.geometry, grad_ys, {p.grad_xs, M, b}, rows, scratch.gates_of(at),
-                 scratch.grad_z_of(at));
+                 scratch.grad_z_of(at), streamed);
     }
   for (int64_t i = 0; i < p.gate.inputs; i++)
     if (p.grad_xs[i].data)
@@ -136,19 +136,20 @@ void grads_of_rows(const CrossConnectBackward& p, int64_t b, Block rows,
                           scratch.grad_z_of(at) + i * p.geometry.channels);
 }
 
-template <class T, int M, int N, bool STREAM>
+template <class T, int M, int N>
 void backward_samples(const CrossConnectBackward& p, int64_t begin, int64_t end, void* memory) {
   const int64_t group = group_size(p.geometry, 2 * p.gate.inputs + p.present);
   const Scratch<Accumulate<T>> scratch(p, group, memory);
+  const bool streamed = M > 0 && complete(p) && streams(p.geometry, p.grad_xs, p.gate.inputs);
   for (int64_t first = begin; first < end; first += group) {
     const int64_t last = first + group < end ? first + group : end;
     for (int64_t b = first; b < last; b++)
       dots_of_sample<T, M, N>(p, b, scratch, scratch.dots_of(b - first));
     differentiate_gates(p, first, last, scratch);
     for (int64_t b = first; b < last; b++)
-      grads_of_rows<T, M, N, STREAM>(p, b, whole(p.geometry), scratch, b - first);
+      grads_of_rows<T, M, N>(p, b, whole(p.geometry), scratch, b - first, streamed);
   }
-  if (STREAM) finish_streams();
+  if (streamed) finish_streams();
 }
 
 }  // namespace
@@ -157,12 +158,8 @@ void cross_connect_backward(const CrossConnectBackward& p, int64_t begin, int64_
                             void* scratch) {
   visit_dtype(p.geometry.dtype, [&](auto zero) {
     using T = decltype(zero);
-    visit_paths(p.gate.inputs, p.present, [&](auto m, auto n) {
-      if constexpr (m > 0)
-        if (complete(p) && streams(p.geometry, p.grad_xs, m))
-          return backward_samples<T, m, n, true>(p, begin, end, scratch);
-      backward_samples<T, m, n, false>(p, begin, end, scratch);
-    });
+    visit_paths(p.gate.inputs, p.present,
+                [&](auto m, auto n) { backward_samples<T, m, n>(p, begin, end, scratch); });
   });
 }
 
@@ -202,7 +199,7 @@ void cross_connect_grads(const CrossConnectBackward& p, int64_t b, int64_t begin
     using T = decltype(zero);
     const Scratch<Accumulate<T>> scratch(p, 1, memory);
     visit_paths(p.gate.inputs, p.present,
-                [&](auto m, auto n) { grads_of_rows<T, m, n, false>(p, b, rows, scratch, 0); });
+                [&](auto m, auto n) { grads_of_rows<T, m, n>(p, b, rows, scratch, 0, false); });
   });
 }
 

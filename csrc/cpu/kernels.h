@@ -1,7 +1,6 @@
 // The table of kernels that each instruction set provides, and the choice among them.
 #pragma once
 
-#include <cstddef>
 #include <cstdint>
 
 #include "cpu/groups.h"
@@ -14,7 +13,7 @@ namespace mpk::cpu {
 // computed, and its parts [begin, end) mixed; backward, <dY_j, X_i> of its parts summed to
 // `partial` [parts, m, present], the gates differentiated, and dX of its parts written.
 // gate_weight_gradients works on tasks, see `weight_tasks`. `scratch` is 64-byte aligned and has
-// at least the bytes that its `..._scratch` function asks for.
+// at least the size that its `..._scratch` function asks for.
 struct Kernels {
   const char* name;
   void (*cross_connect)(const CrossConnect&, int64_t begin, int64_t end, void* scratch);
@@ -34,17 +33,15 @@ struct Kernels {
   void (*mix_backward)(const MixBackward&, int64_t begin, int64_t end, void* scratch);
 };
 
-// Doubles are the widest accumulate dtype, so these bounds hold for every dtype.
-inline size_t cross_connect_scratch(const CrossConnect& p) {
-  return sizeof(double) * most_samples * p.gate.hidden;
-}
-inline size_t cross_connect_backward_scratch(const CrossConnectBackward& p) {
+// In values of double, the widest accumulate dtype.
+inline int64_t cross_connect_scratch(const CrossConnect& p) { return most_samples * p.gate.hidden; }
+inline int64_t cross_connect_backward_scratch(const CrossConnectBackward& p) {
   const int64_t m = p.gate.inputs, n = p.gate.outputs;
   const int64_t group = group_size(p.geometry, 2 * m + p.present);
-  return sizeof(double) * (group * m * (3 * n + p.geometry.channels) + m * n);
+  return group * m * (3 * n + p.geometry.channels) + m * n;
 }
-inline size_t mix_scratch(int64_t inputs, int64_t outputs, int64_t channels) {
-  return sizeof(double) * inputs * outputs * channels;
+inline int64_t mix_scratch(int64_t inputs, int64_t outputs, int64_t channels) {
+  return inputs * outputs * channels;
 }
 
 // Eight hidden units of a path are a task, the first of a path takes its logits too.

@@ -73,9 +73,9 @@ void mix_sample(const Geometry& geometry, const Gates& kind, const Paths& xs, co
     return;
   }
   const Block rows = whole(geometry);
-  if constexpr (M > 0)
-    if (streams(geometry, ys.maps, N)) return mix_rows<T, M, N, true>(xs, ys, rows, gates);
-  mix_rows<T, M, N, false>(xs, ys, rows, gates);
+  const bool streamed = M > 0 && streams(geometry, ys.maps, ys.count);
+  mix_rows<T, M, N>(xs, ys, rows, gates, streamed);
+  if (streamed) finish_streams();
 }
 
 // dX_i = sum_j g_ij dY_j is a mix of the gradients with the gates transposed.

@@ -10,23 +10,21 @@ namespace mpk::cpu::MPK_NAMESPACE {
 
 // Where new rows go: straight to their maps, or through a staging buffer of a few lines each from
 // where they are streamed, one map after the other. Streams that alternate between maps are slow.
-template <class T, bool STREAM>
+template <class T, int COUNT>
 struct Target {
-  static constexpr int64_t block = STREAM ? 2048 / int64_t(sizeof(T)) : INT64_MAX;
   const Paths& maps;
-  alignas(64) mutable T staged[STREAM ? 4 : 1][STREAM ? block : 1];
+  const bool streamed;
+  static constexpr int64_t staged_columns = 2048 / int64_t(sizeof(T));
+  alignas(64) T staged[COUNT][staged_columns];
 
-  explicit Target(const Paths& maps) : maps(maps) {}
-  T* at(int64_t path, int64_t r, int64_t col) const {
-    if constexpr (STREAM)
-      return staged[path];
-    else
-      return maps.row<T>(path, r) + col;
+  Target(const Paths& maps, bool streamed) : maps(maps), streamed(streamed) {}
+  int64_t block() const { return streamed ? staged_columns : INT64_MAX; }
+  T* at(int path, int64_t r, int64_t col) {
+    return streamed ? staged[path] : maps.row<T>(path, r) + col;
   }
-  void finish(int64_t r, int64_t col, int64_t count) const {
-    if constexpr (STREAM)
-      for (int64_t path = 0; path < maps.count; path++)
-        stream(maps.row<T>(path, r) + col, staged[path], count * int64_t(sizeof(T)));
+  void finish(int64_t r, int64_t col, int64_t count) {
+    for (int path = 0; streamed && path < COUNT; path++)
+      stream(maps.row<T>(path, r) + col, staged[path], count * int64_t(sizeof(T)));
   }
 };
 
@@ -73,16 +71,16 @@ inline __attribute__((always_inline)) void mix_lanes(Lanes lanes, const Vec<A> (
   }
 }
 
-template <class T, int M, int N, bool STREAM, class A = Accumulate<T>>
-inline void mix_rows(const Paths& xs, const Paths& ys, Block rows, const A* gates) {
+template <class T, int M, int N, class A = Accumulate<T>>
+inline void mix_rows(const Paths& xs, const Paths& ys, Block rows, const A* gates, bool streamed) {
   if constexpr (M > 0) {
     const Weights<A, M * N> g(gates);
-    const Target<T, STREAM> target(ys);
+    Target<T, N> target(ys, streamed);
     const int64_t count = rows.last - rows.first;
-    if (!STREAM && xs.dense(rows.cols) && ys.dense(rows.cols))  // one long row
+    if (!streamed && xs.dense(rows.cols) && ys.dense(rows.cols))  // one long row
       rows = {rows.first, rows.first + 1, count * rows.cols};
     for (int64_t r = rows.first; r < rows.last; r++)
-      for_blocks(rows.cols, target.block, [&](int64_t begin, int64_t end) {
+      for_blocks(rows.cols, target.block(), [&](int64_t begin, int64_t end) {
         const RowPointers<M, const T> x(xs, r, begin);
         T* y[N];
         for (int j = 0; j < N; j++) y[j] = target.at(j, r, begin);
@@ -176,13 +174,13 @@ struct GradRow {
   }
 };
 
-template <class T, bool CHANNELS_LAST, int M, int N, bool STREAM, class A = Accumulate<T>>
+template <class T, bool CHANNELS_LAST, int M, int N, class A = Accumulate<T>>
 inline void grad_rows(const Geometry& geometry, const Paths& grad_ys, const Paths& grad_xs,
-                      Block rows, const A* gates, const A* add) {
+                      Block rows, const A* gates, const A* add, bool streamed) {
   const Weights<A, M * N> g(gates);
-  const Target<T, STREAM> target(grad_xs);
+  Target<T, M> target(grad_xs, streamed);
   for (int64_t r = rows.first; r < rows.last; r++)
-    for_blocks(rows.cols, target.block, [&](int64_t begin, int64_t end) {
+    for_blocks(rows.cols, target.block(), [&](int64_t begin, int64_t end) {
       const RowPointers<N, const T> dy(grad_ys, r, begin);
       T* dx[M];
       for (int i = 0; i < M; i++) dx[i] = target.at(i, r, begin);

@@ -37,8 +37,8 @@ std::vector<Tensor> mix(std::vector<Tensor> xs, Tensor gates) {
   for (int64_t j = 0; j < n; j++) outputs.write(xs[0], geometry);
   const Mix problem{geometry, m, n, values.view, inputs.data(), outputs.data()};
   parallel_for(0, geometry.batch, grain(geometry, m + n), [&](int64_t begin, int64_t end) {
-    Scratch scratch(mix_scratch(m, n, geometry.channels));
-    kernels().mix(problem, begin, end, scratch.data());
+    Buffer scratch(mix_scratch(m, n, geometry.channels), Dtype::f64);
+    kernels().mix(problem, begin, end, scratch.data_ptr());
   });
   return outputs.finish();
 }
@@ -92,8 +92,8 @@ std::tuple<std::vector<Tensor>, std::vector<Tensor>> mix_backward(
       wanted[m] ? grad_gates[0].data_ptr() : nullptr,
   };
   parallel_for(0, geometry.batch, grain(geometry, 2 * m + n), [&](int64_t begin, int64_t end) {
-    Scratch scratch(mix_scratch(m, n, geometry.channels));
-    kernels().mix_backward(problem, begin, end, scratch.data());
+    Buffer scratch(mix_scratch(m, n, geometry.channels), Dtype::f64);
+    kernels().mix_backward(problem, begin, end, scratch.data_ptr());
   });
   for (Tensor& grad : grad_gates)
     if (gates.dtype() != type) grad = contiguous_copy(grad, gates.dtype());

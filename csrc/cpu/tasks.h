@@ -35,7 +35,7 @@ inline int64_t at_least_one(int64_t size) { return size > 0 ? size : 1; }
 inline void run(const CrossConnect& p, int64_t maps) {
   const Geometry& geometry = p.geometry;
   if (p.ys && shares_samples(geometry, maps)) {
-    Scratch scratch(cross_connect_scratch(p));
+    Buffer scratch(cross_connect_scratch(p), Dtype::f64);
     // Threads take whole lines of 64 bytes of channels, in either format.
     const int64_t lines = (geometry.channels + 15) / 16;
     for (int64_t b = 0; b < geometry.batch; b++) {
@@ -43,7 +43,7 @@ inline void run(const CrossConnect& p, int64_t maps) {
         const int64_t last = end * 16 < geometry.channels ? end * 16 : geometry.channels;
         kernels().cross_connect_pool(p, b, begin * 16, last);
       });
-      kernels().cross_connect_gates(p, b, scratch.data());
+      kernels().cross_connect_gates(p, b, scratch.data_ptr());
       parallel_for(0, parts(geometry), 1, [&](int64_t begin, int64_t end) {
         kernels().cross_connect_mix(p, b, begin, end);
       });
@@ -51,30 +51,30 @@ inline void run(const CrossConnect& p, int64_t maps) {
     return;
   }
   parallel_for(0, geometry.batch, grain(geometry, maps), [&](int64_t begin, int64_t end) {
-    Scratch scratch(cross_connect_scratch(p));
-    kernels().cross_connect(p, begin, end, scratch.data());
+    Buffer scratch(cross_connect_scratch(p), Dtype::f64);
+    kernels().cross_connect(p, begin, end, scratch.data_ptr());
   });
 }
 
 inline void run(const CrossConnectBackward& p, int64_t maps) {
   const Geometry& geometry = p.geometry;
   if (shares_samples(geometry, maps)) {
-    Scratch scratch(cross_connect_backward_scratch(p));
-    Scratch partial(sizeof(double) * at_least_one(parts(geometry) * p.gate.inputs * p.present));
+    Buffer scratch(cross_connect_backward_scratch(p), Dtype::f64);
+    Buffer partial(at_least_one(parts(geometry) * p.gate.inputs * p.present), Dtype::f64);
     for (int64_t b = 0; b < geometry.batch; b++) {
       parallel_for(0, parts(geometry), 1, [&](int64_t begin, int64_t end) {
-        kernels().cross_connect_dots(p, b, begin, end, partial.data());
+        kernels().cross_connect_dots(p, b, begin, end, partial.data_ptr());
       });
-      kernels().cross_connect_differentiate(p, b, partial.data(), scratch.data());
+      kernels().cross_connect_differentiate(p, b, partial.data_ptr(), scratch.data_ptr());
       parallel_for(0, parts(geometry), 1, [&](int64_t begin, int64_t end) {
-        kernels().cross_connect_grads(p, b, begin, end, scratch.data());
+        kernels().cross_connect_grads(p, b, begin, end, scratch.data_ptr());
       });
     }
     return;
   }
   parallel_for(0, geometry.batch, grain(geometry, maps), [&](int64_t begin, int64_t end) {
-    Scratch scratch(cross_connect_backward_scratch(p));
-    kernels().cross_connect_backward(p, begin, end, scratch.data());
+    Buffer scratch(cross_connect_backward_scratch(p), Dtype::f64);
+    kernels().cross_connect_backward(p, begin, end, scratch.data_ptr());
   });
 }
 
