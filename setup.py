@@ -71,6 +71,7 @@ else:
 
 KERNEL_SOURCES = [
     "csrc/cpu/cross_connect.cpp",
+    "csrc/cpu/cross_connect_backward.cpp",
     "csrc/cpu/gate_weights.cpp",
     "csrc/cpu/mix.cpp",
     "csrc/cpu/kernels.cpp",
@@ -94,7 +95,7 @@ def extensions() -> list[Extension]:
     listed = ",".join(INSTRUCTION_SETS)
     cpu = Extension(
         "mpkernels._C",
-        ["csrc/cpu/select.cpp", "csrc/cpu/register.cpp", "csrc/cpu/register_mix.cpp"],
+        ["csrc/cpu/select.cpp", "csrc/cpu/caches.cpp", "csrc/cpu/register.cpp", "csrc/cpu/register_mix.cpp"],
         depends=[str(path) for path in Path("csrc").rglob("*.h")],
         include_dirs=[CSRC, *include_paths()],
         library_dirs=library_paths(),

@@ -27,6 +27,17 @@ struct Geometry {
   int64_t cols() const { return channels_last ? channels : positions; }
 };
 
+// A sample is cut into parts of whole rows, of about this many elements of each map: they depend
+// on nothing but the geometry.
+constexpr int64_t part_elements = 8192;
+inline int64_t part_rows(const Geometry& geometry) {
+  const int64_t rows = part_elements / (geometry.cols() > 0 ? geometry.cols() : 1);
+  return rows > 1 ? rows : 1;
+}
+inline int64_t parts(const Geometry& geometry) {
+  return (geometry.rows() + part_rows(geometry) - 1) / part_rows(geometry);
+}
+
 // The gates' parameters, contiguous, in the accumulate dtype (double for f64 maps, else float).
 struct GateParameters {
   int64_t inputs;

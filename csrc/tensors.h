@@ -1,45 +1,26 @@
-// Between torch's tensors and the kernels' structs, over the stable ABI.
+// Between torch's tensors and the kernels' structs.
 #pragma once
 
-#include <torch/csrc/stable/library.h>
-#include <torch/csrc/stable/ops.h>
-#include <torch/csrc/stable/tensor.h>
-#include <torch/headeronly/core/ScalarType.h>
-
-#include <optional>
 #include <vector>
 
-#include "problem.h"
+#include "boxed.h"
 
 namespace mpk {
 
-using torch::headeronly::ScalarType;
-using torch::stable::Tensor;
-using OptionalTensor = std::optional<Tensor>;
-
-inline Dtype dtype_of(const Tensor& x) {
-  switch (x.scalar_type()) {
-    case ScalarType::Float:
-      return Dtype::f32;
-    case ScalarType::Double:
-      return Dtype::f64;
-    case ScalarType::BFloat16:
-      return Dtype::bf16;
-    case ScalarType::Half:
-      return Dtype::f16;
-    default:
-      STD_TORCH_CHECK(false, "xs must be float32, float64, bfloat16 or float16");
-  }
-}
-
-inline ScalarType accumulate_type(Dtype dtype) {
-  return dtype == Dtype::f64 ? ScalarType::Double : ScalarType::Float;
-}
+// Dtype of sums, gates and pooled values.
+inline Dtype accumulate_type(Dtype dtype) { return dtype == Dtype::f64 ? Dtype::f64 : Dtype::f32; }
 
 inline int64_t positions_of(const Tensor& x) {
   int64_t positions = 1;
   for (int64_t d = 2; d < x.dim(); d++) positions *= x.size(d);
   return positions;
+}
+
+inline void check_paths(const std::vector<Tensor>& xs) {
+  STD_TORCH_CHECK(!xs.empty() && xs[0].dim() >= 2, "xs must be maps [B, C, *spatial]");
+  for (const Tensor& x : xs)
+    STD_TORCH_CHECK(x.has_shape(xs[0].sizes(), xs[0].dim()) && x.dtype() == xs[0].dtype(),
+                    "all xs must have one shape and dtype");
 }
 
 // Whether outputs like x are channels_last. mpkernels/ops/layout.py has the same rule.
@@ -50,7 +31,7 @@ inline bool is_channels_last(const Tensor& x) {
 // A vector, and a map of one position, is a row of channels in either format.
 inline Geometry geometry_of(const Tensor& x) {
   const int64_t positions = positions_of(x);
-  return {dtype_of(x), positions == 1 || is_channels_last(x), x.size(0), x.size(1), positions};
+  return {x.dtype(), positions == 1 || is_channels_last(x), x.size(0), x.size(1), positions};
 }
 
 // The strides with which x can be read where it lies, or nothing if it cannot.
@@ -72,114 +53,77 @@ inline std::optional<Map> map_in_place(const Tensor& x, const Geometry& geometry
   return Map{x.data_ptr(), x.stride(0), row};
 }
 
-inline Tensor empty_strided(const Tensor& like, const std::vector<int64_t>& sizes,
-                            const std::vector<int64_t>& strides) {
-  StableIValue stack[6] = {
-      torch::stable::detail::from(sizes),
-      torch::stable::detail::from(strides),
-      torch::stable::detail::from(std::optional(like.scalar_type())),
-      torch::stable::detail::from(std::optional<torch::headeronly::Layout>()),
-      torch::stable::detail::from(std::optional(like.device())),
-      torch::stable::detail::from(std::optional<bool>()),
-  };
-  TORCH_ERROR_CODE_CHECK(
-      torch_call_dispatcher("aten::empty_strided", "", stack, TORCH_ABI_VERSION));
-  return torch::stable::detail::to<Tensor>(stack[0]);
-}
-
-// A dense map of the shape, dtype and device of x.
+// A new dense map of the shape, dtype and device of x.
 inline Tensor empty_map(const Tensor& x, bool channels_last) {
+  constexpr int64_t most = 64;
   const int64_t dims = x.dim(), channels = x.size(1);
-  std::vector<int64_t> sizes(dims), strides(dims);
-  int64_t next = channels_last ? channels : 1;
-  for (int64_t d = 0; d < dims; d++) sizes[d] = x.size(d);
+  STD_TORCH_CHECK(dims <= most, "maps must have at most 64 dimensions");
+  int64_t strides[most], next = channels_last ? channels : 1;
   for (int64_t d = dims - 1; d >= 2; d--) {
     strides[d] = next;
-    next *= sizes[d] > 0 ? sizes[d] : 1;
+    next *= x.size(d) > 0 ? x.size(d) : 1;
   }
   strides[1] = channels_last ? 1 : next;
   strides[0] = channels_last ? next : next * (channels > 0 ? channels : 1);
-  return empty_strided(x, sizes, strides);
+  return empty_strided(x.sizes(), strides, dims, x.dtype(), x);
 }
 
-// Maps with the tensors that own their memory.
+inline Tensor zeros_like(const Tensor& x) {
+  Tensor zero = empty_map(x, is_channels_last(x));
+  TORCH_ERROR_CODE_CHECK(aoti_torch_zero_(zero.get()));
+  return zero;
+}
+
+// Maps, with the tensors that were made for them.
 class Maps {
  public:
-  // Reads x where it lies, or copies it once.
+  explicit Maps(int64_t count) { maps_.reserve(count); }
+
+  // Reads x, which must stay, where it lies, or copies it once.
   void read(const Tensor& x, const Geometry& geometry) {
-    STD_TORCH_CHECK(x.size(0) == geometry.batch && x.size(1) == geometry.channels &&
-                        positions_of(x) == geometry.positions && dtype_of(x) == geometry.dtype,
+    STD_TORCH_CHECK(x.dim() >= 2 && x.size(0) == geometry.batch && x.size(1) == geometry.channels &&
+                        positions_of(x) == geometry.positions && x.dtype() == geometry.dtype,
                     "all maps of one router must have one shape and dtype");
     std::optional<Map> map = map_in_place(x, geometry);
-    if (map) return add(x, *map);
-    Tensor copy = empty_map(x, geometry.channels_last && x.dim() > 2);
-    torch::stable::copy_(copy, x);
-    map = map_in_place(copy, geometry);
-    STD_TORCH_CHECK(map.has_value(), "a dense copy can be read in place");
-    add(copy, *map);
+    if (!map) {
+      Tensor dense = empty_map(x, geometry.channels_last && x.dim() > 2);
+      copy(dense, x);
+      map = map_in_place(dense, geometry);
+      STD_TORCH_CHECK(map.has_value(), "a dense copy can be read in place");
+      tensors_.push_back(std::move(dense));
+    }
+    maps_.push_back(*map);
   }
 
   // Adds a new dense map in the format of x.
   void write(const Tensor& x, const Geometry& geometry) {
-    const Tensor y = empty_map(x, is_channels_last(x));
+    if (tensors_.empty()) tensors_.reserve(maps_.capacity());
+    Tensor y = empty_map(x, is_channels_last(x));
     std::optional<Map> map = map_in_place(y, geometry);
     if (!map) {  // x has another format than the first path: write that one, copy at the end
-      const Tensor other = empty_map(x, geometry.channels_last);
-      pending_.push_back({y, other});
+      Tensor other = empty_map(x, geometry.channels_last);
       map = map_in_place(other, geometry);
+      pending_.push_back({tensors_.size(), std::move(other)});
     }
-    add(y, *map);
+    maps_.push_back(*map);
+    tensors_.push_back(std::move(y));
   }
 
   void skip() { maps_.push_back(Map{}); }
 
+  // The tensors written, in order.
   std::vector<Tensor> finish() {
-    for (auto& [to, from] : pending_) torch::stable::copy_(to, from);
-    return tensors_;
+    for (const auto& [at, from] : pending_) copy(tensors_[at], from);
+    return std::move(tensors_);
   }
 
   const Map* data() const { return maps_.data(); }
   int64_t size() const { return int64_t(maps_.size()); }
 
  private:
-  void add(const Tensor& tensor, const Map& map) {
-    tensors_.push_back(tensor);
-    maps_.push_back(map);
-  }
-
-  std::vector<Tensor> tensors_;
   std::vector<Map> maps_;
-  std::vector<std::pair<Tensor, Tensor>> pending_;
+  std::vector<Tensor> tensors_;
+  std::vector<std::pair<size_t, Tensor>> pending_;
 };
-
-// t, contiguous and of the given dtype; itself where it is that already.
-inline Tensor contiguous_as(const Tensor& t, ScalarType type) {
-  const Tensor converted = t.scalar_type() == type ? t : torch::stable::to(t, type);
-  return converted.is_contiguous() ? converted : torch::stable::contiguous(converted);
-}
-
-inline Tensor empty_like_of(const Tensor& t, std::vector<int64_t> sizes, ScalarType type) {
-  return torch::stable::new_empty(t, sizes, type);
-}
-
-// 64-byte aligned memory of one task.
-class Scratch {
- public:
-  explicit Scratch(size_t bytes) : memory_(bytes / sizeof(Line) + 1) {}
-  void* data() { return memory_.data(); }
-
- private:
-  struct alignas(64) Line {
-    char bytes[64];
-  };
-  std::vector<Line> memory_;
-};
-
-// Samples a task must hold to be worth a thread.
-inline int64_t grain(const Geometry& geometry, int64_t paths) {
-  constexpr int64_t elements = 32768;
-  const int64_t sample = paths * geometry.channels * geometry.positions;
-  return sample >= elements ? 1 : elements / (sample > 0 ? sample : 1);
-}
 
 }  // namespace mpk

@@ -2,22 +2,37 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from typing import Any
 
 from torch import Tensor
 
 from mpkernels.eager.functional import follow_autocast
-from mpkernels.ops import backend as _backend  # noqa: F401  (registers the kernels)
-from mpkernels.ops import cross_connect as _cross_connect
-from mpkernels.ops import gate as _gate
-from mpkernels.ops import mix as _mix
+from mpkernels.ops.autograd import Operator
+from mpkernels.ops.backend import kernel_checks
 from mpkernels.ops.check import check_gate, check_mix, check_tensors
+from mpkernels.ops.cross_connect import cross_connect as _cross_connect
+from mpkernels.ops.gate import gate as _gate
+from mpkernels.ops.mix import mix as _mix
 
 
-def _paths(function: str, xs: Tensor | Sequence[Tensor]) -> list[Tensor]:
+def _call(
+    operator: Operator, check: Callable[..., None], xs: Tensor | Sequence[Tensor], *rest: Any
+) -> Any:
+    """The operator with checked arguments, whose errors are always those of `check`."""
     paths = [xs] if isinstance(xs, Tensor) else list(xs)
-    check_tensors(function, paths)
-    return follow_autocast(paths)
+    tensors = (*paths, *rest)
+    if kernel_checks(tensors):
+        try:
+            return operator.direct(paths, *rest)
+        except RuntimeError:
+            check_tensors(operator.name, paths)
+            check(operator.name, paths, *rest)
+            raise
+    check_tensors(operator.name, paths)
+    paths = follow_autocast(paths)
+    check(operator.name, paths, *rest)
+    return operator.route((*paths, *rest))(paths, *rest)
 
 
 def cross_connect(
@@ -55,9 +70,7 @@ def cross_connect(
         >>> len(ys), tuple(ys[0].shape), tuple(gates.shape)
         (3, (8, 4, 5, 5), (8, 2, 3))
     """
-    paths = _paths("cross_connect", xs)
-    check_gate("cross_connect", paths, w1, b1, w2, b2)
-    ys, gates, _ = _cross_connect.cross_connect(paths, w1, b1, w2, b2)
+    ys, gates, _ = _call(_cross_connect, check_gate, xs, w1, b1, w2, b2)
     return ys, gates
 
 
@@ -83,9 +96,7 @@ def gate(
         >>> bool(torch.allclose(gates.sum(-1), torch.ones(8, 1)))
         True
     """
-    paths = _paths("gate", xs)
-    check_gate("gate", paths, w1, b1, w2, b2)
-    gates: Tensor = _gate.gate(paths, w1, b1, w2, b2)[0]
+    gates: Tensor = _call(_gate, check_gate, xs, w1, b1, w2, b2)[0]
     return gates
 
 
@@ -108,7 +119,5 @@ def mix(xs: Tensor | Sequence[Tensor], gates: Tensor) -> list[Tensor]:
         >>> ys[0].sum().item()
         6.0
     """
-    paths = _paths("mix", xs)
-    check_mix("mix", paths, gates)
-    ys: list[Tensor] = _mix.mix(paths, gates)
+    ys: list[Tensor] = _call(_mix, check_mix, xs, gates)
     return ys

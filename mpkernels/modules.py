@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from torch import Tensor
 
 from mpkernels import eager, functional
@@ -11,7 +13,14 @@ class CrossConnect(eager.CrossConnect):
     __doc__ = eager.CrossConnect.__doc__
 
     def _cross_connect(self, xs: list[Tensor]) -> tuple[list[Tensor], Tensor]:
-        return functional.cross_connect(xs, self.w1, self.b1, self.w2, self.b2)
+        # nn.Module's own lookup takes half a microsecond a name; a parameter that was replaced
+        # (parametrized, pruned) is not in the dictionary.
+        own: dict[str, Any] = self._parameters
+        try:
+            w1, b1, w2, b2 = own["w1"], own["b1"], own["w2"], own["b2"]
+        except KeyError:
+            w1, b1, w2, b2 = self.w1, self.b1, self.w2, self.b2
+        return functional.cross_connect(xs, w1, b1, w2, b2)
 
 
 class CrossStitch(eager.CrossStitch):

@@ -1,5 +1,6 @@
 """Fixtures shared by all tests."""
 
+import ctypes
 import os
 
 import cases
@@ -24,11 +25,23 @@ INTERPRETED = os.environ.get("TRITON_INTERPRET") == "1"
 BACKENDS = ["triton"] if INTERPRETED else ["native", "eager"]
 
 
+M_PERTURB = -6  # mallopt's: new memory is filled with the complement of this byte
+
+
 @pytest.fixture(autouse=True)
 def poison():
-    """Fills every new tensor with NaN, those made in C++ too, so that no hole stays unseen."""
+    """Fills every new tensor, so that no hole stays unseen: with NaN those that torch makes.
+
+    Those made in our C++ come from the allocator, which fills them with 0x7f: about 3e38 as a
+    float32 or bfloat16, 1e306 as a float64, NaN as a float16.
+    """
     torch.use_deterministic_algorithms(True)
+    mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
+    if mallopt is not None:
+        mallopt(M_PERTURB, 0x80)
     yield
+    if mallopt is not None:
+        mallopt(M_PERTURB, 0)
     torch.use_deterministic_algorithms(False)
 
 

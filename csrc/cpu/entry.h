@@ -6,7 +6,16 @@
 namespace mpk::cpu::MPK_NAMESPACE {
 
 void cross_connect(const CrossConnect&, int64_t begin, int64_t end, void* scratch);
+void cross_connect_pool(const CrossConnect&, int64_t sample, int64_t begin, int64_t end);
+void cross_connect_gates(const CrossConnect&, int64_t sample, void* scratch);
+void cross_connect_mix(const CrossConnect&, int64_t sample, int64_t begin, int64_t end);
 void cross_connect_backward(const CrossConnectBackward&, int64_t begin, int64_t end, void* scratch);
+void cross_connect_dots(const CrossConnectBackward&, int64_t sample, int64_t begin, int64_t end,
+                        void* partial);
+void cross_connect_differentiate(const CrossConnectBackward&, int64_t sample, const void* partial,
+                                 void* scratch);
+void cross_connect_grads(const CrossConnectBackward&, int64_t sample, int64_t begin, int64_t end,
+                         void* scratch);
 void gate_weight_gradients(const GateWeightGradients&, int64_t begin, int64_t end);
 void mix(const Mix&, int64_t begin, int64_t end, void* scratch);
 void mix_backward(const MixBackward&, int64_t begin, int64_t end, void* scratch);

@@ -1,17 +1,13 @@
-// The gate MLP of one path of one sample, forward and backward (Eq. 2 and 3).
+// The gate MLP of one path of several samples, forward and backward (Eq. 2 and 3).
+//
+// Four samples go through a layer together and share the loads of its weights; a sample's sums
+// have the same order alone and in company.
 #pragma once
 
 #include "cpu/dispatch.h"
+#include "cpu/exponential.h"
 
 namespace mpk::cpu::MPK_NAMESPACE {
-
-template <class A>
-inline A exponential(A value) {
-  if constexpr (std::is_same_v<A, double>)
-    return __builtin_exp(value);
-  else
-    return __builtin_expf(value);
-}
 
 // A view of the parameters of path i.
 template <class A>
@@ -30,70 +26,124 @@ struct PathGate {
         outputs(gate.outputs) {}
 };
 
-// h = relu(W1 z + b1). Four chains over the channels hide the latency of the multiply-add.
+// Rows of several samples: sample b begins at data + b * stride.
 template <class A>
-inline void gate_hidden(const PathGate<A>& gate, const A* z, A* h) {
-  for_lanes<A>(gate.hidden, [&](auto zero, int64_t k) {
-    using V = decltype(zero);
-    const A* w = gate.w1_by_channel + k;
-    V sums[4] = {load<V>(gate.b1 + k)};
-    int64_t c = 0;
-    for (; c + 4 <= gate.channels; c += 4)
-      for (int q = 0; q < 4; q++) sums[q] += load<V>(w + (c + q) * gate.hidden) * z[c + q];
-    for (; c < gate.channels; c++) sums[0] += load<V>(w + c * gate.hidden) * z[c];
-    const V sum = (sums[0] + sums[1]) + (sums[2] + sums[3]);
-    store(h + k, V(sum < zero ? zero : sum));  // keeps NaN
-  });
+struct Samples {
+  A* data;
+  int64_t stride;
+  A* at(int64_t b) const { return data + b * stride; }
+};
+
+// Calls body(Count, b) on fours of samples [0, count), then on single ones.
+template <class Body>
+inline __attribute__((always_inline)) void for_fours(int64_t count, Body body) {
+  int64_t b = 0;
+  for (; b + 4 <= count; b += 4) body(Count<4>{}, b);
+  for (; b < count; b++) body(Count<1>{}, b);
 }
 
-// g = softmax(W2 h + b2)
+// h = relu(W1 z + b1). Two chains over the channels hide the latency of the multiply-add.
 template <class A>
-inline void gate_softmax(const PathGate<A>& gate, const A* h, A* g) {
-  for (int64_t j = 0; j < gate.outputs; j++) {
-    Vec<A> wide = {};
-    A sum = gate.b2[j];
-    for_lanes<A>(gate.hidden, [&](auto zero, int64_t k) {
-      using V = decltype(zero);
-      const V product = load<V>(gate.w2 + j * gate.hidden + k) * load<V>(h + k);
-      if constexpr (std::is_same_v<V, A>)
-        sum += product;
-      else
-        wide += product;
+inline void gate_hidden(const PathGate<A>& gate, Samples<const A> z, Samples<A> h, int64_t count) {
+  using V = Vec<A>;
+  for_fours(count, [&](auto samples, int64_t b) {
+    constexpr int four = decltype(samples)::value;
+    const A* from[four];
+    for (int q = 0; q < four; q++) from[q] = z.at(b + q);
+    for_lanes<A>(gate.hidden, [&](auto lanes, int64_t k) {
+      const A* w = gate.w1_by_channel + k;
+      V even[four], odd[four] = {};
+      for (int q = 0; q < four; q++) even[q] = lanes.load(gate.b1 + k);
+      int64_t c = 0;
+      for (; c + 2 <= gate.channels; c += 2) {
+        const V one = lanes.load(w + c * gate.hidden),
+                other = lanes.load(w + (c + 1) * gate.hidden);
+        for (int q = 0; q < four; q++) even[q] += one * from[q][c];
+        for (int q = 0; q < four; q++) odd[q] += other * from[q][c + 1];
+      }
+      if (c < gate.channels)
+        for (int q = 0; q < four; q++) even[q] += lanes.load(w + c * gate.hidden) * from[q][c];
+      for (int q = 0; q < four; q++) {
+        const V sum = even[q] + odd[q];
+        lanes.store(h.at(b + q) + k, V(sum < V{} ? V{} : sum));  // keeps NaN
+      }
     });
-    g[j] = sum + sum_lanes(wide);
-  }
-  A largest = g[0], total = 0;
-  for (int64_t j = 1; j < gate.outputs; j++)
-    if (!(g[j] <= largest)) largest = g[j];
-  for (int64_t j = 0; j < gate.outputs; j++) total += g[j] = exponential(g[j] - largest);
-  for (int64_t j = 0; j < gate.outputs; j++) g[j] /= total;
+  });
 }
 
-// dA = g (d - <g, d>);  dH = 1(h > 0) W2^T dA. `h` is recomputed from the pooled values.
+// a = W2 h + b2
 template <class A>
-inline void gate_backward(const PathGate<A>& gate, const A* z, const A* g, const A* d,
-                          A* grad_logits, A* grad_hidden, A* h) {
-  gate_hidden(gate, z, h);
-  A mean = 0;
-  for (int64_t j = 0; j < gate.outputs; j++) mean += g[j] * d[j];
-  for (int64_t j = 0; j < gate.outputs; j++) grad_logits[j] = g[j] * (d[j] - mean);
-  for_lanes<A>(gate.hidden, [&](auto sum, int64_t k) {
-    using V = decltype(sum);
-    for (int64_t j = 0; j < gate.outputs; j++)
-      sum += load<V>(gate.w2 + j * gate.hidden + k) * grad_logits[j];
-    // As in PyTorch's relu, a NaN activation lets its gradient through.
-    store(grad_hidden + k, V(load<V>(h + k) <= V{} ? V{} : sum));
+inline void gate_logits(const PathGate<A>& gate, Samples<const A> h, Samples<A> logits,
+                        int64_t count) {
+  for (int64_t b = 0; b < count; b++)
+    for (int64_t j = 0; j < gate.outputs; j++) {
+      Vec<A> sum = {};
+      for_lanes<A>(gate.hidden, [&](auto lanes, int64_t k) {
+        sum += lanes.load(gate.w2 + j * gate.hidden + k) * lanes.load(h.at(b) + k);
+      });
+      logits.at(b)[j] = sum_lanes(sum) + gate.b2[j];
+    }
+}
+
+// softmax of `rows` rows of logits, in place.
+template <class A>
+inline void softmax_rows(A* g, int64_t rows, int64_t outputs) {
+  for (int64_t r = 0; r < rows; r++) {
+    A* row = g + r * outputs;
+    A largest = row[0];
+    for (int64_t j = 1; j < outputs; j++)
+      if (!(row[j] <= largest)) largest = row[j];
+    for (int64_t j = 0; j < outputs; j++) row[j] -= largest;
+  }
+  for_lanes<A>(rows * outputs, [&](auto lanes, int64_t at) {
+    lanes.store(g + at, exponential(lanes.load(g + at)));
   });
+  for (int64_t r = 0; r < rows; r++) {
+    A* row = g + r * outputs;
+    A total = 0;
+    for (int64_t j = 0; j < outputs; j++) total += row[j];
+    for (int64_t j = 0; j < outputs; j++) row[j] /= total;
+  }
+}
+
+// dA = g (d - <g, d>);  dH = 1(h > 0) W2^T dA.
+template <class A>
+inline void gate_backward(const PathGate<A>& gate, Samples<const A> g, Samples<const A> d,
+                          Samples<const A> h, Samples<A> grad_logits, Samples<A> grad_hidden,
+                          int64_t count) {
+  using V = Vec<A>;
+  for (int64_t b = 0; b < count; b++) {
+    A mean = 0;
+    A* da = grad_logits.at(b);
+    for (int64_t j = 0; j < gate.outputs; j++) mean += g.at(b)[j] * d.at(b)[j];
+    for (int64_t j = 0; j < gate.outputs; j++) da[j] = g.at(b)[j] * (d.at(b)[j] - mean);
+    for_lanes<A>(gate.hidden, [&](auto lanes, int64_t k) {
+      V sum = {};
+      for (int64_t j = 0; j < gate.outputs; j++)
+        sum += lanes.load(gate.w2 + j * gate.hidden + k) * da[j];
+      // As in PyTorch's relu, a NaN activation lets its gradient through.
+      lanes.store(grad_hidden.at(b) + k, V(lanes.load(h.at(b) + k) <= V{} ? V{} : sum));
+    });
+  }
 }
 
 // dz = scale W1^T dH
 template <class A>
-inline void gate_grad_pooled(const PathGate<A>& gate, const A* grad_hidden, A scale, A* grad_z) {
-  for_lanes<A>(gate.channels, [&](auto sum, int64_t c) {
-    using V = decltype(sum);
-    for (int64_t k = 0; k < gate.hidden; k++)
-      sum += load<V>(gate.w1 + k * gate.channels + c) * grad_hidden[k];
-    store(grad_z + c, V(sum * scale));
+inline void gate_grad_pooled(const PathGate<A>& gate, Samples<const A> grad_hidden, A scale,
+                             Samples<A> grad_z, int64_t count) {
+  using V = Vec<A>;
+  for_fours(count, [&](auto samples, int64_t b) {
+    constexpr int four = decltype(samples)::value;
+    const A* from[four];
+    for (int q = 0; q < four; q++) from[q] = grad_hidden.at(b + q);
+    for_lanes<A>(gate.channels, [&](auto lanes, int64_t c) {
+      V sum[four] = {};
+      for (int64_t k = 0; k < gate.hidden; k++) {
+        const V w = lanes.load(gate.w1 + k * gate.channels + c);
+        for (int q = 0; q < four; q++) sum[q] += w * from[q][k];
+      }
+      for (int q = 0; q < four; q++) lanes.store(grad_z.at(b + q) + c, V(sum[q] * scale));
+    });
   });
 }
 

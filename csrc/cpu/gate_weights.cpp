@@ -6,22 +6,44 @@
 namespace mpk::cpu::MPK_NAMESPACE {
 namespace {
 
-// grad_weight[c] = sum_b factor[b] value[b, c];  grad_bias = sum_b factor[b]
+// A matrix [batch, ...] of which rows of `size` values are read.
 template <class A>
-void sum_over_batch(int64_t batch, const A* factor, int64_t factor_stride, const A* value,
-                    int64_t value_stride, int64_t size, A* grad_weight, A* grad_bias) {
-  if (grad_bias) {
-    A sum = 0;
-    for (int64_t b = 0; b < batch; b++) sum += factor[b * factor_stride];
-    *grad_bias = sum;
-  }
-  if (!grad_weight) return;
-  for_lanes<A>(size, [&](auto sum, int64_t c) {
-    using V = decltype(sum);
-    for (int64_t b = 0; b < batch; b++)
-      sum += load<V>(value + b * value_stride + c) * factor[b * factor_stride];
-    store(grad_weight + c, sum);
+struct Column {
+  const A* data;
+  int64_t stride;
+  const A* at(int64_t b) const { return data + b * stride; }
+};
+
+// weight[r, c] = sum_b factor[b, r] value[b, c] for ROWS rows, each read of `value` shared by all.
+template <int ROWS, class A>
+void sum_products(int64_t batch, Column<A> factor, Column<A> value, int64_t size, A* weight) {
+  for_lanes<A>(size, [&](auto lanes, int64_t c) {
+    Vec<A> sum[ROWS] = {};
+    for (int64_t b = 0; b < batch; b++) {
+      const Vec<A> v = lanes.load(value.at(b) + c);
+      for (int r = 0; r < ROWS; r++) sum[r] += v * factor.at(b)[r];
+    }
+    for (int r = 0; r < ROWS; r++) lanes.store(weight + r * size + c, sum[r]);
   });
+}
+
+// The same for any number of rows; and bias[r] = sum_b factor[b, r]. Both results may be null.
+template <class A>
+void sum_over_batch(int64_t batch, Column<A> factor, int64_t rows, Column<A> value, int64_t size,
+                    A* weight, A* bias) {
+  if (weight) {
+    int64_t r = 0;
+    for (; r + 8 <= rows; r += 8)
+      sum_products<8>(batch, {factor.data + r, factor.stride}, value, size, weight + r * size);
+    for (; r < rows; r++)
+      sum_products<1>(batch, {factor.data + r, factor.stride}, value, size, weight + r * size);
+  }
+  if (bias)
+    for_lanes<A>(rows, [&](auto lanes, int64_t r) {
+      Vec<A> sum = {};
+      for (int64_t b = 0; b < batch; b++) sum += lanes.load(factor.at(b) + r);
+      lanes.store(bias + r, sum);
+    });
 }
 
 template <class A>
@@ -30,22 +52,26 @@ A* offset(void* base, int64_t elements) {
 }
 
 template <class A>
-void sum_rows(const GateWeightGradients& p, int64_t begin, int64_t end) {
+Column<A> column(const void* data, int64_t inputs, int64_t i, int64_t size) {
+  return {static_cast<const A*>(data) + i * size, inputs * size};
+}
+
+// Tasks are eights of hidden units of a path, and, first of a path, all its logits.
+template <class A>
+void sum_tasks(const GateWeightGradients& p, int64_t begin, int64_t end) {
   const int64_t m = p.inputs, n = p.outputs, units = p.hidden_units, channels = p.channels;
-  const A* pooled = static_cast<const A*>(p.pooled);
-  const A* hidden = static_cast<const A*>(p.hidden);
-  const A* grad_logits = static_cast<const A*>(p.grad_logits);
-  const A* grad_hidden = static_cast<const A*>(p.grad_hidden);
-  for (int64_t row = begin; row < end; row++) {
-    if (row < m * units) {
-      const int64_t i = row / units;
-      sum_over_batch<A>(p.batch, grad_hidden + row, m * units, pooled + i * channels, m * channels,
-                        channels, offset<A>(p.grad_w1, row * channels), offset<A>(p.grad_b1, row));
-    } else {
-      const int64_t at = row - m * units, i = at / n;
-      sum_over_batch<A>(p.batch, grad_logits + at, m * n, hidden + i * units, m * units, units,
-                        offset<A>(p.grad_w2, at * units), offset<A>(p.grad_b2, at));
-    }
+  const int64_t eights = (units + 7) / 8;
+  for (int64_t task = begin; task < end; task++) {
+    const int64_t i = task / eights, k = task % eights * 8;
+    Column<A> dh = column<A>(p.grad_hidden, m, i, units);
+    dh.data += k;
+    sum_over_batch<A>(
+        p.batch, dh, units - k < 8 ? units - k : 8, column<A>(p.pooled, m, i, channels), channels,
+        offset<A>(p.grad_w1, (i * units + k) * channels), offset<A>(p.grad_b1, i * units + k));
+    if (k == 0)
+      sum_over_batch<A>(p.batch, column<A>(p.grad_logits, m, i, n), n,
+                        column<A>(p.hidden, m, i, units), units,
+                        offset<A>(p.grad_w2, i * n * units), offset<A>(p.grad_b2, i * n));
   }
 }
 
@@ -53,9 +79,9 @@ void sum_rows(const GateWeightGradients& p, int64_t begin, int64_t end) {
 
 void gate_weight_gradients(const GateWeightGradients& p, int64_t begin, int64_t end) {
   if (p.dtype == Dtype::f64)
-    sum_rows<double>(p, begin, end);
+    sum_tasks<double>(p, begin, end);
   else
-    sum_rows<float>(p, begin, end);
+    sum_tasks<float>(p, begin, end);
 }
 
 }  // namespace mpk::cpu::MPK_NAMESPACE

@@ -9,7 +9,19 @@
 namespace mpk::cpu::MPK_NAMESPACE {
 
 extern const Kernels table;
-const Kernels table = {MPK_STRING(MPK_NAMESPACE), cross_connect, cross_connect_backward,
-                       gate_weight_gradients,     mix,           mix_backward};
+const Kernels table = {
+    MPK_STRING(MPK_NAMESPACE),
+    cross_connect,
+    cross_connect_pool,
+    cross_connect_gates,
+    cross_connect_mix,
+    cross_connect_backward,
+    cross_connect_dots,
+    cross_connect_differentiate,
+    cross_connect_grads,
+    gate_weight_gradients,
+    mix,
+    mix_backward,
+};
 
 }  // namespace mpk::cpu::MPK_NAMESPACE

@@ -1,33 +1,51 @@
 // The table of kernels that each instruction set provides, and the choice among them.
 #pragma once
 
-#include <cstddef>
 #include <cstdint>
 
+#include "cpu/groups.h"
 #include "problem.h"
 
 namespace mpk::cpu {
 
-// Every kernel works on samples [begin, end) (rows for gate_weight_gradients) and may use
-// `scratch`, of at least the bytes that its `..._scratch` function asks for, 64-byte aligned.
+// cross_connect, its backward, mix and its backward work on samples [begin, end). A sample alone
+// is worth several threads where it is large: then its channels [begin, end) are pooled, its gates
+// computed, and its parts [begin, end) mixed; backward, <dY_j, X_i> of its parts summed to
+// `partial` [parts, m, present], the gates differentiated, and dX of its parts written.
+// gate_weight_gradients works on tasks, see `weight_tasks`. `scratch` is 64-byte aligned and has
+// at least the size that its `..._scratch` function asks for.
 struct Kernels {
   const char* name;
   void (*cross_connect)(const CrossConnect&, int64_t begin, int64_t end, void* scratch);
+  void (*cross_connect_pool)(const CrossConnect&, int64_t sample, int64_t begin, int64_t end);
+  void (*cross_connect_gates)(const CrossConnect&, int64_t sample, void* scratch);
+  void (*cross_connect_mix)(const CrossConnect&, int64_t sample, int64_t begin, int64_t end);
   void (*cross_connect_backward)(const CrossConnectBackward&, int64_t begin, int64_t end,
                                  void* scratch);
+  void (*cross_connect_dots)(const CrossConnectBackward&, int64_t sample, int64_t begin,
+                             int64_t end, void* partial);
+  void (*cross_connect_differentiate)(const CrossConnectBackward&, int64_t sample,
+                                      const void* partial, void* scratch);
+  void (*cross_connect_grads)(const CrossConnectBackward&, int64_t sample, int64_t begin,
+                              int64_t end, void* scratch);
   void (*gate_weight_gradients)(const GateWeightGradients&, int64_t begin, int64_t end);
   void (*mix)(const Mix&, int64_t begin, int64_t end, void* scratch);
   void (*mix_backward)(const MixBackward&, int64_t begin, int64_t end, void* scratch);
 };
 
-// Doubles are the widest accumulate dtype, so these bounds hold for every dtype.
-inline size_t cross_connect_scratch(int64_t hidden) { return sizeof(double) * hidden; }
-inline size_t cross_connect_backward_scratch(int64_t inputs, int64_t outputs, int64_t channels) {
-  return sizeof(double) * (3 * inputs * outputs + inputs * channels);
+// In values of double, the widest accumulate dtype.
+inline int64_t cross_connect_scratch(const CrossConnect& p) { return most_samples * p.gate.hidden; }
+inline int64_t cross_connect_backward_scratch(const CrossConnectBackward& p) {
+  const int64_t m = p.gate.inputs, n = p.gate.outputs;
+  const int64_t group = group_size(p.geometry, 2 * m + p.present);
+  return group * m * (3 * n + p.geometry.channels) + m * n;
 }
-inline size_t mix_scratch(int64_t inputs, int64_t outputs, int64_t channels) {
-  return sizeof(double) * inputs * outputs * channels;
+inline int64_t mix_scratch(int64_t inputs, int64_t outputs, int64_t channels) {
+  return inputs * outputs * channels;
 }
+
+// Eight hidden units of a path are a task, the first of a path takes its logits too.
+inline int64_t weight_tasks(int64_t inputs, int64_t hidden) { return inputs * ((hidden + 7) / 8); }
 
 // The table in use: the best one for this processor, unless `choose` was called.
 const Kernels& kernels();

@@ -4,6 +4,7 @@
 #include "cpu/mix.h"
 
 #include "cpu/entry.h"
+#include "cpu/groups.h"
 
 namespace mpk::cpu::MPK_NAMESPACE {
 namespace {
@@ -29,14 +30,15 @@ void mix_by_channel(const Geometry& geometry, const Paths& xs, const Paths& ys, 
   for (int64_t r = 0; r < geometry.rows(); r++)
     for (int64_t j = 0; j < ys.count; j++) {
       T* y = ys.row<T>(j, r);
-      for_lanes<A>(geometry.cols(), [&](auto sum, int64_t at) {
-        using V = decltype(sum);
+      for_lanes<A>(geometry.cols(), [&](auto lanes, int64_t at) {
+        using V = Vec<A>;
+        V sum = {};
         for (int64_t i = 0; i < xs.count; i++) {
           const A* g = gates + (i * ys.count + j) * channels;
-          const V weight = geometry.channels_last ? load<V>(g + at) : V(V{} + g[r]);
-          sum += load<V>(xs.row<const T>(i, r) + at) * weight;
+          const V weight = geometry.channels_last ? lanes.load(g + at) : V(V{} + g[r]);
+          sum += lanes.load(xs.row<const T>(i, r) + at) * weight;
         }
-        store(y + at, sum);
+        lanes.store(y + at, sum);
       });
     }
 }
@@ -51,14 +53,14 @@ void dot_by_channel(const Geometry& geometry, const Paths& xs, const Paths& grad
       const Paths x{xs.maps + i, 1, xs.sample}, dy{grad_ys.maps + j, 1, grad_ys.sample};
       if (!geometry.channels_last) {
         for (int64_t c = 0; c < channels; c++)
-          dot_rows<T, 1, 1>(x, dy, c, c + 1, geometry.positions, to + c);
+          dot_rows<T, 1, 1>(x, dy, {c, c + 1, geometry.positions}, to + c);
         continue;
       }
-      for_lanes<A>(channels, [&](auto sum, int64_t c) {
-        using V = decltype(sum);
+      for_lanes<A>(channels, [&](auto lanes, int64_t c) {
+        Vec<A> sum = {};
         for (int64_t s = 0; s < geometry.positions; s++)
-          sum += load<V>(x.row<const T>(0, s) + c) * load<V>(dy.row<const T>(0, s) + c);
-        store(to + c, sum);
+          sum += lanes.load(x.row<const T>(0, s) + c) * lanes.load(dy.row<const T>(0, s) + c);
+        lanes.store(to + c, sum);
       });
     }
 }
@@ -70,8 +72,10 @@ void mix_sample(const Geometry& geometry, const Gates& kind, const Paths& xs, co
     mix_by_channel<T>(geometry, xs, ys, gates);
     return;
   }
-  const Extent extent = extent_of(geometry, xs, ys);
-  for (int64_t r = 0; r < extent.rows; r++) mix_row<T, M, N>(xs, ys, r, extent.cols, gates);
+  const Block rows = whole(geometry);
+  const bool streamed = M > 0 && streams(geometry, ys.maps, ys.count);
+  mix_rows<T, M, N>(xs, ys, rows, gates, streamed);
+  if (streamed) finish_streams();
 }
 
 // dX_i = sum_j g_ij dY_j is a mix of the gradients with the gates transposed.
@@ -104,8 +108,7 @@ void gate_gradients(const MixBackward& p, int64_t b) {
     dot_by_channel<T>(p.geometry, xs, grad_ys, d);
     return;
   }
-  const Extent extent = extent_of(p.geometry, xs, grad_ys);
-  dot_rows<T, M, N>(xs, grad_ys, 0, extent.rows, extent.cols, d);
+  dot_rows<T, M, N>(xs, grad_ys, whole(p.geometry), d);
 }
 
 }  // namespace

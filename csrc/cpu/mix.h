@@ -4,147 +4,205 @@
 // [inputs, outputs], contiguous, in the accumulate dtype.
 #pragma once
 
-#include "cpu/dispatch.h"
+#include "cpu/pool.h"
 
 namespace mpk::cpu::MPK_NAMESPACE {
 
-// Maps of one sample.
-struct Paths {
-  const Map* maps;
-  int64_t count;
-  int64_t sample;
+// Where new rows go: straight to their maps, or through a staging buffer of a few lines each from
+// where they are streamed, one map after the other. Streams that alternate between maps are slow.
+template <class T, int COUNT>
+struct Target {
+  const Paths& maps;
+  const bool streamed;
+  static constexpr int64_t staged_columns = 2048 / int64_t(sizeof(T));
+  alignas(64) T staged[COUNT][staged_columns];
 
-  template <class T>
-  T* row(int64_t path, int64_t r) const {
-    const Map& map = maps[path];
-    return static_cast<T*>(map.data) + sample * map.batch_stride + r * map.row_stride;
+  Target(const Paths& maps, bool streamed) : maps(maps), streamed(streamed) {}
+  int64_t block() const { return streamed ? staged_columns : INT64_MAX; }
+  T* at(int path, int64_t r, int64_t col) {
+    return streamed ? staged[path] : maps.row<T>(path, r) + col;
   }
-
-  bool dense(int64_t cols) const {
-    for (int64_t path = 0; path < count; path++)
-      if (maps[path].row_stride != cols) return false;
-    return true;
+  void finish(int64_t r, int64_t col, int64_t count) {
+    for (int path = 0; streamed && path < COUNT; path++)
+      stream(maps.row<T>(path, r) + col, staged[path], count * int64_t(sizeof(T)));
   }
 };
 
-struct Extent {
-  int64_t rows, cols;
-};
-
-// Rows that follow each other without gaps in all maps are one long row.
-inline Extent extent_of(const Geometry& geometry, const Paths& a, const Paths& b) {
-  const int64_t rows = geometry.rows(), cols = geometry.cols();
-  return a.dense(cols) && b.dense(cols) ? Extent{1, rows * cols} : Extent{rows, cols};
+// Calls body(begin, end) on columns [begin, end) of at most `block`.
+template <class Body>
+inline __attribute__((always_inline)) void for_blocks(int64_t cols, int64_t block, Body body) {
+  for (int64_t begin = 0; begin < cols; begin += block)
+    body(begin, cols - begin < block ? cols : begin + block);
 }
 
-template <class T, int M, int N>
-inline void mix_row(const Paths& xs, const Paths& ys, int64_t r, int64_t cols,
-                    const Accumulate<T>* gates) {
-  using A = Accumulate<T>;
+template <int COUNT, class T>
+struct RowPointers {
+  T* at[COUNT];
+  RowPointers(const Paths& maps, int64_t r, int64_t col) {
+    for (int path = 0; path < COUNT; path++) at[path] = maps.row<T>(path, r) + col;
+  }
+};
+
+template <class A, int COUNT>
+struct Weights {
+  A at[COUNT];  // a copy: a store to a map could otherwise change it in the compiler's eyes
+  explicit Weights(const A* from) {
+    for (int q = 0; q < COUNT; q++) at[q] = from[q];
+  }
+};
+
+// Asks for the line some way ahead of one that is about to be written, so that it has been read
+// from an outer cache by then.
+template <class T>
+inline void fetch_to_write(T* to) {
+  __builtin_prefetch(reinterpret_cast<const char*>(to) + 512, 1, 3);
+}
+
+// Y_j of one vector of columns, from the values of X there.
+template <int M, int N, class Lanes, class T, class A>
+inline __attribute__((always_inline)) void mix_lanes(Lanes lanes, const Vec<A> (&value)[M],
+                                                     const Weights<A, M * N>& g, T* const (&y)[N],
+                                                     int64_t at) {
+  for (int j = 0; j < N; j++) {
+    Vec<A> sum = value[0] * g.at[j];
+    for (int i = 1; i < M; i++) sum += value[i] * g.at[i * N + j];
+    fetch_to_write(y[j] + at);
+    lanes.store(y[j] + at, sum);
+  }
+}
+
+template <class T, int M, int N, class A = Accumulate<T>>
+inline void mix_rows(const Paths& xs, const Paths& ys, Block rows, const A* gates, bool streamed) {
   if constexpr (M > 0) {
-    // Copies: a store to y could otherwise change gates and pointers in the compiler's eyes.
-    A g[M * N];
-    const T* x[M];
-    T* y[N];
-    for (int q = 0; q < M * N; q++) g[q] = gates[q];
-    for (int i = 0; i < M; i++) x[i] = xs.row<const T>(i, r);
-    for (int j = 0; j < N; j++) y[j] = ys.row<T>(j, r);
-    for_lanes<A>(cols, [&](auto zero, int64_t at) {
-      using V = decltype(zero);
-      V value[M];
-      for (int i = 0; i < M; i++) value[i] = load<V>(x[i] + at);
-      for (int j = 0; j < N; j++) {
-        V sum = value[0] * g[j];
-        for (int i = 1; i < M; i++) sum += value[i] * g[i * N + j];
-        store(y[j] + at, sum);
-      }
-    });
+    const Weights<A, M * N> g(gates);
+    Target<T, N> target(ys, streamed);
+    const int64_t count = rows.last - rows.first;
+    if (!streamed && xs.dense(rows.cols) && ys.dense(rows.cols))  // one long row
+      rows = {rows.first, rows.first + 1, count * rows.cols};
+    for (int64_t r = rows.first; r < rows.last; r++)
+      for_blocks(rows.cols, target.block(), [&](int64_t begin, int64_t end) {
+        const RowPointers<M, const T> x(xs, r, begin);
+        T* y[N];
+        for (int j = 0; j < N; j++) y[j] = target.at(j, r, begin);
+        for_lanes<A>(end - begin, [&](auto lanes, int64_t at) {
+          Vec<A> value[M];
+          for (int i = 0; i < M; i++) value[i] = lanes.load(x.at[i] + at);
+          mix_lanes<M, N>(lanes, value, g, y, at);
+        });
+        target.finish(r, begin, end - begin);
+      });
   } else {
-    for (int64_t j = 0; j < ys.count; j++)
-      for_lanes<A>(cols, [&](auto sum, int64_t at) {
-        for (int64_t i = 0; i < xs.count; i++)
-          sum += load<decltype(sum)>(xs.row<const T>(i, r) + at) * gates[i * ys.count + j];
-        store(ys.row<T>(j, r) + at, sum);
-      });
+    for (int64_t r = rows.first; r < rows.last; r++)
+      for (int64_t j = 0; j < ys.count; j++)
+        for_lanes<A>(rows.cols, [&](auto lanes, int64_t at) {
+          Vec<A> sum = {};
+          for (int64_t i = 0; i < xs.count; i++)
+            sum += lanes.load(xs.row<const T>(i, r) + at) * gates[i * ys.count + j];
+          lanes.store(ys.row<T>(j, r) + at, sum);
+        });
   }
 }
 
-// d_ij = <dY_j, X_i> over rows [first, last); d is [inputs, outputs], overwritten.
-template <class T, int M, int N>
-inline void dot_rows(const Paths& xs, const Paths& grad_ys, int64_t first, int64_t last,
-                     int64_t cols, Accumulate<T>* d) {
-  using A = Accumulate<T>;
-  if constexpr (M > 0) {
-    Vec<A> wide[M][N] = {};
-    A narrow[M][N] = {};
-    for (int64_t r = first; r < last; r++) {
-      const T *x[M], *dy[N];
-      for (int i = 0; i < M; i++) x[i] = xs.row<const T>(i, r);
-      for (int j = 0; j < N; j++) dy[j] = grad_ys.row<const T>(j, r);
-      for_lanes<A>(cols, [&](auto zero, int64_t at) {
-        using V = decltype(zero);
-        V value[N];
-        for (int j = 0; j < N; j++) value[j] = load<V>(dy[j] + at);
-        for (int i = 0; i < M; i++) {
-          const V xi = load<V>(x[i] + at);
-          for (int j = 0; j < N; j++) {
-            if constexpr (std::is_same_v<V, A>)
-              narrow[i][j] += xi * value[j];
-            else
-              wide[i][j] += xi * value[j];
-          }
-        }
-      });
+// Sums <dY_j, X_i> of one part, lane by lane.
+template <class A, int M, int N>
+struct Dots {
+  Vec<A> at[M][N] = {};
+
+  template <class Lanes, class T>
+  inline __attribute__((always_inline)) void add(Lanes lanes, const RowPointers<M, const T>& x,
+                                                 const RowPointers<N, const T>& dy, int64_t col) {
+    Vec<A> value[N];
+    for (int j = 0; j < N; j++) value[j] = lanes.load(dy.at[j] + col);
+    for (int i = 0; i < M; i++) {
+      const Vec<A> xi = lanes.load(x.at[i] + col);
+      for (int j = 0; j < N; j++) at[i][j] += xi * value[j];
     }
+  }
+  void finish(A* d) const {
     for (int i = 0; i < M; i++)
-      for (int j = 0; j < N; j++) d[i * N + j] = sum_lanes(wide[i][j]) + narrow[i][j];
+      for (int j = 0; j < N; j++) d[i * N + j] = sum_lanes(at[i][j]);
+  }
+};
+
+// d_ij = <dY_j, X_i> over rows; d is [inputs, outputs], overwritten.
+template <class T, int M, int N, class A = Accumulate<T>>
+inline void dot_rows(const Paths& xs, const Paths& grad_ys, Block rows, A* d) {
+  if constexpr (M > 0) {
+    Dots<A, M, N> dots;
+    for (int64_t r = rows.first; r < rows.last; r++) {
+      const RowPointers<M, const T> x(xs, r, 0);
+      const RowPointers<N, const T> dy(grad_ys, r, 0);
+      for_lanes<A>(rows.cols, [&](auto lanes, int64_t at) { dots.add(lanes, x, dy, at); });
+    }
+    dots.finish(d);
   } else {
     // One pair at a time: any number of paths, at the price of reading each map once per partner.
     for (int64_t i = 0; i < xs.count; i++)
       for (int64_t j = 0; j < grad_ys.count; j++) {
         const Paths x{xs.maps + i, 1, xs.sample}, dy{grad_ys.maps + j, 1, grad_ys.sample};
-        dot_rows<T, 1, 1>(x, dy, first, last, cols, d + i * grad_ys.count + j);
+        dot_rows<T, 1, 1>(x, dy, rows, d + i * grad_ys.count + j);
       }
   }
 }
 
-// dX_i = sum_j g_ij dY_j + add_i, where add is [inputs, channels].
-template <class T, int M, int N>
-inline void grad_row(const Geometry& geometry, const Paths& grad_ys, const Paths& grad_xs,
-                     int64_t r, const Accumulate<T>* gates, const Accumulate<T>* add) {
-  using A = Accumulate<T>;
-  const int64_t channels = geometry.channels, cols = geometry.cols();
-  const bool by_column = geometry.channels_last;
-  const auto added = [=]<class V>(V zero, int64_t i, int64_t at) {
-    return by_column ? load<V>(add + i * channels + at) : V(zero + add[i * channels + r]);
-  };
-  if constexpr (M > 0) {
-    A g[M * N];
-    const T* dy[N];
-    T* dx[M];
-    for (int q = 0; q < M * N; q++) g[q] = gates[q];
-    for (int j = 0; j < N; j++) dy[j] = grad_ys.row<const T>(j, r);
-    for (int i = 0; i < M; i++) dx[i] = grad_xs.row<T>(i, r);
-    for_lanes<A>(cols, [&](auto zero, int64_t at) {
-      using V = decltype(zero);
-      V value[N];
-      for (int j = 0; j < N; j++) value[j] = load<V>(dy[j] + at);
-      for (int i = 0; i < M; i++) {
-        V sum = added(zero, i, at);
-        for (int j = 0; j < N; j++) sum += value[j] * g[i * N + j];
-        store(dx[i] + at, sum);
-      }
-    });
-  } else {
-    for (int64_t i = 0; i < grad_xs.count; i++)
-      for_lanes<A>(cols, [&](auto zero, int64_t at) {
-        auto sum = added(zero, i, at);
-        for (int64_t j = 0; j < grad_ys.count; j++)
-          sum +=
-              load<decltype(sum)>(grad_ys.row<const T>(j, r) + at) * gates[i * grad_ys.count + j];
-        store(grad_xs.row<T>(i, r) + at, sum);
-      });
+// dX_i of one vector of columns: sum_j g_ij dY_j + dZ_i / S.
+template <class T, bool CHANNELS_LAST, int M, int N, class A = Accumulate<T>>
+struct GradRow {
+  const A* add;  // dZ / S, [m, C]
+  int64_t channels;
+  int64_t r;
+  const Weights<A, M * N>& g;
+  const RowPointers<N, const T>& dy;
+  T* const (&dx)[M];
+
+  template <class Lanes>
+  inline __attribute__((always_inline)) void operator()(Lanes lanes, int64_t begin,
+                                                        int64_t at) const {
+    Vec<A> value[N];
+    for (int j = 0; j < N; j++) value[j] = lanes.load(dy.at[j] + at);
+    for (int i = 0; i < M; i++) {
+      const A* of_path = add + i * channels;
+      Vec<A> sum;
+      if constexpr (CHANNELS_LAST)
+        sum = lanes.load(of_path + begin + at);
+      else
+        sum = Vec<A>{} + of_path[r];
+      for (int j = 0; j < N; j++) sum += value[j] * g.at[i * N + j];
+      fetch_to_write(dx[i] + at);
+      lanes.store(dx[i] + at, sum);
+    }
   }
+};
+
+template <class T, bool CHANNELS_LAST, int M, int N, class A = Accumulate<T>>
+inline void grad_rows(const Geometry& geometry, const Paths& grad_ys, const Paths& grad_xs,
+                      Block rows, const A* gates, const A* add, bool streamed) {
+  const Weights<A, M * N> g(gates);
+  Target<T, M> target(grad_xs, streamed);
+  for (int64_t r = rows.first; r < rows.last; r++)
+    for_blocks(rows.cols, target.block(), [&](int64_t begin, int64_t end) {
+      const RowPointers<N, const T> dy(grad_ys, r, begin);
+      T* dx[M];
+      for (int i = 0; i < M; i++) dx[i] = target.at(i, r, begin);
+      const GradRow<T, CHANNELS_LAST, M, N> grad{add, geometry.channels, r, g, dy, dx};
+      for_lanes<A>(end - begin, [&](auto lanes, int64_t at) { grad(lanes, begin, at); });
+      target.finish(r, begin, end - begin);
+    });
+}
+
+// The same for any number of paths.
+template <class T, class A = Accumulate<T>>
+inline void grad_rows_of_any(const Geometry& geometry, const Paths& grad_ys, const Paths& grad_xs,
+                             Block rows, const A* gates, const A* add) {
+  for (int64_t r = rows.first; r < rows.last; r++)
+    for (int64_t i = 0; i < grad_xs.count; i++)
+      for_lanes<A>(rows.cols, [&](auto lanes, int64_t at) {
+        const A* of_path = add + i * geometry.channels;
+        Vec<A> sum = geometry.channels_last ? lanes.load(of_path + at) : Vec<A>{} + of_path[r];
+        for (int64_t j = 0; j < grad_ys.count; j++)
+          sum += lanes.load(grad_ys.row<const T>(j, r) + at) * gates[i * grad_ys.count + j];
+        lanes.store(grad_xs.row<T>(i, r) + at, sum);
+      });
 }
 
 }  // namespace mpk::cpu::MPK_NAMESPACE

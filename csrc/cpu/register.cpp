@@ -1,64 +1,64 @@
 // cross_connect and gate for CPU tensors: checks, outputs, threads over samples.
-#include "cpu/kernels.h"
-#include "tensors.h"
+#include <cstring>
+
+#include "cpu/tasks.h"
 
 namespace mpk::cpu {
 namespace {
 
-using torch::stable::parallel_for;
-
-// The gates' parameters as the kernels read them, with the tensors that own the memory.
+// The gates' parameters as the kernels read them, with the memory that was made for them.
 struct GateTensors {
-  Tensor w1, w1_by_channel, b1, w2, b2;
+  Values w1, w2;
+  std::optional<Values> b1, b2;
+  Buffer w1_by_channel, zeros;
   GateParameters parameters;
 };
 
-Tensor bias_or_zero(const OptionalTensor& bias, const Tensor& like, std::vector<int64_t> sizes,
-                    ScalarType type) {
-  if (bias) return contiguous_as(*bias, type);
-  Tensor zero = empty_like_of(like, sizes, type);
-  return torch::stable::zero_(zero);
-}
-
 template <class A>
-void transpose_each(const Tensor& from, const Tensor& to) {
-  const int64_t m = from.size(0), rows = from.size(1), cols = from.size(2);
-  const A* source = from.const_data_ptr<A>();
-  A* target = to.mutable_data_ptr<A>();
+void transpose_each(const Values& from, const Buffer& to, int64_t m, int64_t rows, int64_t cols) {
+  const A* source = static_cast<const A*>(from.data_ptr());
+  A* target = static_cast<A*>(to.data_ptr());
   for (int64_t i = 0; i < m; i++, source += rows * cols, target += rows * cols)
-    for (int64_t r = 0; r < rows; r++)
-      for (int64_t c = 0; c < cols; c++) target[c * rows + r] = source[r * cols + c];
+    for (int64_t c = 0; c < cols; c++)
+      for (int64_t r = 0; r < rows; r++) target[c * rows + r] = source[r * cols + c];
 }
 
+std::optional<Values> values_of(const OptionalTensor& t, Dtype type) {
+  return t ? std::optional<Values>(std::in_place, *t, type) : std::nullopt;
+}
+
+// Refuses all that mpkernels/ops/check.py refuses, which then says what is wrong.
 GateTensors gate_tensors(const Geometry& geometry, int64_t m, const Tensor& w1,
                          const OptionalTensor& b1, const Tensor& w2, const OptionalTensor& b2) {
-  const ScalarType type = accumulate_type(geometry.dtype);
-  const int64_t hidden = w1.size(1), n = w2.size(1);
-  STD_TORCH_CHECK(w1.dim() == 3 && w1.size(0) == m && w1.size(2) == geometry.channels,
-                  "w1 must be [m, K, C]");
-  STD_TORCH_CHECK(w2.dim() == 3 && w2.size(0) == m && w2.size(2) == hidden, "w2 must be [m, n, K]");
-  STD_TORCH_CHECK(!b1 || b1->numel() == m * hidden, "b1 must be [m, K]");
-  STD_TORCH_CHECK(!b2 || b2->numel() == m * n, "b2 must be [m, n]");
-  GateTensors gate{contiguous_as(w1, type), empty_like_of(w1, {m, geometry.channels, hidden}, type),
-                   bias_or_zero(b1, w1, {m, hidden}, type), contiguous_as(w2, type),
-                   bias_or_zero(b2, w1, {m, n}, type)};
-  if (type == ScalarType::Double)
-    transpose_each<double>(gate.w1, gate.w1_by_channel);
+  const Dtype type = accumulate_type(geometry.dtype);
+  STD_TORCH_CHECK(w1.dim() == 3 && w1.size(1) > 0, "w1 must be [m, K, C]");
+  STD_TORCH_CHECK(w2.dim() == 3 && w2.size(1) > 0, "w2 must be [m, n, K]");
+  const int64_t hidden = w1.size(1), n = w2.size(1), channels = geometry.channels;
+  STD_TORCH_CHECK(w1.has_shape({m, hidden, channels}), "w1 must be [m, K, C]");
+  STD_TORCH_CHECK(w2.has_shape({m, n, hidden}), "w2 must be [m, n, K]");
+  STD_TORCH_CHECK(!b1 || b1->has_shape({m, hidden}), "b1 must be [m, K]");
+  STD_TORCH_CHECK(!b2 || b2->has_shape({m, n}), "b2 must be [m, n]");
+  const int64_t none = (b1 ? 0 : m * hidden) + (b2 ? 0 : m * n);
+  GateTensors gate{Values(w1, type),
+                   Values(w2, type),
+                   values_of(b1, type),
+                   values_of(b2, type),
+                   Buffer(m * channels * hidden, type),
+                   Buffer(none, type)};
+  if (type == Dtype::f64)
+    transpose_each<double>(gate.w1, gate.w1_by_channel, m, hidden, channels);
   else
-    transpose_each<float>(gate.w1, gate.w1_by_channel);
+    transpose_each<float>(gate.w1, gate.w1_by_channel, m, hidden, channels);
+  std::memset(gate.zeros.data_ptr(), 0, size_t(none) * (type == Dtype::f64 ? 8 : 4));
   gate.parameters = {m,
                      n,
                      hidden,
                      gate.w1.data_ptr(),
                      gate.w1_by_channel.data_ptr(),
-                     gate.b1.data_ptr(),
+                     gate.b1 ? gate.b1->data_ptr() : gate.zeros.data_ptr(),
                      gate.w2.data_ptr(),
-                     gate.b2.data_ptr()};
+                     gate.b2 ? gate.b2->data_ptr() : gate.zeros.data_ptr()};
   return gate;
-}
-
-void check_paths(const std::vector<Tensor>& xs) {
-  STD_TORCH_CHECK(!xs.empty() && xs[0].dim() >= 2, "xs must be maps [B, C, *spatial]");
 }
 
 std::tuple<std::vector<Tensor>, Tensor, Tensor> forward(const std::vector<Tensor>& xs,
@@ -67,22 +67,20 @@ std::tuple<std::vector<Tensor>, Tensor, Tensor> forward(const std::vector<Tensor
                                                         bool mixed) {
   check_paths(xs);
   const Geometry geometry = geometry_of(xs[0]);
-  const int64_t m = int64_t(xs.size()), n = w2.size(1);
+  const int64_t m = int64_t(xs.size());
   const GateTensors gate = gate_tensors(geometry, m, w1, b1, w2, b2);
-  const ScalarType type = accumulate_type(geometry.dtype);
-  Maps inputs, outputs;
+  const int64_t n = w2.size(1);
+  const Dtype type = accumulate_type(geometry.dtype);
+  Maps inputs(m), outputs(n);
   for (const Tensor& x : xs) inputs.read(x, geometry);
   for (int64_t j = 0; mixed && j < n; j++) outputs.write(xs[0], geometry);
-  const Tensor gates = empty_like_of(xs[0], {geometry.batch, m, n}, type);
-  const Tensor pooled = empty_like_of(xs[0], {geometry.batch, m, geometry.channels}, type);
+  Tensor gates = empty(xs[0], {geometry.batch, m, n}, type);
+  Tensor pooled = empty(xs[0], {geometry.batch, m, geometry.channels}, type);
   const CrossConnect problem{geometry,         gate.parameters,
                              inputs.data(),    mixed ? outputs.data() : nullptr,
                              gates.data_ptr(), pooled.data_ptr()};
-  parallel_for(0, geometry.batch, grain(geometry, m + n), [&](int64_t begin, int64_t end) {
-    Scratch scratch(cross_connect_scratch(gate.parameters.hidden));
-    kernels().cross_connect(problem, begin, end, scratch.data());
-  });
-  return {outputs.finish(), gates, pooled};
+  run(problem, m + n);
+  return {outputs.finish(), std::move(gates), std::move(pooled)};
 }
 
 std::tuple<std::vector<Tensor>, Tensor, Tensor> cross_connect(std::vector<Tensor> xs, Tensor w1,
@@ -94,40 +92,38 @@ std::tuple<std::vector<Tensor>, Tensor, Tensor> cross_connect(std::vector<Tensor
 std::tuple<Tensor, Tensor> gate(std::vector<Tensor> xs, Tensor w1, OptionalTensor b1, Tensor w2,
                                 OptionalTensor b2) {
   auto [ys, gates, pooled] = forward(xs, w1, b1, w2, b2, false);
-  return {gates, pooled};
+  return {std::move(gates), std::move(pooled)};
 }
 
 // What the batch loop leaves for the gradients of the gates' parameters.
 struct GateGradients {
-  Tensor grad_logits, grad_hidden, hidden;
-  GateGradients(const Tensor& like, int64_t batch, const GateParameters& gate, ScalarType type)
-      : grad_logits(empty_like_of(like, {batch, gate.inputs, gate.outputs}, type)),
-        grad_hidden(empty_like_of(like, {batch, gate.inputs, gate.hidden}, type)),
-        hidden(empty_like_of(like, {batch, gate.inputs, gate.hidden}, type)) {}
+  Buffer grad_logits, grad_hidden, hidden;
+  GateGradients(int64_t batch, const GateParameters& gate, Dtype type)
+      : grad_logits(batch * gate.inputs * gate.outputs, type),
+        grad_hidden(batch * gate.inputs * gate.hidden, type),
+        hidden(batch * gate.inputs * gate.hidden, type) {}
 };
 
 // The wanted ones of dW1, db1, dW2, db2, in this order and in the dtype of their parameters.
-std::vector<Tensor> parameter_gradients(const GateGradients& gradients, const Tensor& pooled,
-                                        const Tensor& w1, const OptionalTensor& b1,
-                                        const Tensor& w2, const OptionalTensor& b2,
-                                        const bool (&wanted)[4]) {
+std::vector<Tensor> parameter_gradients(const GateGradients& gradients, const Values& pooled,
+                                        int64_t batch, Dtype type, const Tensor& w1,
+                                        const OptionalTensor& b1, const Tensor& w2,
+                                        const OptionalTensor& b2, const bool (&wanted)[4]) {
   const int64_t m = w1.size(0), hidden = w1.size(1), channels = w1.size(2), n = w2.size(1);
-  const ScalarType type = pooled.scalar_type();
-  const std::vector<int64_t> sizes[4] = {
-      {m, hidden, channels}, {m, hidden}, {m, n, hidden}, {m, n}};
-  const ScalarType types[4] = {w1.scalar_type(), b1 ? b1->scalar_type() : w1.scalar_type(),
-                               w2.scalar_type(), b2 ? b2->scalar_type() : w2.scalar_type()};
+  const Tensor* const parameters[4] = {&w1, b1 ? &*b1 : nullptr, &w2, b2 ? &*b2 : nullptr};
   std::vector<Tensor> made;
+  made.reserve(4);
   void* data[4] = {};
   for (int q = 0; q < 4; q++) {
     if (!wanted[q]) continue;
-    made.push_back(empty_like_of(w1, sizes[q], type));
+    STD_TORCH_CHECK(parameters[q], "the gradient of a bias that is None was wanted");
+    made.push_back(empty(w1, parameters[q]->sizes(), parameters[q]->dim(), type));
     data[q] = made.back().data_ptr();
   }
   if (made.empty()) return made;
   const GateWeightGradients problem{
-      type == ScalarType::Double ? Dtype::f64 : Dtype::f32,
-      pooled.size(0),
+      type,
+      batch,
       channels,
       m,
       n,
@@ -141,13 +137,11 @@ std::vector<Tensor> parameter_gradients(const GateGradients& gradients, const Te
       data[2],
       data[3],
   };
-  const int64_t rows_a_task = 65536 / (pooled.size(0) * channels + 1) + 1;
-  parallel_for(0, m * (hidden + n), rows_a_task, [&](int64_t begin, int64_t end) {
-    kernels().gate_weight_gradients(problem, begin, end);
-  });
+  run(problem);
   for (int q = 0, at = 0; q < 4; q++)
     if (wanted[q]) {
-      made[at] = contiguous_as(made[at], types[q]);
+      const Dtype dtype = parameters[q]->dtype();
+      if (dtype != type) made[at] = contiguous_copy(made[at], dtype);
       at++;
     }
   return made;
@@ -164,14 +158,19 @@ std::tuple<std::vector<Tensor>, std::vector<Tensor>> cross_connect_backward(
     std::vector<bool> wanted) {
   check_paths(xs);
   const Geometry geometry = geometry_of(xs[0]);
-  const int64_t m = int64_t(xs.size()), n = w2.size(1);
-  const ScalarType type = accumulate_type(geometry.dtype);
+  const int64_t m = int64_t(xs.size());
+  const Dtype type = accumulate_type(geometry.dtype);
   bool parameters[4];
   copy_flags(wanted, xs.size(), parameters);
-  STD_TORCH_CHECK(int64_t(grad_ys.size()) == n, "grad_ys must hold n entries");
   const GateTensors gate = gate_tensors(geometry, m, w1, b1, w2, std::nullopt);
-  Maps inputs, grad_outputs, grad_inputs;
+  const int64_t n = w2.size(1);
+  STD_TORCH_CHECK(int64_t(grad_ys.size()) == n, "grad_ys must hold n entries");
+  STD_TORCH_CHECK(gates.has_shape({geometry.batch, m, n}), "gates must be [B, m, n]");
+  STD_TORCH_CHECK(pooled.has_shape({geometry.batch, m, geometry.channels}),
+                  "pooled must be [B, m, C]");
+  Maps inputs(m), grad_outputs(n), grad_inputs(m);
   std::vector<int64_t> output_of;
+  output_of.reserve(n);
   for (int64_t j = 0; j < n; j++) {
     if (!grad_ys[j]) continue;
     grad_outputs.read(*grad_ys[j], geometry);
@@ -184,10 +183,11 @@ std::tuple<std::vector<Tensor>, std::vector<Tensor>> cross_connect_backward(
     else
       grad_inputs.skip();
   }
-  const Tensor g = contiguous_as(gates, type), z = contiguous_as(pooled, type);
-  const OptionalTensor dg =
-      grad_gates ? OptionalTensor(contiguous_as(*grad_gates, type)) : grad_gates;
-  const GateGradients gradients(xs[0], geometry.batch, gate.parameters, type);
+  STD_TORCH_CHECK(!grad_gates || grad_gates->has_shape({geometry.batch, m, n}),
+                  "grad_gates must be [B, m, n]");
+  const Values g(gates, type), z(pooled, type);
+  const std::optional<Values> dg = values_of(grad_gates, type);
+  const GateGradients gradients(geometry.batch, gate.parameters, type);
   const bool any = parameters[0] || parameters[1] || parameters[2] || parameters[3];
   const CrossConnectBackward problem{
       geometry,
@@ -206,11 +206,11 @@ std::tuple<std::vector<Tensor>, std::vector<Tensor>> cross_connect_backward(
       gradients.hidden.data_ptr(),
       any,
   };
-  parallel_for(0, geometry.batch, grain(geometry, 2 * m + n), [&](int64_t begin, int64_t end) {
-    Scratch scratch(cross_connect_backward_scratch(m, n, geometry.channels));
-    kernels().cross_connect_backward(problem, begin, end, scratch.data());
-  });
-  return {grad_inputs.finish(), parameter_gradients(gradients, z, w1, b1, w2, b2, parameters)};
+  run(problem, 2 * m + n);
+  return {
+      grad_inputs.finish(),
+      parameter_gradients(gradients, z, geometry.batch, type, w1, b1, w2, b2, parameters),
+  };
 }
 
 // Gradients of the pooled values [B, m, C] and of the wanted parameters.
@@ -218,17 +218,19 @@ std::tuple<Tensor, std::vector<Tensor>> gate_backward(Tensor grad_gates, Tensor 
                                                       Tensor pooled, Tensor w1, OptionalTensor b1,
                                                       Tensor w2, OptionalTensor b2,
                                                       std::vector<bool> wanted) {
-  const int64_t batch = pooled.size(0), m = pooled.size(1), n = w2.size(1);
-  const Dtype dtype = pooled.scalar_type() == ScalarType::Double ? Dtype::f64 : Dtype::f32;
-  const ScalarType type = accumulate_type(dtype);
-  const Geometry geometry{dtype, true, batch, pooled.size(2), 1};
+  STD_TORCH_CHECK(pooled.dim() == 3, "pooled must be [B, m, C]");
+  const int64_t batch = pooled.size(0), m = pooled.size(1);
+  const Dtype type = accumulate_type(pooled.dtype());
+  const Geometry geometry{type, true, batch, pooled.size(2), 1};
   bool parameters[4];
   copy_flags(wanted, 0, parameters);
   const GateTensors gate = gate_tensors(geometry, m, w1, b1, w2, std::nullopt);
-  const Tensor g = contiguous_as(gates, type), z = contiguous_as(pooled, type);
-  const Tensor dg = contiguous_as(grad_gates, type);
-  const Tensor grad_pooled = empty_like_of(pooled, {batch, m, geometry.channels}, type);
-  const GateGradients gradients(pooled, batch, gate.parameters, type);
+  const int64_t n = w2.size(1);
+  STD_TORCH_CHECK(gates.has_shape({batch, m, n}) && grad_gates.has_shape({batch, m, n}),
+                  "gates and grad_gates must be [B, m, n]");
+  const Values g(gates, type), z(pooled, type), dg(grad_gates, type);
+  Tensor grad_pooled = empty(pooled, {batch, m, geometry.channels}, type);
+  const GateGradients gradients(batch, gate.parameters, type);
   const std::vector<Map> none(m);
   const CrossConnectBackward problem{
       geometry,
@@ -247,11 +249,11 @@ std::tuple<Tensor, std::vector<Tensor>> gate_backward(Tensor grad_gates, Tensor 
       gradients.hidden.data_ptr(),
       true,
   };
-  parallel_for(0, batch, grain(geometry, 2 * m + n), [&](int64_t begin, int64_t end) {
-    Scratch scratch(cross_connect_backward_scratch(m, n, geometry.channels));
-    kernels().cross_connect_backward(problem, begin, end, scratch.data());
-  });
-  return {grad_pooled, parameter_gradients(gradients, z, w1, b1, w2, b2, parameters)};
+  run(problem, 2 * m + n);
+  return {
+      std::move(grad_pooled),
+      parameter_gradients(gradients, z, batch, type, w1, b1, w2, b2, parameters),
+  };
 }
 
 // Uses the named instruction set from now on ("best": the widest); the name of the one in use.
@@ -266,12 +268,12 @@ std::string instruction_set(std::string name) {
 }  // namespace mpk::cpu
 
 STABLE_TORCH_LIBRARY_IMPL(mpkernels, CPU, library) {
-  library.impl("cross_connect", TORCH_BOX(&mpk::cpu::cross_connect));
-  library.impl("cross_connect_backward", TORCH_BOX(&mpk::cpu::cross_connect_backward));
-  library.impl("gate", TORCH_BOX(&mpk::cpu::gate));
-  library.impl("gate_backward", TORCH_BOX(&mpk::cpu::gate_backward));
+  library.impl("cross_connect", &mpk::boxed<&mpk::cpu::cross_connect>);
+  library.impl("cross_connect_backward", &mpk::boxed<&mpk::cpu::cross_connect_backward>);
+  library.impl("gate", &mpk::boxed<&mpk::cpu::gate>);
+  library.impl("gate_backward", &mpk::boxed<&mpk::cpu::gate_backward>);
 }
 
 STABLE_TORCH_LIBRARY_IMPL(mpkernels, CompositeExplicitAutograd, library) {
-  library.impl("instruction_set", TORCH_BOX(&mpk::cpu::instruction_set));
+  library.impl("instruction_set", &mpk::boxed<&mpk::cpu::instruction_set>);
 }

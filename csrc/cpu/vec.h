@@ -9,7 +9,7 @@
 #include <type_traits>
 #include <utility>
 
-#if defined(__AVX512F__) || defined(__F16C__)
+#if defined(__AVX__)
 #include <immintrin.h>
 #endif
 
@@ -184,12 +184,89 @@ inline Element<V> sum_lanes(V value) {
   }
 }
 
-// Calls body(V, at) on whole vectors of [0, size), then body(A, at) on the rest.
+// The first `count` lanes from memory, the rest 0; nothing beyond is touched.
+template <class V, class T>
+inline V load_first(const T* from, int count) {
+#if defined(__AVX512F__)
+  const unsigned mask = (1u << count) - 1;
+  if constexpr (std::is_same_v<T, float>) return as<V>(_mm512_maskz_loadu_ps(mask, from));
+  if constexpr (std::is_same_v<T, double>) return as<V>(_mm512_maskz_loadu_pd(mask, from));
+#endif
+  T padded[lanes_of<V>] = {};
+  std::memcpy(padded, from, count * sizeof(T));
+  return load<V>(padded);
+}
+
+template <class T, class V>
+inline void store_first(T* to, V value, int count) {
+#if defined(__AVX512F__)
+  const unsigned mask = (1u << count) - 1;
+  if constexpr (std::is_same_v<T, float>) return _mm512_mask_storeu_ps(to, mask, as<__m512>(value));
+  if constexpr (std::is_same_v<T, double>)
+    return _mm512_mask_storeu_pd(to, mask, as<__m512d>(value));
+#endif
+  T padded[lanes_of<V>];
+  store(padded, value);
+  std::memcpy(to, padded, count * sizeof(T));
+}
+
+// What a loop over lanes gives its body: a whole vector, or the first lanes of one.
+template <class A>
+struct Whole {
+  using V = Vec<A>;
+  template <class T>
+  V load(const T* from) const {
+    return MPK_NAMESPACE::load<V>(from);
+  }
+  template <class T>
+  void store(T* to, V value) const {
+    MPK_NAMESPACE::store(to, value);
+  }
+};
+template <class A>
+struct First {
+  using V = Vec<A>;
+  int count;
+  template <class T>
+  V load(const T* from) const {
+    return load_first<V>(from, count);
+  }
+  template <class T>
+  void store(T* to, V value) const {
+    store_first(to, value, count);
+  }
+};
+
+// Calls body(lanes, at) on the vectors of [0, size); lanes beyond the end load 0 and store nothing.
 template <class A, class Body>
-inline void for_lanes(int64_t size, Body body) {
+inline __attribute__((always_inline)) void for_lanes(int64_t size, Body body) {
+  constexpr int step = lanes_of<Vec<A>>;
   int64_t at = 0;
-  for (; at + lanes_of<Vec<A>> <= size; at += lanes_of<Vec<A>>) body(Vec<A>{}, at);
-  for (; at < size; at++) body(A{}, at);
+  for (; at + step <= size; at += step) body(Whole<A>{}, at);
+  if (at < size) body(First<A>{int(size - at)}, at);
+}
+
+// Writes `bytes`, a multiple of a line of 64, around the cache; both addresses are aligned to it.
+inline void stream(void* to, const void* from, int64_t bytes) {
+#if defined(__AVX512F__)
+  for (int64_t at = 0; at < bytes; at += 64)
+    _mm512_stream_si512(reinterpret_cast<__m512i*>(static_cast<char*>(to) + at),
+                        _mm512_load_si512(static_cast<const char*>(from) + at));
+#elif defined(__AVX__)
+  for (int64_t at = 0; at < bytes; at += 32)
+    _mm256_stream_si256(
+        reinterpret_cast<__m256i*>(static_cast<char*>(to) + at),
+        _mm256_load_si256(reinterpret_cast<const __m256i*>(static_cast<const char*>(from) + at)));
+#else
+  std::memcpy(to, from, bytes);
+#endif
+}
+
+// Streamed lines are visible to other threads only after this.
+inline void finish_streams() {
+#if defined(__AVX__)
+  _mm_sfence();
+#endif
 }
 
 }  // namespace mpk::cpu::MPK_NAMESPACE

@@ -29,17 +29,18 @@ void launch(const MixArguments& p, cudaStream_t stream) {
 }
 
 std::vector<Tensor> mix(std::vector<Tensor> xs, Tensor gates) {
-  STD_TORCH_CHECK(!xs.empty() && xs.size() <= max_paths && gates.size(2) <= max_paths,
+  check_paths(xs);
+  STD_TORCH_CHECK(xs.size() <= max_paths && gates.dim() >= 3 && gates.size(2) <= max_paths,
                   "mix_cuda takes 1 to 8 paths");
   const Geometry geometry = geometry_of(xs[0]);
-  const ScalarType type = accumulate_type(geometry.dtype);
-  const Tensor values = gates.scalar_type() == type ? gates : torch::stable::to(gates, type);
+  const Dtype type = accumulate_type(geometry.dtype);
+  const Tensor values = gates.dtype() == type ? std::move(gates) : contiguous_copy(gates, type);
   const bool by_channel = values.dim() == 4;
   STD_TORCH_CHECK((values.dim() == 3 || by_channel) && values.size(0) == geometry.batch &&
                       values.size(1) == int64_t(xs.size()) &&
                       (!by_channel || values.size(3) == geometry.channels),
                   "gates must be [B, m, n] or [B, m, n, C]");
-  Maps inputs, outputs;
+  Maps inputs(int64_t(xs.size())), outputs(values.size(2));
   for (const Tensor& x : xs) inputs.read(x, geometry);
   for (int64_t j = 0; j < values.size(2); j++) outputs.write(xs[0], geometry);
   MixArguments p{};
@@ -57,8 +58,10 @@ std::vector<Tensor> mix(std::vector<Tensor> xs, Tensor gates) {
   p.inputs = int(inputs.size());
   p.outputs = int(outputs.size());
   p.channels_last = geometry.channels_last;
+  int32_t device = 0;
   void* stream = nullptr;
-  TORCH_ERROR_CODE_CHECK(aoti_torch_get_current_cuda_stream(xs[0].get_device_index(), &stream));
+  TORCH_ERROR_CODE_CHECK(aoti_torch_get_device_index(xs[0].get(), &device));
+  TORCH_ERROR_CODE_CHECK(aoti_torch_get_current_cuda_stream(device, &stream));
   const auto on = static_cast<cudaStream_t>(stream);
   switch (geometry.dtype) {
     case Dtype::f32:
@@ -81,5 +84,5 @@ std::vector<Tensor> mix(std::vector<Tensor> xs, Tensor gates) {
 }  // namespace mpk::cuda
 
 STABLE_TORCH_LIBRARY_IMPL(mpkernels, CUDA, library) {
-  library.impl("mix_cuda", TORCH_BOX(&mpk::cuda::mix));
+  library.impl("mix_cuda", &mpk::boxed<&mpk::cuda::mix>);
 }

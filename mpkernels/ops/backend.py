@@ -9,13 +9,17 @@ from __future__ import annotations
 import importlib
 import importlib.util
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from types import ModuleType, TracebackType
 from typing import Any
 
 import torch
+from torch import Tensor
+from torch._C import _is_any_autocast_enabled
+from torch.nn import Parameter
 
 from mpkernels.ops import cross_connect, gate, mix, native
+from mpkernels.ops.autograd import nothing_above
 from mpkernels.ops.schema import OPERATORS, library
 
 BACKENDS = ("auto", "eager", "native", "triton")
@@ -126,10 +130,11 @@ def _overrides(backend: str) -> list[tuple[str, Callable[[str], Callable[..., An
 
 _forced: torch.library.Library | None = None
 _active = "auto"
+_checks_on_cpu = native.why_no_cpu is None
 
 
 def _install(backend: str) -> None:
-    global _forced, _active
+    global _forced, _active, _checks_on_cpu
     if _forced is not None:
         _forced._destroy()
         _forced = None
@@ -143,11 +148,29 @@ def _install(backend: str) -> None:
                 for name in OPERATORS:
                     _forced.impl(name, kernel_for(name), key, allow_override=True)
     _active = backend
+    _checks_on_cpu = backend in ("auto", "native") and native.why_no_cpu is None
 
 
 def active_backend() -> str:
     """The backend in force: "auto" unless `use_backend` says otherwise."""
     return _active
+
+
+_PLAIN = frozenset((Tensor, Parameter, type(None)))
+
+
+def kernel_checks(tensors: Sequence[Any]) -> bool:
+    """Whether a call with these arguments runs a kernel that refuses bad ones by itself.
+
+    The compiled CPU kernels do, in less time than Python needs to look at one shape. Autocast
+    changes dtypes before the call, so it is no case for this.
+    """
+    if not _checks_on_cpu or _is_any_autocast_enabled() or not nothing_above(tensors):
+        return False
+    for t in tensors:  # noqa: SIM110  (a generator costs more than the loop)
+        if type(t) not in _PLAIN or not (t is None or t.is_cpu):
+            return False
+    return True
 
 
 class use_backend:  # noqa: N801  (reads as a verb, like torch.no_grad)

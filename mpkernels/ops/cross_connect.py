@@ -10,7 +10,8 @@ from torch import Tensor
 
 from mpkernels import eager
 from mpkernels.eager.functional import accumulate_dtype, without_autocast
-from mpkernels.ops.autograd import apply, place, register
+from mpkernels.ops.autograd import Operator, applier, place
+from mpkernels.ops.check import check_gate
 from mpkernels.ops.differentiate import gradients, second_gradients
 from mpkernels.ops.layout import empty_map, in_format_of
 
@@ -56,6 +57,7 @@ def run_eager(
     xs: list[Tensor], w1: Tensor, b1: Tensor | None, w2: Tensor, b2: Tensor | None
 ) -> tuple[list[Tensor], Tensor, Tensor]:
     """The operator by its definition."""
+    check_gate("cross_connect", xs, w1, b1, w2, b2)
     with without_autocast(xs[0].device.type):
         ys, gates = eager.cross_connect(xs, w1, b1, w2, b2)
         pooled = torch.stack([eager.pool(x) for x in xs], 1)
@@ -106,11 +108,21 @@ class _CrossConnect(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor | None) -> tuple[Tensor | None, ...]:
-        *xs, w1, b1, w2, b2, gates, pooled = ctx.saved_tensors
+        saved = ctx.saved_tensors
+        *xs, w1, b1, w2, b2, gates, pooled = saved
         wanted = list(ctx.needs_input_grad)
         *grad_ys, grad_gates, _ = grads
-        grad_xs, grad_parameters = cross_connect_backward(
-            grad_ys, grad_gates, xs, gates, pooled, w1, b1, w2, b2, wanted
+        grad_xs, grad_parameters = cross_connect_backward.route((*grads, *saved))(
+            grad_ys,
+            grad_gates,
+            xs,
+            gates,
+            pooled,
+            w1,
+            b1,
+            w2,
+            b2,
+            wanted,
         )
         return tuple(place(grad_xs + grad_parameters, wanted))
 
@@ -141,8 +153,11 @@ class _CrossConnectBackward(torch.autograd.Function):
         return (None, None, *of_grads, None, None, *of_inputs)
 
 
+_apply, _apply_backward = applier(_CrossConnect), applier(_CrossConnectBackward)
+
+
 def _differentiable(xs: list[Tensor], *parameters: Any) -> Any:
-    *ys, gates, pooled = apply(_CrossConnect, *xs, *parameters)
+    *ys, gates, pooled = _apply(*xs, *parameters)
     return ys, gates, pooled
 
 
@@ -155,8 +170,7 @@ def _differentiable_backward(
     *rest: Any,
 ) -> Any:
     *parameters, wanted = rest
-    flat = apply(
-        _CrossConnectBackward,
+    flat = _apply_backward(
         wanted,
         len(grad_ys),
         *grad_ys,
@@ -170,5 +184,5 @@ def _differentiable_backward(
     return list(flat[:count]), list(flat[count:])
 
 
-cross_connect = register("cross_connect", _differentiable)
-cross_connect_backward = register("cross_connect_backward", _differentiable_backward)
+cross_connect = Operator("cross_connect", _differentiable)
+cross_connect_backward = Operator("cross_connect_backward", _differentiable_backward)

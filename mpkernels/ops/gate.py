@@ -10,7 +10,8 @@ from torch import Tensor
 
 from mpkernels import eager
 from mpkernels.eager.functional import accumulate_dtype, without_autocast
-from mpkernels.ops.autograd import apply, place, register
+from mpkernels.ops.autograd import Operator, applier, place
+from mpkernels.ops.check import check_gate
 from mpkernels.ops.cross_connect import empty_parameters
 from mpkernels.ops.differentiate import gradients, second_gradients
 
@@ -46,6 +47,7 @@ def run_eager(
     xs: list[Tensor], w1: Tensor, b1: Tensor | None, w2: Tensor, b2: Tensor | None
 ) -> tuple[Tensor, Tensor]:
     """The operator by its definition."""
+    check_gate("gate", xs, w1, b1, w2, b2)
     with without_autocast(xs[0].device.type):
         gates = eager.gate(xs, w1, b1, w2, b2)
         return gates, torch.stack([eager.pool(x) for x in xs], 1)
@@ -93,13 +95,13 @@ class _Gate(torch.autograd.Function):
     def backward(
         ctx: Any, grad_gates: Tensor | None, grad_pooled: Tensor | None
     ) -> tuple[Tensor | None, ...]:
-        gates, pooled, w1, b1, w2, b2 = ctx.saved_tensors
+        saved = ctx.saved_tensors
         of_xs, of_parameters = ctx.needs_input_grad[: ctx.paths], ctx.needs_input_grad[ctx.paths :]
         grad_z = grad_pooled
         grad_parameters: list[Tensor | None] = [None] * len(of_parameters)
         if grad_gates is not None:
-            grad_z, found = gate_backward(
-                grad_gates, gates, pooled, w1, b1, w2, b2, list(of_parameters)
+            grad_z, found = gate_backward.route((grad_gates, *saved))(
+                grad_gates, *saved, list(of_parameters)
             )
             grad_z = grad_z if grad_pooled is None else grad_z + grad_pooled
             grad_parameters = place(found, list(of_parameters))
@@ -135,15 +137,18 @@ class _GateBackward(torch.autograd.Function):
         return (None, of_grads[0], None, *of_inputs)
 
 
+_apply, _apply_backward = applier(_Gate), applier(_GateBackward)
+
+
 def _differentiable(xs: list[Tensor], *parameters: Any) -> Any:
-    return apply(_Gate, *xs, *parameters)
+    return _apply(*xs, *parameters)
 
 
 def _differentiable_backward(*arguments: Any) -> Any:
     *flat, wanted = arguments
-    grad_pooled, *grad_parameters = apply(_GateBackward, wanted, *flat)
+    grad_pooled, *grad_parameters = _apply_backward(wanted, *flat)
     return grad_pooled, grad_parameters
 
 
-gate = register("gate", _differentiable)
-gate_backward = register("gate_backward", _differentiable_backward)
+gate = Operator("gate", _differentiable)
+gate_backward = Operator("gate_backward", _differentiable_backward)

@@ -9,7 +9,8 @@ from torch import Tensor
 
 from mpkernels import eager
 from mpkernels.eager.functional import without_autocast
-from mpkernels.ops.autograd import apply, place, register
+from mpkernels.ops.autograd import Operator, applier, place
+from mpkernels.ops.check import check_mix
 from mpkernels.ops.differentiate import gradients, second_gradients
 from mpkernels.ops.layout import empty_map, in_format_of
 
@@ -32,6 +33,7 @@ def fake_backward(
 
 def run_eager(xs: list[Tensor], gates: Tensor) -> list[Tensor]:
     """The operator by its definition."""
+    check_mix("mix", xs, gates)
     return [in_format_of(y, xs[0]) for y in _definition([*xs, gates])]
 
 
@@ -66,9 +68,11 @@ class _Mix(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, *grad_ys: Tensor | None) -> tuple[Tensor | None, ...]:
-        *xs, gates = ctx.saved_tensors
+        saved = ctx.saved_tensors
+        *xs, gates = saved
         wanted = list(ctx.needs_input_grad)
-        grad_xs, grad_gates = mix_backward(list(grad_ys), xs, gates, wanted)
+        backward = mix_backward.route((*grad_ys, *saved))
+        grad_xs, grad_gates = backward(list(grad_ys), xs, gates, wanted)
         return tuple(place(grad_xs + grad_gates, wanted))
 
 
@@ -94,17 +98,20 @@ class _MixBackward(torch.autograd.Function):
         return (None, None, *of_grads, *of_inputs)
 
 
+_apply, _apply_backward = applier(_Mix), applier(_MixBackward)
+
+
 def _differentiable(xs: list[Tensor], gates: Tensor) -> Any:
-    return list(apply(_Mix, *xs, gates))
+    return list(_apply(*xs, gates))
 
 
 def _differentiable_backward(
     grad_ys: list[Tensor | None], xs: list[Tensor], gates: Tensor, wanted: list[bool]
 ) -> Any:
-    flat = apply(_MixBackward, wanted, len(grad_ys), *grad_ys, *xs, gates)
+    flat = _apply_backward(wanted, len(grad_ys), *grad_ys, *xs, gates)
     count = sum(wanted[:-1])
     return list(flat[:count]), list(flat[count:])
 
 
-mix = register("mix", _differentiable)
-mix_backward = register("mix_backward", _differentiable_backward)
+mix = Operator("mix", _differentiable)
+mix_backward = Operator("mix_backward", _differentiable_backward)

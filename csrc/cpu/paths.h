@@ -1,0 +1,41 @@
+// Maps of one sample, seen as rows, and how a sample is cut into parts.
+#pragma once
+
+#include "cpu/dispatch.h"
+#include "cpu/groups.h"
+
+namespace mpk::cpu::MPK_NAMESPACE {
+
+struct Paths {
+  const Map* maps;
+  int64_t count;
+  int64_t sample;
+
+  template <class T>
+  T* row(int64_t path, int64_t r) const {
+    const Map& map = maps[path];
+    return static_cast<T*>(map.data) + sample * map.batch_stride + r * map.row_stride;
+  }
+
+  bool dense(int64_t cols) const {
+    for (int64_t path = 0; path < count; path++)
+      if (maps[path].row_stride != cols) return false;
+    return true;
+  }
+};
+
+// Rows [first, last), of `cols` elements each.
+struct Block {
+  int64_t first, last, cols;
+};
+
+inline Block whole(const Geometry& geometry) { return {0, geometry.rows(), geometry.cols()}; }
+
+// Parts [begin, end) of a sample. Sums over a sample are sums of its parts' sums, so that they do
+// not depend on which thread did which part.
+inline Block parts_of(const Geometry& geometry, int64_t begin, int64_t end) {
+  const int64_t rows = part_rows(geometry), last = end * rows;
+  return {begin * rows, last < geometry.rows() ? last : geometry.rows(), geometry.cols()};
+}
+
+}  // namespace mpk::cpu::MPK_NAMESPACE
