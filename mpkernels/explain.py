@@ -26,7 +26,7 @@ from mpkernels.triton.launch import (
 )
 from mpkernels.triton.tuned import launch_for
 
-# A task of the C++ kernels holds at least this many elements (csrc/tensors.h has the same rule).
+# A task of the C++ kernels holds at least this many elements (csrc/cpu/tasks.h has the same rules).
 _TASK_ELEMENTS = 32768
 
 
@@ -135,11 +135,18 @@ def _why_walked(problem: _Problem, launch: Walk, backward: bool) -> str:
     )
 
 
-def _cpu_notes(geometry: Geometry, paths: int) -> list[str]:
-    sample = max(1, paths * geometry.channels * geometry.positions)
+def _shares_samples(geometry: Geometry, maps: int) -> bool:
+    """Whether threads share each sample, in two loops, as there are too few samples for them."""
+    threads = torch.get_num_threads()
+    sample = maps * geometry.channels * geometry.positions
+    return threads > 1 and geometry.batch < 2 * threads and sample >= 4 * _TASK_ELEMENTS
+
+
+def _cpu_notes(geometry: Geometry, maps: int) -> list[str]:
+    sample = max(1, maps * geometry.channels * geometry.positions)
     tasks = -(-geometry.batch // max(1, _TASK_ELEMENTS // sample))
     threads = torch.get_num_threads()
-    if tasks >= threads:
+    if tasks >= threads or _shares_samples(geometry, maps):
         return []
     return [f"the batch makes {tasks} task(s) worth a thread, so {threads - tasks} thread(s) idle"]
 
@@ -232,8 +239,11 @@ def _launch(problem: _Problem, backward: bool) -> Resident | Walk:
 
 def _launches(problem: _Problem, backend: str, backward: bool) -> int:
     """Of the router's own kernels, without those of the parameters' gradients."""
-    if backend != "triton" or problem.operator != "cross_connect":
+    if problem.operator != "cross_connect":
         return 1
+    if backend != "triton":
+        maps = len(problem.xs) * (1 + backward) + problem.outputs
+        return 2 * problem.geometry.batch if _shares_samples(problem.geometry, maps) else 1
     launch = _launch(problem, backward)
     if isinstance(launch, Resident) or launch.method == "streamed":
         return 1

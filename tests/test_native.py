@@ -144,3 +144,60 @@ def test_the_body_of_the_cuda_mix(m, n, dtype, channels_last, by_channel, cuda_b
 @pytest.mark.skipif(native.why_no_cuda is not None, reason=f"{native.why_no_cuda}")
 def test_the_cuda_library_registers_its_operator():
     assert torch._C._dispatch_has_kernel_for_dispatch_key("mpkernels::mix_cuda", "CUDA")
+
+
+def gradients_of(xs, parameters, grads, wanted=None):
+    """ys, gates and the wanted gradients, from the operators themselves."""
+    operators = torch.ops.mpkernels
+    with torch.no_grad():
+        ys, gates, pooled = operators.cross_connect(xs, *parameters)
+        wanted = wanted or [True] * (len(xs) + 4)
+        found = operators.cross_connect_backward(
+            grads, None, xs, gates, pooled, *parameters, wanted
+        )
+    return [*ys, gates, pooled, *found[0], *found[1]]
+
+
+def problem_of(shape, m, n, channels_last, dtype=torch.float32):
+    batch, channels, *_ = shape
+    form = torch.channels_last if channels_last else torch.contiguous_format
+    xs, grads = (
+        [torch.randn(shape).to(dtype).contiguous(memory_format=form) for _ in range(count)]
+        for count in (m, n)
+    )
+    sizes = ((m, 16, channels), (m, 16), (m, n, 16), (m, n))
+    return xs, [torch.randn(s) / 4 for s in sizes], grads
+
+
+@pytest.mark.parametrize("channels_last", [False, True])
+@pytest.mark.parametrize(("m", "n"), [(2, 2), (1, 3), (5, 2)])
+@pytest.mark.parametrize("batch", [1, 3])
+def test_threads_that_share_a_sample_change_no_bit(batch, m, n, channels_last):
+    """Samples large enough to be cut into parts, of sizes that no part or vector divides."""
+    xs, parameters, grads = problem_of((batch, 67, 33, 31), m, n, channels_last)
+    grads[-1] = None if n > 2 else grads[-1]
+    wanted = [i != 1 for i in range(m)] + [True] * 4
+    before = torch.get_num_threads()
+    try:
+        torch.set_num_threads(1)
+        alone = gradients_of(xs, parameters, grads, wanted)
+        torch.set_num_threads(3)
+        shared = gradients_of(xs, parameters, grads, wanted)
+    finally:
+        torch.set_num_threads(before)
+    assert all(torch.equal(a, b) for a, b in zip(alone, shared))
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
+@pytest.mark.parametrize("channels_last", [False, True])
+def test_outputs_that_go_around_the_cache_have_the_same_bits(channels_last, dtype):
+    """Outputs beyond any last-level cache are streamed, those of one sample are not."""
+    size = Path("/sys/devices/system/cpu/cpu0/cache/index3/size")
+    cache = int(size.read_text()[:-2]) << 10 if size.exists() else 1 << 24
+    shape = (64, 192, 192)  # rows of whole lines in either format
+    batch = cache // (2 * 64 * 192 * 192 * dtype.itemsize) + 1
+    xs, parameters, grads = problem_of((batch, *shape), 2, 2, channels_last, dtype)
+    both = gradients_of(xs, parameters, grads)[:-4]
+    for b in (0, batch - 1):
+        one = gradients_of([x[b : b + 1] for x in xs], parameters, [g[b : b + 1] for g in grads])
+        assert all(torch.equal(t[b : b + 1], o) for t, o in zip(both, one))

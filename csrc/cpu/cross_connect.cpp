@@ -63,8 +63,10 @@ void cross_connect(const CrossConnect& p, int64_t begin, int64_t end, void* scra
     const bool streamed = m <= 4 && n <= 4 && streams(p.geometry, p.ys, n);
     visit_paths(m, n, [&](auto M, auto N) {
       for_groups<T>(p, begin, end, h, [&](int64_t b) {
-        mix_rows<T, M, N>({p.xs, m, b}, {p.ys, n, b}, whole(p.geometry),
-                          row_of<Accumulate<T>>(p.gates, b, m * n), streamed);
+        const auto* g = row_of<Accumulate<T>>(p.gates, b, m * n);
+        for_rows_again(p.geometry, m, [&](Block rows) {
+          mix_rows<T, M, N>({p.xs, m, b}, {p.ys, n, b}, rows, g, streamed);
+        });
       });
     });
     if (streamed) finish_streams();

@@ -147,7 +147,9 @@ void backward_samples(const CrossConnectBackward& p, int64_t begin, int64_t end,
       dots_of_sample<T, M, N>(p, b, scratch, scratch.dots_of(b - first));
     differentiate_gates(p, first, last, scratch);
     for (int64_t b = first; b < last; b++)
-      grads_of_rows<T, M, N>(p, b, whole(p.geometry), scratch, b - first, streamed);
+      for_rows_again(p.geometry, p.gate.inputs + p.present, [&](Block rows) {
+        grads_of_rows<T, M, N>(p, b, rows, scratch, b - first, streamed);
+      });
   }
   if (streamed) finish_streams();
 }

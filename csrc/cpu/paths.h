@@ -38,4 +38,13 @@ inline Block parts_of(const Geometry& geometry, int64_t begin, int64_t end) {
   return {begin * rows, last < geometry.rows() ? last : geometry.rows(), geometry.cols()};
 }
 
+// Calls body(Block) for all rows of a sample of which `maps` maps were just read, first to last:
+// at once where a cache still has them, else part by part from the last one, which it has.
+template <class Body>
+inline void for_rows_again(const Geometry& geometry, int64_t maps, Body body) {
+  const int64_t count = parts(geometry);
+  if (maps * map_bytes(geometry) <= caches().second / 2) return body(parts_of(geometry, 0, count));
+  for (int64_t part = count - 1; part >= 0; part--) body(parts_of(geometry, part, part + 1));
+}
+
 }  // namespace mpk::cpu::MPK_NAMESPACE
