@@ -16,7 +16,7 @@ import torch
 import triton
 from aot import TARGETS, compile_for
 from networks import NETWORKS, Router
-from recorder import launches_of
+from recorder import Launched, launches_of
 
 TABLE = Path(__file__).with_suffix(".json")
 PAGE = Path(__file__).parents[1] / "docs/budgets.md"
@@ -70,6 +70,35 @@ def rows(router: Router, dtype: str, layout: str, targets: list[str]) -> Iterato
                 shape(router), dtype, layout, name.strip("_"), launch.options["num_warps"], target,
                 code.registers, code.spilled_bytes, code.shared, code.wide_loads, code.wide_stores,
             )  # fmt: skip
+
+
+def map_accesses(launch: Launched, target: str) -> tuple[int, int]:
+    """16-byte loads and stores of a thread that the kernel's tiles of maps come to, at least."""
+    lanes = 64 if TARGETS[target].backend == "hip" else 32
+    sizes, name = launch.constants, launch.kernel.__name__  # type: ignore[attr-defined]
+    m, n = sizes["INPUTS"], sizes.get("OUTPUTS", 0)
+    bytes_of_threads = launch.options["num_warps"] * lanes * 16
+    itemsize = launch.arguments[0][0].element_size()
+
+    def wide(values: int) -> int:
+        return values * itemsize // bytes_of_threads
+
+    # Rows and columns of a kept tile beyond those of the map are padding, which may be left out.
+    kept = wide(
+        sizes.get("BLOCK_SAMPLES", 0) * sizes.get("CHANNELS", 0) * sizes.get("POSITIONS", 0)
+    )
+    walk = wide(sizes.get("BLOCK_WALK", 0))
+    pool = wide(sizes.get("BLOCK_CHANNELS", 0) * sizes.get("BLOCK_POSITIONS", 0))
+    return {
+        "resident_kernel": (kept * m, kept * n),
+        "resident_backward_kernel": (kept * (m + n), kept * m),
+        "streamed_kernel": (pool * m + walk * m, walk * n),
+        "streamed_backward_kernel": (walk * (m + 2 * n), walk * m),
+        "split_pool_kernel": (pool * m, 0),
+        "split_mix_kernel": (walk * m, walk * n),
+        "split_dot_kernel": (walk * (m + n), 0),
+        "split_grad_kernel": (walk * n, walk * m),
+    }[name]
 
 
 def _job(job: tuple[Router, str, str]) -> list[Row]:

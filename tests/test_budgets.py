@@ -12,18 +12,20 @@ if INTERPRETED:
 
 import triton
 from aot import TARGETS, compile_for
-from budgets import DTYPES, SHARED_BYTES, TABLE, Row, jobs, page, rows, shape
+from budgets import DTYPES, SHARED_BYTES, TABLE, Row, jobs, map_accesses, page, rows, shape
 from networks import Router
 from recorder import launches_of
 
 COMMITTED = json.loads(TABLE.read_text())
 ROWS = [Row(*row) for row in COMMITTED["rows"]]
 
-# A few bytes of a map's 64 kB, where a whole register file is full: channels_last on sm_80 alone.
+OTHER_COMPILER = f"the table is of Triton {COMMITTED['triton']}, here is {triton.__version__}"
+
+# 8 bytes a thread: a full register file on the smallest of these cards, and a choice of ptxas,
+# which stops at 40 registers.
 SPILLING = {
-    ("[16x32x32] 2->2", "fp32", "channels_last", "resident_kernel", "sm_80"),
-    ("[32x16x16] 4->4", "bf16", "channels_last", "resident_kernel", "sm_80"),
-    ("[128x8x8] 4->4", "bf16", "channels_last", "resident_kernel", "sm_80"),
+    ("[32x16x16] 4->4", "fp32", "nchw", "resident_kernel", "sm_80"),
+    ("[3x32x32] 1->2", "bf16", "nchw", "resident_kernel", "sm_90"),
 }
 
 
@@ -31,8 +33,8 @@ def test_nothing_spills():
     spilling = {
         (row.router, row.dtype, row.layout, row.kernel, row.target) for row in ROWS if row.spilled
     }
-    assert spilling <= SPILLING
-    assert all(row.spilled < 64 for row in ROWS)
+    assert spilling == SPILLING
+    assert all(row.spilled <= 10 for row in ROWS)  # two of them the load and the store
 
 
 def test_registers_and_shared_memory():
@@ -43,33 +45,39 @@ def test_registers_and_shared_memory():
         assert row.registers * row.num_warps * lanes <= 65536 * (2 if lanes == 64 else 1), row
 
 
-def test_maps_move_16_bytes_at_a_time():
-    """Where a map's rows start at 16 bytes; 7 x 7 maps have rows that do not."""
-    for row in ROWS:
-        aligned = "x7x7]" not in row.router or row.layout == "channels_last"
-        wide_enough = row.router[1:].split("]")[0] not in ("32", "256", "3x32x32", "3x224x224")
-        if not aligned or not wide_enough or "parameter" in row.kernel:
-            continue
-        if "x14x14]" in row.router and row.layout == "nchw" and row.dtype == "bf16":
-            continue  # rows of 28 bytes: 8 bytes at a time
-        if row.target == "gfx942" and row.dtype == "bf16" and "resident" not in row.kernel:
-            continue  # 8 wavefronts of 64 lanes share 2,048 values: 8 bytes at a time
-        assert row.wide_loads > 0, row
-        if row.kernel not in ("split_pool_kernel", "split_dot_kernel"):
-            assert row.wide_stores > 0, row
-
-
-def test_the_table_covers_every_kernel_that_would_be_launched():
-    """Rules may change only together with the table; this needs no compiler."""
-    torch.use_deterministic_algorithms(False)  # it would fill all of these maps
-    wanted = {}
+def launches():
+    """By a row's first four columns: warps, and by target what its tiles of maps ask for."""
+    found = {}
     for router, dtype, layout in jobs():
         for direction in launches_of(
             router, DTYPES[dtype], channels_last=layout == "channels_last"
         ):
             for launch in direction:
                 name = launch.kernel.__name__.strip("_")
-                wanted[shape(router), dtype, layout, name] = launch.options["num_warps"]
+                wide = {} if "parameter" in name else {t: map_accesses(launch, t) for t in TARGETS}
+                found[shape(router), dtype, layout, name] = launch.options["num_warps"], wide
+    return found
+
+
+LAUNCHES = launches()  # here, since a test would fill all of these maps
+
+
+def test_maps_move_16_bytes_at_a_time():
+    """As often as their tiles ask for, where a map's rows start at 16 bytes: not in 7 x 7 maps."""
+    for row in ROWS:
+        if "parameter" in row.kernel or "x7x7]" in row.router and row.layout == "nchw":
+            continue
+        if "x14x14]" in row.router and row.layout == "nchw" and row.dtype == "bf16":
+            continue  # rows of 28 bytes: 8 bytes at a time
+        if row.layout == "channels_last" and row.router.startswith("[3x"):
+            continue  # rows of 3 values
+        loads, stores = LAUNCHES[row[:4]][1][row.target]
+        assert row.wide_loads >= loads and row.wide_stores >= stores, (row, loads, stores)
+
+
+def test_the_table_covers_every_kernel_that_would_be_launched():
+    """Rules may change only together with the table; this needs no compiler."""
+    wanted = {key: num_warps for key, (num_warps, _) in LAUNCHES.items()}
     for target in TARGETS:
         found = {row[:4]: row.num_warps for row in ROWS if row.target == target}
         assert found == wanted
@@ -78,8 +86,9 @@ def test_the_table_covers_every_kernel_that_would_be_launched():
 def test_the_page_shows_the_table():
     from budgets import PAGE
 
-    if COMMITTED["triton"] == triton.__version__:
-        assert PAGE.read_text() == page(ROWS)
+    if COMMITTED["triton"] != triton.__version__:
+        pytest.skip(OTHER_COMPILER)
+    assert PAGE.read_text() == page(ROWS)
 
 
 CHOSEN = [
@@ -92,10 +101,33 @@ CHOSEN = [
 @pytest.mark.parametrize("job", CHOSEN, ids=lambda job: f"{shape(job[0])} {job[1]} {job[2]}")
 def test_the_table_is_true(job):
     """Compiled again here; registers are compared where the compiler is the table's."""
-    for row in rows(*job, list(TARGETS)):
-        assert row.spilled == 0, row
-        if COMMITTED["triton"] == triton.__version__:
-            assert row in ROWS
+    found = list(rows(*job, list(TARGETS)))
+    assert not any(row.spilled for row in found)
+    if COMMITTED["triton"] != triton.__version__:
+        pytest.skip(OTHER_COMPILER + ", so registers were not compared")
+    assert set(found) <= set(ROWS)
+
+
+@pytest.mark.parametrize("job", CHOSEN, ids=lambda job: f"{shape(job[0])} {job[1]} {job[2]}")
+def test_wide_accesses_are_those_of_maps(job):
+    """Those of small tensors, which the compiler cannot tell apart, are left with maps off by 2."""
+    router, dtype, layout = job
+    off = torch.empty(2, dtype=DTYPES[dtype])[1:]
+    for direction in launches_of(router, DTYPES[dtype], channels_last=layout == "channels_last"):
+        for launch in {each.kernel: each for each in direction}.values():
+            if "parameter" in launch.kernel.__name__:
+                continue
+            narrow = tuple(
+                (off,) * len(each) if isinstance(each, tuple) and torch.is_tensor(each[0]) else each
+                for each in launch.arguments
+            )
+            aligned, other = (
+                compile_for("sm_90", launch.kernel, arguments, launch.constants, launch.options)
+                for arguments in (launch.arguments, narrow)
+            )
+            loads, stores = map_accesses(launch, "sm_90")
+            assert loads > 0 and aligned.wide_loads - other.wide_loads >= loads
+            assert aligned.wide_stores - other.wide_stores >= stores
 
 
 def test_a_spill_would_be_seen():
