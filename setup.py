@@ -95,7 +95,7 @@ def extensions() -> list[Extension]:
     listed = ",".join(INSTRUCTION_SETS)
     cpu = Extension(
         "mpkernels._C",
-        ["csrc/cpu/select.cpp", "csrc/cpu/caches.cpp", "csrc/cpu/register.cpp", "csrc/cpu/register_mix.cpp"],
+        [f"csrc/cpu/{name}.cpp" for name in ("select", "caches", "register", "register_mix")],
         depends=[str(path) for path in Path("csrc").rglob("*.h")],
         include_dirs=[CSRC, *include_paths()],
         library_dirs=library_paths(),
