@@ -1,7 +1,7 @@
 // Lanes: one vector type over the compiler's own vectors, and loads and stores that convert.
 //
 // Compiled once per instruction set inside a namespace named after it, so that the linker cannot
-// merge a wide body into a narrow one. The scalar tail of a loop is the same code with V = A.
+// merge a wide body into a narrow one. The tail of a loop is the same code on the first lanes.
 #pragma once
 
 #include <cstdint>
@@ -34,10 +34,6 @@ template <class E, int lanes>
 struct VecOf {
   typedef E type __attribute__((vector_size(sizeof(E) * lanes)));
 };
-template <class E>
-struct VecOf<E, 1> {
-  typedef E type;
-};
 
 // The accumulate dtype of a storage dtype.
 template <class T>
@@ -47,16 +43,7 @@ template <class A>
 using Vec = typename VecOf<A, vector_bytes / int(sizeof(A))>::type;
 
 template <class V>
-struct ElementOf {
-  using type = std::remove_cvref_t<decltype(std::declval<V&>()[0])>;
-};
-template <class V>
-  requires std::is_arithmetic_v<V>
-struct ElementOf<V> {
-  using type = V;
-};
-template <class V>
-using Element = typename ElementOf<V>::type;
+using Element = std::remove_cvref_t<decltype(std::declval<V&>()[0])>;
 
 template <class V>
 inline constexpr int lanes_of = sizeof(V) / sizeof(Element<V>);
@@ -76,10 +63,7 @@ inline To as(From from) {
 
 template <class To, class From>
 inline To convert(From from) {
-  if constexpr (std::is_arithmetic_v<To>)
-    return To(from);
-  else
-    return __builtin_convertvector(from, To);
+  return __builtin_convertvector(from, To);
 }
 
 template <class V>
@@ -176,12 +160,8 @@ inline V sum_each(V (&rows)[lanes_of<V>]) {
 
 template <class V>
 inline Element<V> sum_lanes(V value) {
-  if constexpr (std::is_arithmetic_v<V>) {
-    return value;
-  } else {
-    for (int width = lanes_of<V>; width > 1; width /= 2) value = pair_sums(value, value);
-    return value[0];
-  }
+  for (int width = lanes_of<V>; width > 1; width /= 2) value = pair_sums(value, value);
+  return value[0];
 }
 
 // The first `count` lanes from memory, the rest 0; nothing beyond is touched.
