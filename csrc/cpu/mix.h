@@ -55,7 +55,7 @@ struct Weights {
 // from an outer cache by then.
 template <class T>
 inline void fetch_to_write(T* to) {
-  __builtin_prefetch(reinterpret_cast<const char*>(to) + 512, 1, 3);
+  __builtin_prefetch(reinterpret_cast<const char*>(to) + 2048, 1, 3);
 }
 
 // Y_j of one vector of columns, from the values of X there.
