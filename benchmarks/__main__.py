@@ -15,7 +15,15 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from benchmarks import cpu_memory, cpu_overhead, cpu_routers, cpu_scaling, cpu_steps, machine
+from benchmarks import (
+    cpu_memory,
+    cpu_overhead,
+    cpu_profile,
+    cpu_routers,
+    cpu_scaling,
+    cpu_steps,
+    machine,
+)
 from benchmarks.cases import DTYPES
 from benchmarks.choice import Choice, Row
 from models.checkpoint import write_whole
@@ -25,6 +33,7 @@ SUITES = {
     "routers": cpu_routers,
     "overhead": cpu_overhead,
     "steps": cpu_steps,
+    "profile": cpu_profile,
     "memory": cpu_memory,
     "scaling": cpu_scaling,
 }

@@ -14,7 +14,7 @@ from benchmarks.measure import Step, contest, spread
 from benchmarks.problem import Problem, floors
 
 PARTS = ("forward", "forward+backward")
-FLOORS = ("copy", "plain loop", "streaming loop")
+FLOORS = ("copy", "plain loop", "streaming loop", "two-pass loop")
 CONTENDERS = (*baselines.ROUTERS, "operator", *FLOORS)
 
 

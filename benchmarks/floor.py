@@ -13,10 +13,11 @@ HERE = Path(__file__).parent
 
 
 @cache
-def stream_floor() -> Callable[..., Any] | None:
-    """The operator, compiled for this processor at the first call; None without a compiler.
+def loops() -> tuple[Callable[..., Any], Callable[..., Any]] | None:
+    """Both loops, compiled for this processor at the first call; None without a compiler.
 
-    It takes reads, writes and whether stores go around the cache.
+    One takes reads, writes and whether stores go around the cache; the other what is read first,
+    sample by sample, then reads and writes.
     """
     from torch.utils.cpp_extension import load
 
@@ -34,4 +35,5 @@ def stream_floor() -> Callable[..., Any] | None:
     except (OSError, RuntimeError) as error:
         print(f"the plain loops are left out: {str(error).splitlines()[0]}", flush=True)
         return None
-    return torch.ops.mpkernels_floor.stream_floor  # type: ignore[no-any-return]
+    made = torch.ops.mpkernels_floor
+    return made.stream_floor, made.two_pass_floor

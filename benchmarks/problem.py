@@ -10,7 +10,7 @@ from torch import Tensor
 from benchmarks import baselines
 from benchmarks.cases import DTYPES, Case
 from benchmarks.correct import is_near, slack
-from benchmarks.floor import stream_floor
+from benchmarks.floor import loops
 from benchmarks.measure import Step
 
 HIDDEN = 16
@@ -144,7 +144,8 @@ def floors(problem: Problem) -> dict[tuple[str, str], Step]:
 
     "copy" is torch's own `copy_` of half as many bytes, read and written, with the threads that the
     contenders have. The loops are C++, one sample after the other, with regular and with streaming
-    stores; they are left out where they cannot be compiled.
+    stores; the two-pass loop first reads what the sample's gates, or their gradients, depend on.
+    They are left out where they cannot be compiled.
     """
     forward, backward = problem.floor()
     steps: dict[tuple[str, str], Step] = {}
@@ -152,21 +153,24 @@ def floors(problem: Problem) -> dict[tuple[str, str], Step]:
         elements = math.ceil(moved / 2 / problem.xs[0].element_size())
         source = problem.plain[0].new_ones(elements)
         steps["copy", part] = _copy(source, torch.empty_like(source))
-    loop = stream_floor()
-    if loop is None:
+    made = loops()
+    if made is None:
         return steps
+    stream, two_pass = made
     ys = [torch.empty_like(g) for g in problem.grads]
     grad_xs = [torch.empty_like(x) for x in problem.plain]
-    for name, streaming in (("plain loop", False), ("streaming loop", True)):
+    xs, grad_ys = problem.plain, problem.grads
 
-        def once(streaming: bool = streaming) -> None:
-            loop(problem.plain, ys, streaming)
+    def loop(streaming: bool) -> tuple[Step, Step]:
+        forward: Step = lambda: stream(xs, ys, streaming)  # noqa: E731
+        return forward, lambda: (forward(), stream([*grad_ys, *xs], grad_xs, streaming))
 
-        def twice(streaming: bool = streaming) -> None:
-            loop(problem.plain, ys, streaming)
-            both = [*problem.grads, *problem.plain]
-            loop(both, grad_xs, streaming)
+    def again() -> tuple[Step, Step]:
+        forward: Step = lambda: two_pass(xs, xs, ys)  # noqa: E731
+        return forward, lambda: (forward(), two_pass([*grad_ys, *xs], grad_ys, grad_xs))
 
+    named = {"plain loop": loop(False), "streaming loop": loop(True), "two-pass loop": again()}
+    for name, (once, twice) in named.items():
         steps[name, "forward"], steps[name, "forward+backward"] = once, twice
     return steps
 

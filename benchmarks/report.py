@@ -21,7 +21,7 @@ ROOT = Path(__file__).parents[1]
 RESULTS = Path(__file__).parent / "results"
 README, DOCUMENT = ROOT / "README.md", ROOT / "docs" / "benchmarks.md"
 BEGIN, END = "<!-- results: begin -->", "<!-- results: end -->"
-SUITES = ("routers", "overhead", "steps", "memory", "scaling")
+SUITES = ("routers", "overhead", "steps", "profile", "memory", "scaling")
 NOTHING = "Not measured yet: `python -m benchmarks`, then `python -m benchmarks.report`."
 Results = dict[str, dict[str, Any]]
 
@@ -172,11 +172,14 @@ ABOUT = {
     "routers": "Every router of the paper's networks, each shape once, and the README's set. "
     "operator: the fused operators called without autograd. copy: torch's `copy_` of as many "
     "bytes as must be moved at least. plain and streaming loop: the same bytes in C++, sample by "
-    "sample, with regular and with streaming stores.",
+    "sample, with regular and with streaming stores; two-pass loop: with each sample read before "
+    "it is read and written, as a router must.",
     "overhead": "Tiny vectors, where the calls themselves are the cost. One more router in a chain "
     "is half of what three in a row take beyond one, forward and backward.",
     "steps": "A training step: forward, backward and SGD. Routers alone are all routers of the "
     "network, forward and backward, on the maps that they meet in it, in the same rounds.",
+    "profile": "Percent of a training step's operators by kind of layer; of eager: over fused's. "
+    "Eager routers are operators that other layers use too, and stand under the rest.",
     "memory": "Peak of what PyTorch's allocator has given out during a training step, above what "
     "is held between steps; and of all its routers alone, forward and backward, one by one.",
     "scaling": "Maps [64, 8, 8]: one of threads, batch and paths grows.",

@@ -1,0 +1,67 @@
+"""Where a training step's time goes, by kind of layer, from torch's profiler."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import torch
+
+from benchmarks.choice import Choice, Row, using
+from benchmarks.cpu_steps import named, networks
+from benchmarks.measure import WARM_UP, Step, spread
+from benchmarks.training import images, training_step
+
+CONTENDERS = ("eager", "fused")
+# The first whose word an operator's name has. Eager routers are made of operators that other
+# layers use too and stand under the rest.
+KINDS = {
+    "convolution": ("conv",),
+    "batch norm": ("batch_norm", "BatchNorm"),
+    "max pool": ("max_pool", "MaxPool"),
+    "ReLU": ("relu", "Relu", "threshold"),
+    "dense": ("addmm", "aten::mm", "linear"),
+    "router": ("mpkernels", "CrossConnect"),
+    "optimiser": ("Optimizer", "_foreach"),
+    "copy": ("copy_", "clone", "contiguous"),
+}
+REST = "rest"
+
+
+def kind_of(operator: str) -> str:
+    """The kind of layer that calls an operator of this name."""
+    found = (kind for kind, words in KINDS.items() if any(word in operator for word in words))
+    return next(found, REST)
+
+
+def shares(step: Step) -> dict[str, float]:
+    """Percent of one step's time inside operators, by kind; what runs inside one counts for it."""
+    activities = [torch.profiler.ProfilerActivity.CPU]
+    with torch.profiler.profile(activities=activities) as profile:
+        step()
+    times = dict.fromkeys([*KINDS, REST], 0.0)
+    for event in profile.events():
+        kind, outer = kind_of(event.name), event.cpu_parent
+        while kind == REST and outer is not None:
+            kind, outer = kind_of(outer.name), outer.cpu_parent
+        times[kind] += event.self_cpu_time_total
+    whole = sum(times.values())
+    return {kind: 100 * time / whole for kind, time in times.items()}
+
+
+def rows(choice: Choice) -> Iterator[Row]:
+    """Of each batch, layout and number of threads a row for each kind."""
+    for case, layout, batch, threads in named(choice):
+        x, y = images(batch)
+        found: dict[str, list[dict[str, float]]] = {}
+        with using(threads):
+            for name, one in networks(layout, batch, choice.only(CONTENDERS)).items():
+                if isinstance(one, str):
+                    continue
+                step = training_step(*one, x, y)
+                for _ in range(WARM_UP):
+                    step()
+                found[name] = [shares(step) for _ in range(max(3, choice.rounds // 3))]
+        for kind in (*KINDS, REST):
+            values = {name: spread([one[kind] for one in each]) for name, each in found.items()}
+            yield {"case": case, "batch": batch, "layout": layout, "threads": threads,
+                   "part": kind, "unit": "%", "values": values}  # fmt: skip
