@@ -9,21 +9,36 @@
 namespace mpk::cpu::MPK_NAMESPACE {
 
 // Where new rows go: straight to their maps, or through a staging buffer of a few lines each from
-// where they are streamed, one map after the other. Streams that alternate between maps are slow.
+// where they are streamed, one map after the other. Streams that alternate between maps are slow:
+// short rows that lie side by side are staged together.
 template <class T, int COUNT>
 struct Target {
   const Paths& maps;
   const bool streamed;
+  const int64_t cols, rows;  // of a row; rows that are staged together
   static constexpr int64_t staged_columns = 2048 / int64_t(sizeof(T));
   alignas(64) T staged[COUNT][staged_columns];
+  int64_t waiting = 0;  // staged rows
 
-  Target(const Paths& maps, bool streamed) : maps(maps), streamed(streamed) {}
+  Target(const Paths& maps, int64_t cols, bool streamed)
+      : maps(maps),
+        streamed(streamed),
+        cols(cols),
+        rows(2 * cols <= staged_columns && maps.dense(cols) ? staged_columns / cols : 1) {}
   int64_t block() const { return streamed ? staged_columns : INT64_MAX; }
   T* at(int path, int64_t r, int64_t col) {
-    return streamed ? staged[path] : maps.row<T>(path, r) + col;
+    return streamed ? staged[path] + waiting * cols : maps.row<T>(path, r) + col;
   }
-  void finish(int64_t r, int64_t col, int64_t count) {
-    for (int path = 0; streamed && path < COUNT; path++)
+  // Columns [col, col + count) of row r are there; no row follows the last one.
+  void finish(int64_t r, int64_t col, int64_t count, bool last) {
+    if (!streamed) return;
+    if (rows > 1) {
+      if (++waiting < rows && !last) return;
+      r -= waiting - 1;
+      count = waiting * cols;
+      waiting = 0;
+    }
+    for (int path = 0; path < COUNT; path++)
       stream(maps.row<T>(path, r) + col, staged[path], count * int64_t(sizeof(T)));
   }
 };
@@ -75,10 +90,10 @@ template <class T, int M, int N, class A = Accumulate<T>>
 inline void mix_rows(const Paths& xs, const Paths& ys, Block rows, const A* gates, bool streamed) {
   if constexpr (M > 0) {
     const Weights<A, M * N> g(gates);
-    Target<T, N> target(ys, streamed);
     const int64_t count = rows.last - rows.first;
-    if (!streamed && xs.dense(rows.cols) && ys.dense(rows.cols))  // one long row
+    if (xs.dense(rows.cols) && ys.dense(rows.cols))  // one long row
       rows = {rows.first, rows.first + 1, count * rows.cols};
+    Target<T, N> target(ys, rows.cols, streamed);
     for (int64_t r = rows.first; r < rows.last; r++)
       for_blocks(rows.cols, target.block(), [&](int64_t begin, int64_t end) {
         const RowPointers<M, const T> x(xs, r, begin);
@@ -89,7 +104,7 @@ inline void mix_rows(const Paths& xs, const Paths& ys, Block rows, const A* gate
           for (int i = 0; i < M; i++) value[i] = lanes.load(x.at[i] + at);
           mix_lanes<M, N>(lanes, value, g, y, at);
         });
-        target.finish(r, begin, end - begin);
+        target.finish(r, begin, end - begin, r + 1 == rows.last);
       });
   } else {
     for (int64_t r = rows.first; r < rows.last; r++)
@@ -178,7 +193,7 @@ template <class T, bool CHANNELS_LAST, int M, int N, class A = Accumulate<T>>
 inline void grad_rows(const Geometry& geometry, const Paths& grad_ys, const Paths& grad_xs,
                       Block rows, const A* gates, const A* add, bool streamed) {
   const Weights<A, M * N> g(gates);
-  Target<T, M> target(grad_xs, streamed);
+  Target<T, M> target(grad_xs, rows.cols, streamed);
   for (int64_t r = rows.first; r < rows.last; r++)
     for_blocks(rows.cols, target.block(), [&](int64_t begin, int64_t end) {
       const RowPointers<N, const T> dy(grad_ys, r, begin);
@@ -186,7 +201,7 @@ inline void grad_rows(const Geometry& geometry, const Paths& grad_ys, const Path
       for (int i = 0; i < M; i++) dx[i] = target.at(i, r, begin);
       const GradRow<T, CHANNELS_LAST, M, N> grad{add, geometry.channels, r, g, dy, dx};
       for_lanes<A>(end - begin, [&](auto lanes, int64_t at) { grad(lanes, begin, at); });
-      target.finish(r, begin, end - begin);
+      target.finish(r, begin, end - begin, r + 1 == rows.last);
     });
 }
 

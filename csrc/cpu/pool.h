@@ -37,27 +37,38 @@ inline void pool_rows(const Paths& xs, int64_t path, int64_t first, int64_t last
   }
 }
 
-// channels_last, channels [first, last): columns of four vectors are summed down the rows.
+// channels_last, channels [first, last): columns of up to eight vectors are summed down the rows, a
+// few rows at a time so that what is read lies together.
 template <class T, class A = Accumulate<T>>
 inline void pool_cols(const Paths& xs, int64_t path, int64_t first, int64_t last, int64_t positions,
                       A* z) {
   using V = Vec<A>;
   constexpr int step = lanes_of<V>;
   const A scale = A(1) / A(positions);
-  int64_t c = first;
-  for (; c + 4 * step <= last; c += 4 * step) {
-    V sums[4] = {};
-    for (int64_t s = 0; s < positions; s++) {
-      const T* x = xs.row<const T>(path, s) + c;
-      for (int k = 0; k < 4; k++) sums[k] += load<V>(x + k * step);
-    }
-    for (int k = 0; k < 4; k++) store(z + c + k * step, V(sums[k] * scale));
+  const int64_t block = 1 + 2048 / (last - first);
+  for (int64_t begin = 0; begin < positions; begin += block) {
+    const int64_t end = positions - begin < block ? positions : begin + block;
+    const auto sum_down = [&](auto vectors, auto lanes, int64_t c) {
+      constexpr int count = decltype(vectors)::value;
+      V sums[count] = {};
+      for (int k = 0; begin > 0 && k < count; k++) sums[k] = lanes.load(z + c + k * step);
+      for (int64_t s = begin; s < end; s++) {
+        const T* x = xs.row<const T>(path, s) + c;
+        for (int k = 0; k < count; k++) sums[k] += lanes.load(x + k * step);
+      }
+      for (int k = 0; k < count; k++)
+        lanes.store(z + c + k * step, end == positions ? V(sums[k] * scale) : sums[k]);
+    };
+    int64_t c = first;
+    const auto in_steps_of = [&](auto vectors) {
+      constexpr int width = decltype(vectors)::value * step;
+      for (; c + width <= last; c += width) sum_down(vectors, Whole<A>{}, c);
+    };
+    in_steps_of(Count<8>{});  // one vector at a time would wait for each addition
+    in_steps_of(Count<4>{});
+    in_steps_of(Count<2>{});
+    for_lanes<A>(last - c, [&](auto lanes, int64_t at) { sum_down(Count<1>{}, lanes, c + at); });
   }
-  for_lanes<A>(last - c, [&](auto lanes, int64_t at) {
-    V sum = {};
-    for (int64_t s = 0; s < positions; s++) sum += lanes.load(xs.row<const T>(path, s) + c + at);
-    lanes.store(z + c + at, V(sum * scale));
-  });
 }
 
 // Means of channels [first, last) of one sample to z, [m, C].
