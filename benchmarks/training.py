@@ -18,7 +18,7 @@ from benchmarks.measure import Step
 def build(name: str, routers: str, device: str = "cpu", channels_last: bool = False) -> nn.Module:
     """The network in training mode, always with the same weights."""
     torch.manual_seed(0)
-    model = models.create(name, classes=10, routers=routers, channels_last=channels_last)
+    model = models.create(name, num_classes=10, routers=routers, channels_last=channels_last)
     return model.to(device).train()
 
 

@@ -35,15 +35,15 @@ def create(name: str, **options: Any) -> nn.Module:
 
     Args:
         name: one of `models.list()`.
-        options: `classes` (10), `in_channels` (3), `channels_last` (False) and, for networks with
-            routers, `routers` ("fused" or "eager").
+        options: `num_classes` (10), `in_channels` (3), `channels_last` (False) and, for
+            networks with routers, `routers` ("fused" or "eager").
 
     Raises:
         ValueError: the name is unknown, or an option has a value that it cannot have.
         TypeError: the network has no such option.
 
     Example:
-        >>> create("basecnn_2_cc", classes=100)(torch.randn(2, 3, 32, 32)).shape
+        >>> create("basecnn_2_cc", num_classes=100)(torch.randn(2, 3, 32, 32)).shape
         torch.Size([2, 100])
     """
     if name not in _FACTORIES:

@@ -1,6 +1,6 @@
 """BaseCNN for 32x32 images, with one path, with several, and with routers between them.
 
-C32 C32 P C64 C64 P C128 C128 Flatten F32 F32 F-classes, routers in front of each segment; every
+C32 C32 P C64 C64 P C128 C128 Flatten F32 F32 F-num_classes, routers in front of each segment; every
 convolution and hidden dense layer is followed by batch norm and ReLU, P is a max pool.
 """
 
@@ -17,14 +17,14 @@ from models.layers import Parallel, Routed, average, conv, dense, router_kind
 Segment = Callable[[], nn.Module]
 
 
-def _segments(in_channels: int, classes: int) -> list[Segment]:
+def _segments(in_channels: int, num_classes: int) -> list[Segment]:
     """One path of the network, cut where routers go."""
     return [
         lambda: nn.Sequential(conv(in_channels, 32), conv(32, 32), nn.MaxPool2d(2)),
         lambda: nn.Sequential(conv(32, 64), conv(64, 64), nn.MaxPool2d(2)),
         lambda: nn.Sequential(conv(64, 128), conv(128, 128)),
         lambda: nn.Sequential(nn.Flatten(), dense(128 * 8 * 8, 32)),
-        lambda: nn.Sequential(dense(32, 32), nn.Linear(32, classes)),
+        lambda: nn.Sequential(dense(32, 32), nn.Linear(32, num_classes)),
     ]
 
 
@@ -36,11 +36,11 @@ def _widths(in_channels: int) -> list[int]:
 class BaseCNN(nn.Module):
     """Paths that never meet before their logits are averaged; one path is the plain network."""
 
-    def __init__(self, paths: int, in_channels: int, classes: int, channels_last: bool) -> None:
+    def __init__(self, paths: int, in_channels: int, num_classes: int, channels_last: bool) -> None:
         super().__init__()
 
         def path() -> nn.Module:
-            return nn.Sequential(*(segment() for segment in _segments(in_channels, classes)))
+            return nn.Sequential(*(segment() for segment in _segments(in_channels, num_classes)))
 
         self.paths = Parallel(paths, path)
         self.channels_last = channels_last
@@ -58,59 +58,61 @@ class BaseCNN(nn.Module):
 
 
 def _cross_connected(
-    paths: int, in_channels: int, classes: int, routers: str, channels_last: bool
+    paths: int, in_channels: int, num_classes: int, routers: str, channels_last: bool
 ) -> Routed:
     kind = router_kind(routers)
     stages = []
-    for at, segment in enumerate(_segments(in_channels, classes)):
+    for at, segment in enumerate(_segments(in_channels, num_classes)):
         router = kind.CrossConnect(_widths(in_channels)[at], 1 if at == 0 else paths, paths)
         stages.append((router, Parallel(paths, segment)))
     return Routed(stages, channels_last)
 
 
 @register
-def basecnn(classes: int = 10, in_channels: int = 3, channels_last: bool = False) -> nn.Module:
+def basecnn(num_classes: int = 10, in_channels: int = 3, channels_last: bool = False) -> nn.Module:
     """One path."""
-    return BaseCNN(1, in_channels, classes, channels_last)
+    return BaseCNN(1, in_channels, num_classes, channels_last)
 
 
 @register
-def basecnn_3(classes: int = 10, in_channels: int = 3, channels_last: bool = False) -> nn.Module:
+def basecnn_3(
+    num_classes: int = 10, in_channels: int = 3, channels_last: bool = False
+) -> nn.Module:
     """Three paths without routers, trained jointly."""
-    return BaseCNN(3, in_channels, classes, channels_last)
+    return BaseCNN(3, in_channels, num_classes, channels_last)
 
 
 @register
 def basecnn_2_cc(
-    classes: int = 10, in_channels: int = 3, routers: str = "fused", channels_last: bool = False
+    num_classes: int = 10, in_channels: int = 3, routers: str = "fused", channels_last: bool = False
 ) -> nn.Module:
     """Two cross-connected paths."""
-    return _cross_connected(2, in_channels, classes, routers, channels_last)
+    return _cross_connected(2, in_channels, num_classes, routers, channels_last)
 
 
 @register
 def basecnn_3_cc(
-    classes: int = 10, in_channels: int = 3, routers: str = "fused", channels_last: bool = False
+    num_classes: int = 10, in_channels: int = 3, routers: str = "fused", channels_last: bool = False
 ) -> nn.Module:
     """Three cross-connected paths."""
-    return _cross_connected(3, in_channels, classes, routers, channels_last)
+    return _cross_connected(3, in_channels, num_classes, routers, channels_last)
 
 
 @register
 def basecnn_4_cc(
-    classes: int = 10, in_channels: int = 3, routers: str = "fused", channels_last: bool = False
+    num_classes: int = 10, in_channels: int = 3, routers: str = "fused", channels_last: bool = False
 ) -> nn.Module:
     """Four cross-connected paths."""
-    return _cross_connected(4, in_channels, classes, routers, channels_last)
+    return _cross_connected(4, in_channels, num_classes, routers, channels_last)
 
 
 @register
 def cr_stitch_2(
-    classes: int = 10, in_channels: int = 3, routers: str = "fused", channels_last: bool = False
+    num_classes: int = 10, in_channels: int = 3, routers: str = "fused", channels_last: bool = False
 ) -> nn.Module:
     """Two paths mixed by learned weights that do not depend on the input."""
     kind = router_kind(routers)
-    segments = _segments(in_channels, classes)
+    segments = _segments(in_channels, num_classes)
     stages = [
         (kind.CrossStitch(2, inputs=1 if at == 0 else 2), Parallel(2, segment))
         for at, segment in enumerate(segments)

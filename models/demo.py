@@ -36,7 +36,7 @@ PARTS = ("routers", "step")
 
 def _build(routers: str, images: Images, seed: int, device: str) -> nn.Module:
     torch.manual_seed(seed)
-    return models.create(NAME, classes=images.classes, routers=routers).to(device)
+    return models.create(NAME, num_classes=images.classes, routers=routers).to(device)
 
 
 def _timed(function: Callable[[], object], device: str) -> float:

@@ -65,7 +65,7 @@ class Routed(nn.Module):
             return_gates: also return the gates of each router, [B, m, n], in order.
 
         Returns:
-            logits [B, classes]; or (logits, gates).
+            logits [B, num_classes]; or (logits, gates).
         """
         if self.channels_last:
             x = x.contiguous(memory_format=torch.channels_last)

@@ -57,7 +57,7 @@ def main(arguments: list[str] | None = None) -> int:
             amp=given.amp,
         )
         images = data.load(given.data, given.data_dir, given.limit)
-        options = {"classes": images.classes, "channels_last": given.channels_last}
+        options = {"num_classes": images.classes, "channels_last": given.channels_last}
         if given.name not in ("basecnn", "basecnn_3"):
             options["routers"] = given.routers
         torch.manual_seed(given.seed)

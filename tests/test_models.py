@@ -112,7 +112,7 @@ def test_channels_last_is_the_same_network():
 
 
 def test_options():
-    model = models.create("basecnn_2_cc", classes=7, in_channels=1)
+    model = models.create("basecnn_2_cc", num_classes=7, in_channels=1)
     assert model(torch.randn(2, 1, 32, 32)).shape == (2, 7)
 
 
