@@ -4,8 +4,10 @@ import torch
 
 import models
 
-# Bottlenecks and wide stacks on ImageNet's scale: seconds a step, even on small images.
+# Bottlenecks and wide stacks on ImageNet's scale, 110 layers with decisions, capsules: seconds a
+# step, even on small images.
 HEAVY = {"resnet101", "resnet50", "resnet50_2_cc", "resnext50_2_64", "wide_resnet50_2"}
+HEAVY |= {"aig_resnet110", "blockdrop_resnet110", "capsnet", "hyper_wrn40_2", "se_resnet110"}
 DEEP = {"resnet44", "resnet56", "resnet110", "resnet164", "wrn_40_2"}
 ROUTED = models.list("*_cc") + models.list("*_cp") + ["cr_stitch_2"]
 
@@ -14,6 +16,8 @@ def image_size(name):
     """The smallest that the network's pools and strides leave something of."""
     if name == "all_ensemble" or "deepcnn" in name:
         return 16
+    if name == "capsnet":
+        return 20
     known = models.options(name)
     if "stages" in known or "members" in known:
         return 32 if name.startswith("vgg") else 8

@@ -29,8 +29,9 @@ def test_a_step_lowers_the_loss_and_the_network_saves_itself(name):
     model, x, y = small(name)
     optimiser = torch.optim.SGD(model.parameters(), 0.005)
     losses = []
+    chance = {k: v for k, v in model.state_dict().items() if k.endswith("_extra_state")}
     for _ in range(2):
-        torch.manual_seed(0)
+        model.load_state_dict({**model.state_dict(), **chance})  # the same random decisions
         loss, logits = judge(model, model(x), y)
         losses.append(loss.item())
         optimiser.zero_grad()
