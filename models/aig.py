@@ -2,11 +2,10 @@
 
     x <- relu(s(x) + z F(x)),    z in {0, 1} from beta = W2 relu(BN(W1 mean over H, W of x))
 
-Follows Veit and Belongie, "Convolutional Networks with Adaptive Inference Graphs" (2018): gates of
-16 hidden units (section 3.1), z by Gumbel-softmax at temperature 1, hard forward and soft backward
-(section 3.2), and besides cross-entropy the mean over blocks of (open rate in the batch - t)^2
-(section 3.3). In evaluation the larger of the two scores decides, and closed blocks are not
-computed.
+Follows Veit and Belongie, "Convolutional Networks with Adaptive Inference Graphs" (2018), its
+section 3: gates of 16 hidden units, z by Gumbel-softmax at temperature 1, hard forward and soft
+backward, and besides cross-entropy the mean over blocks of (open rate in the batch - t)^2. In
+evaluation the larger of the two scores decides, and closed blocks are not computed.
 
 "ConvNet-AIG all" is taken to be the same network with every block computed in evaluation and F
 scaled by how often its gate was open, as after training with stochastic depth; the rate is averaged

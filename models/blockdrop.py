@@ -2,7 +2,7 @@
 
 Follows Wu et al., "BlockDrop: Dynamic Inference Paths in Residual Networks" (2018): a policy
 network, ResNet-8 for CIFAR, gives a probability s_k for each of the K blocks at once, u_k is 1
-(kept) with that probability, and the reward (equation 4) is
+(kept) with that probability, and the reward is
 
     R(u) = 1 - (|u| / K)^2 if the class is right, and -penalty if it is not.
 
@@ -16,7 +16,8 @@ three stages, chosen by `stage`:
 - "joint": both are trained, by the policy's loss plus cross-entropy under the sampled u.
 
 Each stage starts from the weights of the one before: `models.create("blockdrop_resnet110",
-stage="joint", pretrained=...)`. Without them "joint" trains everything from the start.
+stage="joint", pretrained=...)`. Without them "joint" trains everything from the start, and learns
+little while the rewards of a ResNet that knows nothing are mostly penalties.
 
 Left out: their Adam and its schedules, and any further term that keeps the policy random. The
 ResNet is this package's (convolutions with bias, 1x1 shortcuts without batch norm, which a dropped

@@ -4,15 +4,14 @@
 
 Follows Srivastava, Greff and Schmidhuber, "Training Very Deep Networks" (2015): equation 3, the
 bias of T negative at the start (section 2.2), and their 19-layer CIFAR network of 2.3 M parameters
-in its fully convolutional form (section 4). That is the thin "FitNet 4" of Romero et al. (2014):
+in its fully convolutional form (section 3). That is the thin "FitNet 4" of Romero et al. (2014):
 3x3 convolutions of 32 (three times), 48 (twice), 80 and 128 channels (six times each), pooled
 between 48 and 80, 80 and 128; where the number of channels changes the layer is a plain
 convolution with ReLU, since the carried x must fit y; the dense layer of the thin network is a 1x1
 convolution followed by an average over all positions.
 
 Left out: dropout, whitening of the images, and their training schedule. Assumed: one 1x1
-convolution of 128 maps with ReLU in front of the classifier, and a gate bias of -2 (they tried -1
-to -4).
+convolution of 128 maps with ReLU in front of the classifier, and a gate bias of -2.
 """
 
 from __future__ import annotations

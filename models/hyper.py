@@ -10,7 +10,7 @@ with its own z. The first convolution, batch norms and the classifier keep param
 The network is Zagoruyko and Komodakis's WRN-40-2 (2016): pre-activation blocks of two convolutions,
 six in each of three stages of 32, 64 and 128 channels.
 
-Left out: their training with Adam and dropout between the convolutions. Assumed: hidden vectors a
+Left out: their training schedule, and dropout between the convolutions. Assumed: hidden vectors a
 of 64 numbers, as long as z; shortcuts that change the shape average 2x2 positions and append zero
 channels, which has no parameters (with 1x1 convolutions there would be 10,752 more); embeddings
 and generator start so that every kernel has the variance of He's initialisation.

@@ -3,8 +3,8 @@
     s = sigmoid(W2 relu(W1 z)),  z the mean of X over H, W;    Y = s X, channel by channel
 
 Follows Hu, Shen and Sun, "Squeeze-and-Excitation Networks" (2017): equations 2 to 4, a reduction of
-16 (section 3.3), and in residual blocks the scaling of the branch before the shortcut is added
-(section 3.3, figure 3). Both dense layers have biases.
+16, and in residual blocks the scaling of the branch before the shortcut is added (figure 3). Both
+dense layers have biases.
 
 SEBaseCNN and SEDeepCNN scale the result of every convolution, behind batch norm and ReLU (paper.md
 section 2). The paper's two counts do not follow from one rule, so `squeeze` offers, besides the

@@ -213,6 +213,19 @@ def test_the_policy_learns_to_drop_what_nobody_needs():
     assert kept.sum() == 0 and calls == [[], [], []]
 
 
+def test_a_stage_starts_from_the_weights_of_the_one_before(tmp_path):
+    path, known, bias = tmp_path / "checkpoint.pt", None, torch.empty(0)
+    for stage in ("pretrain", "curriculum", "joint"):
+        model = blockdrop(stage=stage, pretrained=known)
+        assert model.stage == stage
+        if known is not None:
+            assert torch.equal(model.backbone.head[-1].bias, bias)
+        with torch.no_grad():
+            bias = model.backbone.head[-1].bias.add_(1).clone()
+        torch.save({"model": model.state_dict()}, path)
+        known = path
+
+
 def test_pretraining_keeps_every_block():
     model = blockdrop(stage="pretrain")
     x, y = torch.randn(4, 3, 8, 8), torch.arange(4)
