@@ -1,4 +1,4 @@
-"""Peak memory of a training step, from the profiler's record of every allocation.
+"""Peak memory of a step or forward pass, from the profiler's record of every allocation.
 
 PyTorch's CPU allocator reports each allocation and each release, those in C++ too; their running
 sum over one step, after two steps that allocate what stays, has a peak. It is above what is
@@ -16,13 +16,9 @@ import torch
 from torch.autograd import DeviceType
 
 from benchmarks.choice import Choice, Row, using
-from benchmarks.cpu_steps import named, networks
+from benchmarks.cpu_steps import PLAIN as CONTENDERS
+from benchmarks.cpu_steps import asked, named, networks
 from benchmarks.measure import WARM_UP, Step
-from benchmarks.training import images, training_step
-from models.demo import router_step
-
-CONTENDERS = ("eager", "fused")
-PARTS = ("peak of a step", "peak of its routers alone")
 
 
 def peak(step: Step) -> int:
@@ -46,21 +42,22 @@ def peak(step: Step) -> int:
 
 
 def rows(choice: Choice) -> Iterator[Row]:
-    """Of each batch and layout the step and its routers alone; the peak is that of any threads."""
-    for case, layout, batch, threads in named(choice):
+    """Of each case the step or forward pass, and its routers alone; threads do not matter."""
+    for case, threads in named(choice):
         if threads != choice.threads[0]:
             continue
-        x, y = images(batch)
-        values: dict[str, dict[str, Any]] = {part: {} for part in PARTS}
+        x, y = case.images()
+        parts = (f"peak of a {case.part}", "peak of its routers alone")
+        values: dict[str, dict[str, Any]] = {part: {} for part in parts}
         with using(threads):
-            for name, one in networks(layout, batch, choice.only(CONTENDERS)).items():
+            for name, one in networks(case, asked(choice, case, CONTENDERS)).items():
                 if isinstance(one, str):
-                    values = {part: {**values[part], name: one} for part in PARTS}
+                    values = {part: {**values[part], name: one} for part in parts}
                     continue
-                steps = (training_step(*one, x, y), router_step(one[0], x))
-                for part, step in zip(PARTS, steps):
+                for part, step in zip(parts, (case.run(*one, x, y), case.alone(one[0], x))):
                     size = round(peak(step) / 2**20, 2)
                     values[part][name] = {"low": size, "median": size, "high": size}
-        for part in PARTS:
-            yield {"case": case, "batch": batch, "layout": layout, "threads": threads,
-                   "part": part, "unit": "MiB", "values": values[part]}  # fmt: skip
+        for part in parts:
+            yield {"case": str(case), "batch": case.batch, "layout": case.layout,
+                   "threads": threads, "part": part, "unit": "MiB",
+                   "values": values[part]}  # fmt: skip

@@ -113,12 +113,15 @@ def step_cells(result: dict[str, Any]) -> list[list[str]]:
         both.setdefault((row["case"], row["threads"]), {})[row["part"]] = row
     made = []
     for (case, threads), parts in both.items():
-        step, routers = (parts[part]["values"] for part in ("step", "routers alone"))
-        cells = [case, str(threads)]
+        (whole_part,) = parts.keys() - {"routers alone"}
+        step, routers = (parts[part]["values"] for part in (whole_part, "routers alone"))
+        cells = [case if whole_part == "step" else f"{case}, {whole_part}", str(threads)]
         for name in ("eager", "compile", "fused"):
             found = step.get(name, "")
             text = isinstance(found, str)
-            cells.append(found if text else f"{parts['step']['batch'] / found['median'] * 1e6:.0f}")
+            cells.append(
+                found if text else _number(parts[whole_part]["batch"] / found["median"] * 1e6)
+            )
         for name in ("eager", "fused"):
             one, whole = routers.get(name, ""), step.get(name, "")
             known = isinstance(one, dict) and isinstance(whole, dict)
@@ -177,11 +180,12 @@ ABOUT = {
     "overhead": "Tiny vectors, where the calls themselves are the cost. One more router in a chain "
     "is half of what three in a row take beyond one, forward and backward.",
     "steps": "A training step: forward, backward and SGD. Routers alone are all routers of the "
-    "network, forward and backward, on the maps that they meet in it, in the same rounds.",
+    "network, forward and backward, on the maps that they meet in it, in the same rounds. Networks "
+    "for 224x224 images: forward alone.",
     "profile": "Percent of a training step's operators by kind of layer; of eager: over fused's. "
     "Eager routers are operators that other layers use too, and stand under the rest.",
-    "memory": "Peak of what PyTorch's allocator has given out during a training step, above what "
-    "is held between steps; and of all its routers alone, forward and backward, one by one.",
+    "memory": "Peak of what PyTorch's allocator has given out during a training step or a forward "
+    "pass, above what is held between them; and of all its routers alone, one by one.",
     "scaling": "Maps [64, 8, 8]: one of threads, batch and paths grows.",
 }
 

@@ -1,4 +1,4 @@
-"""A training step of a whole network."""
+"""A training step, or a forward pass, of a whole network."""
 
 from __future__ import annotations
 
@@ -18,14 +18,14 @@ from benchmarks.measure import Step
 def build(name: str, routers: str, device: str = "cpu", channels_last: bool = False) -> nn.Module:
     """The network in training mode, always with the same weights."""
     torch.manual_seed(0)
-    model = models.create(name, classes=10, routers=routers, channels_last=channels_last)
+    model = models.create(name, num_classes=10, routers=routers, channels_last=channels_last)
     return model.to(device).train()
 
 
-def images(batch: int, device: str = "cpu") -> tuple[Tensor, Tensor]:
+def images(batch: int, device: str = "cpu", size: int = 32) -> tuple[Tensor, Tensor]:
     """Random images with labels, always the same."""
     torch.manual_seed(1)
-    x = torch.randn(batch, 3, 32, 32, device=device)
+    x = torch.randn(batch, 3, size, size, device=device)
     return x, torch.randint(10, (batch,), device=device)
 
 
@@ -46,6 +46,16 @@ def training_step(
     return step
 
 
+def forward_pass(run: Callable[..., Any], x: Tensor) -> Step:
+    """Classifies one fixed batch; the network is in evaluation mode."""
+
+    def step() -> object:
+        with torch.no_grad():
+            return run(x)
+
+    return step
+
+
 def _results(model: nn.Module, run: Callable[..., Any], x: Tensor, y: Tensor) -> list[Tensor]:
     """The loss, and all gradients in one tensor."""
     loss = cross_entropy(run(x), y)
@@ -53,13 +63,21 @@ def _results(model: nn.Module, run: Callable[..., Any], x: Tensor, y: Tensor) ->
     return [loss.detach(), torch.cat([g.flatten() for g in gradients])]
 
 
-def is_right(model: nn.Module, run: Callable[..., Any], eager: nn.Module, batch: int) -> bool:
-    """Whether loss and gradients are about as near to float64 as those of the eager network.
+def is_right(
+    model: nn.Module, run: Callable[..., Any], eager: nn.Module, x: Tensor, y: Tensor
+) -> bool:
+    """Whether the results are about as near to float64 as those of the eager network.
 
-    Some of its millions of ReLUs stand so near to 0 that rounding decides: hence the slack.
+    Loss and gradients in training mode, logits in evaluation mode. Some of the millions of ReLUs
+    stand so near to 0 that rounding decides: hence the slack.
     """
-    x, y = images(batch)
     wide = copy.deepcopy(eager).double()
-    exact = _results(wide, wide, x.double(), y)
-    plain = _results(eager, eager, x, y)
-    return is_near(_results(model, run, x, y), exact, plain, slack=2.0**-12)
+
+    def results(model: nn.Module, run: Callable[..., Any], x: Tensor) -> list[Tensor]:
+        if model.training:
+            return _results(model, run, x, y)
+        with torch.no_grad():
+            return [run(x)]
+
+    exact, plain = results(wide, wide, x.double()), results(eager, eager, x)
+    return is_near(results(model, run, x), exact, plain, slack=2.0**-12)

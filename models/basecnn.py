@@ -1,118 +1,33 @@
-"""BaseCNN for 32x32 images, with one path, with several, and with routers between them.
+"""BaseCNN, its wider and its deeper form, for 32x32 images, and BaseCNN of several paths.
 
-C32 C32 P C64 C64 P C128 C128 Flatten F32 F32 F-classes, routers in front of each segment; every
-convolution and hidden dense layer is followed by batch norm and ReLU, P is a max pool.
+C32 C32 P C64 C64 P C128 C128 Flatten F32 F32 F (paper.md section 2, Table 1 of the paper).
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from dataclasses import replace
 
-import torch
-from torch import Tensor, nn
+from models._registry import register_config
+from models.cnn import CNNConfig
 
-from models._registry import register
-from models.layers import Parallel, Routed, average, conv, dense, router_kind
+BASECNN = CNNConfig()
+WIDECNN = CNNConfig(stages=((64, 64), (128, 128), (256, 256)))
+DEEPCNN = CNNConfig(stages=((32, 32), (64, 64), (128, 128, 128), (256, 256, 256)))
 
-Segment = Callable[[], nn.Module]
-
-
-def _segments(in_channels: int, classes: int) -> list[Segment]:
-    """One path of the network, cut where routers go."""
-    return [
-        lambda: nn.Sequential(conv(in_channels, 32), conv(32, 32), nn.MaxPool2d(2)),
-        lambda: nn.Sequential(conv(32, 64), conv(64, 64), nn.MaxPool2d(2)),
-        lambda: nn.Sequential(conv(64, 128), conv(128, 128)),
-        lambda: nn.Sequential(nn.Flatten(), dense(128 * 8 * 8, 32)),
-        lambda: nn.Sequential(dense(32, 32), nn.Linear(32, classes)),
-    ]
-
-
-def _widths(in_channels: int) -> list[int]:
-    """Channels of the maps that arrive at each router."""
-    return [in_channels, 32, 64, 128, 32]
-
-
-class BaseCNN(nn.Module):
-    """Paths that never meet before their logits are averaged; one path is the plain network."""
-
-    def __init__(self, paths: int, in_channels: int, classes: int, channels_last: bool) -> None:
-        super().__init__()
-
-        def path() -> nn.Module:
-            return nn.Sequential(*(segment() for segment in _segments(in_channels, classes)))
-
-        self.paths = Parallel(paths, path)
-        self.channels_last = channels_last
-        if channels_last:
-            self.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
-
-    def forward(
-        self, x: Tensor, return_gates: bool = False
-    ) -> Tensor | tuple[Tensor, list[Tensor]]:
-        """Classifies images [B, C, 32, 32]; there are no routers, so the list of gates is empty."""
-        if self.channels_last:
-            x = x.contiguous(memory_format=torch.channels_last)
-        logits = average(self.paths([x] * len(self.paths)))
-        return (logits, []) if return_gates else logits
-
-
-def _cross_connected(
-    paths: int, in_channels: int, classes: int, routers: str, channels_last: bool
-) -> Routed:
-    kind = router_kind(routers)
-    stages = []
-    for at, segment in enumerate(_segments(in_channels, classes)):
-        router = kind.CrossConnect(_widths(in_channels)[at], 1 if at == 0 else paths, paths)
-        stages.append((router, Parallel(paths, segment)))
-    return Routed(stages, channels_last)
-
-
-@register
-def basecnn(classes: int = 10, in_channels: int = 3, channels_last: bool = False) -> nn.Module:
-    """One path."""
-    return BaseCNN(1, in_channels, classes, channels_last)
-
-
-@register
-def basecnn_3(classes: int = 10, in_channels: int = 3, channels_last: bool = False) -> nn.Module:
-    """Three paths without routers, trained jointly."""
-    return BaseCNN(3, in_channels, classes, channels_last)
-
-
-@register
-def basecnn_2_cc(
-    classes: int = 10, in_channels: int = 3, routers: str = "fused", channels_last: bool = False
-) -> nn.Module:
-    """Two cross-connected paths."""
-    return _cross_connected(2, in_channels, classes, routers, channels_last)
-
-
-@register
-def basecnn_3_cc(
-    classes: int = 10, in_channels: int = 3, routers: str = "fused", channels_last: bool = False
-) -> nn.Module:
-    """Three cross-connected paths."""
-    return _cross_connected(3, in_channels, classes, routers, channels_last)
-
-
-@register
-def basecnn_4_cc(
-    classes: int = 10, in_channels: int = 3, routers: str = "fused", channels_last: bool = False
-) -> nn.Module:
-    """Four cross-connected paths."""
-    return _cross_connected(4, in_channels, classes, routers, channels_last)
-
-
-@register
-def cr_stitch_2(
-    classes: int = 10, in_channels: int = 3, routers: str = "fused", channels_last: bool = False
-) -> nn.Module:
-    """Two paths mixed by learned weights that do not depend on the input."""
-    kind = router_kind(routers)
-    segments = _segments(in_channels, classes)
-    stages = [
-        (kind.CrossStitch(2, inputs=1 if at == 0 else 2), Parallel(2, segment))
-        for at, segment in enumerate(segments)
-    ]
-    return Routed(stages, channels_last)
+register_config("basecnn", BASECNN, "BaseCNN: six convolutions, three dense layers.")
+register_config("widecnn", WIDECNN, "WideCNN: BaseCNN with twice the channels.")
+register_config("deepcnn", DEEPCNN, "DeepCNN: ten convolutions, three dense layers.")
+register_config(
+    "basecnn_3", replace(BASECNN, paths=3), "Three BaseCNNs on one input, their logits averaged."
+)
+for _paths in (2, 3, 4):
+    register_config(
+        f"basecnn_{_paths}_cc",
+        replace(BASECNN, paths=_paths, kind="cc"),
+        f"BaseCNN with {_paths} cross-connected paths.",
+    )
+register_config(
+    "cr_stitch_2",
+    replace(BASECNN, paths=2, kind="stitch"),
+    "BaseCNN with 2 paths mixed by learned weights that do not depend on the input.",
+)

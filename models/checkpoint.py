@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from torch import nn
 
 
 def write_whole(path: Path, write: Callable[[Path], object]) -> None:
@@ -48,3 +49,24 @@ def load(path: Path, options: dict[str, Any]) -> dict[str, Any]:
                 f"resume: {name} must be {state['options'].get(name)!r} as in {path}, got {value!r}"
             )
     return state
+
+
+def load_weights(model: nn.Module, name: str, path: Path) -> None:
+    """Loads the weights of a checkpoint into the network `name`.
+
+    Raises:
+        FileNotFoundError: there is no such file.
+        ValueError: it is not a checkpoint of training, or one of another network or other sizes.
+    """
+    if not path.exists():
+        raise FileNotFoundError(f"pretrained: there is no checkpoint at {path}")
+    state = torch.load(path, weights_only=True, map_location="cpu")
+    if not isinstance(state, dict) or "model" not in state:
+        raise ValueError(f"pretrained: {path} is not a checkpoint that training wrote")
+    found = state.get("options", {}).get("name", name)
+    if found != name:
+        raise ValueError(f"pretrained: {path} holds {found}, not {name}")
+    try:
+        model.load_state_dict(state["model"])
+    except RuntimeError as error:
+        raise ValueError(f"pretrained: {path} does not fit {name}: {error}") from error

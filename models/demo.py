@@ -36,7 +36,7 @@ PARTS = ("routers", "step")
 
 def _build(routers: str, images: Images, seed: int, device: str) -> nn.Module:
     torch.manual_seed(seed)
-    return models.create(NAME, classes=images.classes, routers=routers).to(device)
+    return models.create(NAME, num_classes=images.classes, routers=routers).to(device)
 
 
 def _timed(function: Callable[[], object], device: str) -> float:
@@ -60,8 +60,8 @@ def _training_step(model: nn.Module, x: Tensor, y: Tensor) -> Callable[[], objec
     return step
 
 
-def router_step(model: nn.Module, x: Tensor) -> Callable[[], object]:
-    """Forward and backward of all routers alone, on the maps that they meet in the network."""
+def router_step(model: nn.Module, x: Tensor, backward: bool = True) -> Callable[[], object]:
+    """All routers alone, forward and, if asked for, backward, on the maps that they meet."""
     met: list[tuple[nn.Module, list[Tensor]]] = []
 
     def note(router: nn.Module, inputs: tuple[list[Tensor], ...]) -> None:
@@ -69,9 +69,18 @@ def router_step(model: nn.Module, x: Tensor) -> Callable[[], object]:
 
     routers = list(model.routers)  # type: ignore[arg-type]
     hooks = [router.register_forward_pre_hook(note) for router in routers]
-    model(x)
+    with torch.set_grad_enabled(backward):
+        model(x)
     for hook in hooks:
         hook.remove()
+
+    def forward() -> None:
+        with torch.no_grad():
+            for router, xs in met:
+                router(xs)
+
+    if not backward:
+        return forward
     grads = [[torch.randn_like(y) for y in router(xs)] for router, xs in met]
 
     def step() -> None:

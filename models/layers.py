@@ -3,12 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
-from types import ModuleType
 
 import torch
 from torch import Tensor, nn
-
-import mpkernels
 
 Paths = list[Tensor]
 
@@ -20,9 +17,22 @@ def conv(inputs: int, outputs: int) -> nn.Sequential:
     )
 
 
-def dense(inputs: int, outputs: int) -> nn.Sequential:
-    """Dense layer, batch norm, ReLU."""
-    return nn.Sequential(nn.Linear(inputs, outputs), nn.BatchNorm1d(outputs), nn.ReLU(inplace=True))
+def dense(inputs: int, outputs: int, norm: bool = True) -> nn.Sequential:
+    """Dense layer, batch norm if `norm`, ReLU."""
+    norms = [nn.BatchNorm1d(outputs)] if norm else []
+    return nn.Sequential(nn.Linear(inputs, outputs), *norms, nn.ReLU(inplace=True))
+
+
+class GlobalPool(nn.Module):
+    """Mean over all positions: maps [B, C, H, W] to vectors [B, C]; a vector is itself.
+
+    In front of a router it gives the same as behind it, and no map Y is computed: gates depend
+    on the means Z_i alone (Eq. 1), and the mean of Y_j = sum_i g_ij X_i is sum_i g_ij Z_i.
+    """
+
+    def forward(self, x: Tensor) -> Tensor:
+        """[B, C]."""
+        return x.mean((2, 3)) if x.dim() == 4 else x
 
 
 class Parallel(nn.ModuleList):
@@ -36,24 +46,46 @@ class Parallel(nn.ModuleList):
         return [layer(x) for layer, x in zip(self, xs)]
 
 
-class Routed(nn.Module):
+class _Network(nn.Module):
+    """Converts images to its memory format."""
+
+    channels_last = False
+
+    def _images(self, x: Tensor) -> Tensor:
+        return x.contiguous(memory_format=torch.channels_last) if self.channels_last else x
+
+
+class Unrouted(_Network):
+    """Paths that never meet before their logits are averaged; one path is the plain network."""
+
+    def __init__(self, paths: int, path: Callable[[], nn.Module]) -> None:
+        super().__init__()
+        self.paths = Parallel(paths, path)
+
+    def forward(
+        self, x: Tensor, return_gates: bool = False
+    ) -> Tensor | tuple[Tensor, list[Tensor]]:
+        """Classifies images [B, C, H, W]; there are no routers, so the list of gates is empty."""
+        logits = average(self.paths([self._images(x)] * len(self.paths)))
+        return (logits, []) if return_gates else logits
+
+
+class Routed(_Network):
     """Segments of parallel layers, each behind a router; the outputs of all paths are averaged.
 
     Args:
         stages: pairs of a router and the `Parallel` that follows it.
-        channels_last: convert the input, and with it every map, to channels_last.
+        stem: layers that all paths share, in front of the first router.
     """
 
     def __init__(
-        self, stages: Iterable[tuple[nn.Module, Parallel]], channels_last: bool = False
+        self, stages: Iterable[tuple[nn.Module, Parallel]], stem: nn.Module | None = None
     ) -> None:
         super().__init__()
         pairs = list(stages)
+        self.stem = nn.Identity() if stem is None else stem
         self.routers = nn.ModuleList(router for router, _ in pairs)
         self.segments = nn.ModuleList(segment for _, segment in pairs)
-        self.channels_last = channels_last
-        if channels_last:
-            self.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
 
     def forward(
         self, x: Tensor, return_gates: bool = False
@@ -65,11 +97,9 @@ class Routed(nn.Module):
             return_gates: also return the gates of each router, [B, m, n], in order.
 
         Returns:
-            logits [B, classes]; or (logits, gates).
+            logits [B, num_classes]; or (logits, gates).
         """
-        if self.channels_last:
-            x = x.contiguous(memory_format=torch.channels_last)
-        xs, all_gates = [x], []
+        xs, all_gates = [self.stem(self._images(x))], []
         for router, segment in zip(self.routers, self.segments):
             xs, gates = router(xs, return_gates=True)
             all_gates.append(gates)
@@ -81,15 +111,3 @@ class Routed(nn.Module):
 def average(xs: Paths) -> Tensor:
     """The mean of the paths' outputs; logits, not probabilities."""
     return torch.stack(xs).mean(0)
-
-
-def router_kind(routers: str) -> ModuleType:
-    """The module that holds the routers of a kind: "fused" or "eager".
-
-    Raises:
-        ValueError: it is neither.
-    """
-    kinds: dict[str, ModuleType] = {"fused": mpkernels, "eager": mpkernels.eager}
-    if routers not in kinds:
-        raise ValueError(f'routers must be "fused" or "eager", got {routers!r}')
-    return kinds[routers]

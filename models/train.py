@@ -57,9 +57,14 @@ def main(arguments: list[str] | None = None) -> int:
             amp=given.amp,
         )
         images = data.load(given.data, given.data_dir, given.limit)
-        options = {"classes": images.classes, "channels_last": given.channels_last}
-        if given.name not in ("basecnn", "basecnn_3"):
-            options["routers"] = given.routers
+        asked = {
+            "num_classes": images.classes,
+            "channels_last": given.channels_last,
+            "routers": given.routers,
+            "size": images.train_x.shape[-1],
+        }
+        known = models.options(given.name)
+        options = {option: value for option, value in asked.items() if option in known}
         torch.manual_seed(given.seed)
         model = models.create(given.name, **options)
         names = {"name": given.name, "data": given.data, **options}

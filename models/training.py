@@ -50,6 +50,26 @@ def augment(x: Tensor, shift: int, flip: bool, generator: torch.Generator) -> Te
     return padded[sample, rows[:, :, None], cols[:, None, :]].permute(0, 3, 1, 2)
 
 
+def judge(model: nn.Module, output: Any, y: Tensor) -> tuple[Tensor, Tensor]:
+    """The mean loss of a batch and its logits, whatever the network returns.
+
+    A network with a loss of its own has a method `loss(output, target)`; the others have
+    cross-entropy.
+
+    Args:
+        model: the network, in training or evaluation mode, in which its loss may differ.
+        output: what `model(x)` returned: logits [B, num_classes], or a tuple that starts with
+            them (or with other scores whose largest is the predicted class).
+        y: labels [B].
+
+    Returns:
+        the loss, a scalar, and the logits.
+    """
+    logits = output if isinstance(output, Tensor) else output[0]
+    own = getattr(model, "loss", None)
+    return cross_entropy(logits.float(), y) if own is None else own(output, y), logits
+
+
 def evaluate(
     model: nn.Module, images: Images, device: str = "cpu", batch_size: int = 512
 ) -> tuple[float, float]:
@@ -58,9 +78,10 @@ def evaluate(
     loss, right = 0.0, 0
     with torch.no_grad():
         for x, y in zip(images.test_x.split(batch_size), images.test_y.split(batch_size)):
-            logits = model(normalise(images, x.to(device)))
-            loss += cross_entropy(logits, y.to(device), reduction="sum").item()
-            right += int((logits.argmax(1) == y.to(device)).sum())
+            y = y.to(device)
+            mean, logits = judge(model, model(normalise(images, x.to(device))), y)
+            loss += mean.item() * len(y)
+            right += int((logits.argmax(1) == y).sum())
     model.train()
     return loss / len(images.test_y), right / len(images.test_y)
 
@@ -99,8 +120,8 @@ class Trainer:
         y = self.images.train_y[index].to(self.device)
         dtype = torch.float16 if recipe.amp == "fp16" else torch.bfloat16
         with torch.autocast(self.device, dtype, enabled=recipe.amp != "off"):
-            logits = self.model(x)
-        loss = cross_entropy(logits.float(), y)
+            output = self.model(x)
+        loss, logits = judge(self.model, output, y)
         value = loss.item()
         if not math.isfinite(value):
             raise FloatingPointError(
@@ -169,7 +190,7 @@ def fit(
     """Trains, evaluates after each epoch, and keeps checkpoint and metrics in `out`.
 
     Args:
-        model: maps [B, 3, 32, 32] to logits; trained in place.
+        model: maps [B, 3, 32, 32] to logits, or to what its `loss` takes; trained in place.
         images: the data.
         recipe: the numbers.
         device: "cpu" or "cuda".

@@ -50,6 +50,15 @@ def seed(request):
     torch.manual_seed(request.config.getoption("--seed"))
 
 
+@pytest.fixture
+def one_thread():
+    """For work too small to be shared among threads, which would wait for each other."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
 @pytest.fixture(params=BACKENDS)
 def backend(request):
     """Each backend that runs CPU tensors in this process, forced."""

@@ -44,7 +44,7 @@ def test_operators_keep_device_dtype_and_format(fake, dtype):
 def test_a_whole_network_is_one_graph_of_our_operators(fake):
     """As torch.compile(fullgraph=True) captures it."""
     with torch.device("cuda"):
-        model = models.create("basecnn_2_cc", classes=10).eval()
+        model = models.create("basecnn_2_cc", num_classes=10).eval()
     x = torch.empty(8, 3, 32, 32, device="cuda")
     with torch.no_grad():
         explained = torch._dynamo.explain(model)(x)
@@ -55,7 +55,7 @@ def test_a_whole_network_is_one_graph_of_our_operators(fake):
 
 def test_export_with_any_batch():
     with FakeTensorMode(allow_non_fake_inputs=True), torch.device("cuda"):
-        model = models.create("basecnn_2_cc", classes=10).eval()
+        model = models.create("basecnn_2_cc", num_classes=10).eval()
         x = torch.empty(8, 3, 32, 32)
     batch = torch.export.Dim("batch", min=2, max=65535)  # pooling allows no more
     program = torch.export.export(model, (x,), dynamic_shapes=({0: batch},))

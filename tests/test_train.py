@@ -13,7 +13,7 @@ import models
 from models import data
 from models.recipe import recipe_for
 from models.train import main
-from models.training import augment, fit
+from models.training import augment, fit, judge
 
 ROOT = Path(__file__).parents[1]
 TIMING = ("images_per_second", "seconds")
@@ -133,6 +133,41 @@ def test_other_ways_to_train(amp, channels_last):
     recipe = recipe_for("basecnn_2_cc", epochs=1, batch_size=32, amp=amp)
     (line,) = fit(model, images, recipe, progress=False)
     assert 0 < line["train_loss"] < 10
+
+
+class WithLoss(torch.nn.Module):
+    """Returns more than logits, and has a loss that needs it."""
+
+    def __init__(self):
+        super().__init__()
+        self.head = torch.nn.Linear(3 * 32 * 32, 10)
+        self.targets = []
+
+    def forward(self, x):
+        logits = self.head(x.flatten(1))
+        return logits, x.mean((1, 2, 3))
+
+    def loss(self, output, target):
+        logits, brightness = output
+        self.targets.append(len(target))
+        return torch.nn.functional.cross_entropy(logits, target) + 100 + 0 * brightness.sum()
+
+
+def test_a_network_with_its_own_loss():
+    images = data.load("digits", limit=64)
+    model = WithLoss()
+    (line,) = fit(model, images, recipe_for("own", epochs=1, batch_size=32), progress=False)
+    assert line["train_loss"] > 100 and line["test_loss"] > 100
+    assert model.targets == [32, 32, len(images.test_y)]
+    assert line["train_accuracy"] > 0 and line["test_accuracy"] > 0
+
+
+def test_a_network_without_one_has_cross_entropy():
+    logits, y = torch.randn(5, 10), torch.arange(5)
+    wanted = torch.nn.functional.cross_entropy(logits, y)
+    for output in (logits, (logits, "more")):
+        loss, found = judge(torch.nn.Identity(), output, y)
+        assert loss == wanted and found is logits
 
 
 def test_a_loss_that_is_not_finite_stops():
