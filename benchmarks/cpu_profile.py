@@ -7,11 +7,10 @@ from collections.abc import Iterator
 import torch
 
 from benchmarks.choice import Choice, Row, using
-from benchmarks.cpu_steps import named, networks
+from benchmarks.cpu_steps import PLAIN as CONTENDERS
+from benchmarks.cpu_steps import asked, named, networks
 from benchmarks.measure import WARM_UP, Step, spread
-from benchmarks.training import images, training_step
 
-CONTENDERS = ("eager", "fused")
 # The first whose word an operator's name has. Eager routers are made of operators that other
 # layers use too and stand under the rest.
 KINDS = {
@@ -49,19 +48,23 @@ def shares(step: Step) -> dict[str, float]:
 
 
 def rows(choice: Choice) -> Iterator[Row]:
-    """Of each batch, layout and number of threads a row for each kind."""
-    for case, layout, batch, threads in named(choice):
-        x, y = images(batch)
-        found: dict[str, list[dict[str, float]]] = {}
+    """Of each case and number of threads a row for each kind."""
+    for case, threads in named(choice):
+        x, y = case.images()
+        values: dict[str, list[dict[str, float]] | str] = {}
         with using(threads):
-            for name, one in networks(layout, batch, choice.only(CONTENDERS)).items():
+            for name, one in networks(case, asked(choice, case, CONTENDERS)).items():
                 if isinstance(one, str):
+                    values[name] = one
                     continue
-                step = training_step(*one, x, y)
+                step = case.run(*one, x, y)
                 for _ in range(WARM_UP):
                     step()
-                found[name] = [shares(step) for _ in range(max(3, choice.rounds // 3))]
+                values[name] = [shares(step) for _ in range(max(3, choice.rounds // 3))]
         for kind in (*KINDS, REST):
-            values = {name: spread([one[kind] for one in each]) for name, each in found.items()}
-            yield {"case": case, "batch": batch, "layout": layout, "threads": threads,
-                   "part": kind, "unit": "%", "values": values}  # fmt: skip
+            found = {
+                name: each if isinstance(each, str) else spread([one[kind] for one in each])
+                for name, each in values.items()
+            }
+            yield {"case": str(case), "batch": case.batch, "layout": case.layout,
+                   "threads": threads, "part": kind, "unit": "%", "values": found}  # fmt: skip
