@@ -1,7 +1,9 @@
 """BaseCNN for 32x32 images, with one path, with several, and with routers between them.
 
-C32 C32 P C64 C64 P C128 C128 Flatten F32 F32 F-classes, routers in front of each segment; every
-convolution and hidden dense layer is followed by batch norm and ReLU, P is a max pool.
+C32 C32 P C64 C64 P C128 C128 Flatten F32 F32 F-classes; every convolution and hidden dense layer
+is followed by batch norm and ReLU, P is a max pool. Cross-connected networks have a router in
+front of each segment; in cross-predicted ones (CP) routers take the place of the first, third
+and fifth convolution and of the second hidden dense layer.
 """
 
 from __future__ import annotations
@@ -102,6 +104,55 @@ def basecnn_4_cc(
 ) -> nn.Module:
     """Four cross-connected paths."""
     return _cross_connected(4, in_channels, classes, routers, channels_last)
+
+
+def _cross_predicted(
+    paths: int, in_channels: int, classes: int, routers: str, channels_last: bool
+) -> Routed:
+    kind = router_kind(routers)
+
+    def conv_router(inputs: int, channels: int, outputs: int) -> nn.Module:
+        return kind.CrossPredictConv2d(  # type: ignore[no-any-return]
+            channels, outputs, 3, inputs, paths, padding=1, batch_norm=True
+        )
+
+    def end_of_path() -> nn.Module:
+        return nn.Sequential(conv(128, 128), nn.Flatten(), dense(128 * 8 * 8, 32))
+
+    stages = [
+        (conv_router(1, in_channels, 32), lambda: nn.Sequential(conv(32, 32), nn.MaxPool2d(2))),
+        (conv_router(paths, 32, 64), lambda: nn.Sequential(conv(64, 64), nn.MaxPool2d(2))),
+        (conv_router(paths, 64, 128), end_of_path),
+        (
+            kind.CrossPredictLinear(32, 32, paths, paths, batch_norm=True),
+            lambda: nn.Linear(32, classes),
+        ),
+    ]
+    return Routed([(router, Parallel(paths, rest)) for router, rest in stages], channels_last)
+
+
+@register
+def basecnn_2_cp(
+    classes: int = 10, in_channels: int = 3, routers: str = "fused", channels_last: bool = False
+) -> nn.Module:
+    """Two cross-predicted paths."""
+    return _cross_predicted(2, in_channels, classes, routers, channels_last)
+
+
+@register
+def basecnn_3_cp(
+    classes: int = 10, in_channels: int = 3, routers: str = "fused", channels_last: bool = False
+) -> nn.Module:
+    """Three cross-predicted paths."""
+    return _cross_predicted(3, in_channels, classes, routers, channels_last)
+
+
+@register
+def basecnn_4_cp(
+    classes: int = 10, in_channels: int = 3, routers: str = "fused", channels_last: bool = False
+) -> nn.Module:
+    """Four cross-predicted paths."""
+    return _cross_predicted(4, in_channels, classes, routers, channels_last)
 
 
 @register
