@@ -37,22 +37,28 @@ class CrossStitch(eager.CrossStitch):
 def _fold(norms: nn.ModuleList) -> tuple[Tensor, Tensor] | None:
     """scale, shift [n, C'] that equal the batch norms, or None where they depend on the batch.
 
-    None too for a norm that is something else by now, or that has hooks to run.
+    None too where a norm is something else by now, has hooks to run, or differs from the others.
     """
-    scales, shifts = [], []
+    kinds = set()
     for norm in norms:
         if not isinstance(norm, _BatchNorm) or norm.training or norm.running_mean is None:
             return None
-        if norm._forward_hooks or norm._forward_pre_hooks or norm.running_var is None:
+        if norm._forward_hooks or norm._forward_pre_hooks:
             return None
-        dtype = accumulate_dtype(norm.running_mean.dtype)
-        scale = torch.rsqrt(norm.running_var.to(dtype) + norm.eps)
-        if norm.affine:
-            scale = scale * norm.weight.to(dtype)
-        shift = -norm.running_mean.to(dtype) * scale
-        scales.append(scale)
-        shifts.append(shift + norm.bias.to(dtype) if norm.affine else shift)
-    return torch.stack(scales), torch.stack(shifts)
+        kinds.add((norm.eps, norm.affine))
+    if len(kinds) > 1:
+        return None
+    ((eps, affine),) = kinds
+
+    def stacked(name: str) -> Tensor:
+        rows = torch.stack([getattr(norm, name) for norm in norms])
+        return rows.to(accumulate_dtype(rows.dtype))
+
+    scale = torch.rsqrt(stacked("running_var") + eps)
+    if not affine:
+        return scale, -stacked("running_mean") * scale
+    scale = scale * stacked("weight")
+    return scale, stacked("bias") - stacked("running_mean") * scale
 
 
 def _cross_predict(router: CrossPredict, xs: list[Tensor]) -> tuple[list[Tensor], Tensor]:

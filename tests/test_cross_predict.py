@@ -201,7 +201,7 @@ def test_one_convolution_a_path_and_one_operator_after_it():
     assert calls(mpk.unfuse(router), xs).count("batch_norm") == 2
 
 
-@pytest.mark.parametrize("change", ["hook", "momentary", "replaced"])
+@pytest.mark.parametrize("change", ["hook", "momentary", "replaced", "other_eps"])
 def test_norms_that_cannot_be_folded_run_as_they_are(change):
     router, seen = build("conv", 2, 2, batch_norm=True, dtype=F64).eval(), []
     xs = maps("conv", 2)
@@ -209,8 +209,10 @@ def test_norms_that_cannot_be_folded_run_as_they_are(change):
         router.norms[1].register_forward_hook(lambda *_: seen.append(1))
     elif change == "momentary":
         router.norms[0] = nn.BatchNorm2d(5, track_running_stats=False, dtype=F64).eval()
-    else:
+    elif change == "replaced":
         router.norms[1] = nn.GroupNorm(1, 5, dtype=F64)
+    else:
+        router.norms[1].eps = 0.1
     found = router(xs)
     assert_same(found, mpk.unfuse(router)(xs))
     assert len(seen) == 2 * (change == "hook")
