@@ -1,11 +1,13 @@
 """Measures the traffic of every router of three networks in Triton's interpreter.
 
-`TRITON_INTERPRET=1 python tests/traffic.py` writes docs/traffic.md.
+`TRITON_INTERPRET=1 python tests/traffic.py` writes docs/traffic.md; with the argument `combine`
+it measures that operator's routers again and keeps the rest.
 """
 
 from __future__ import annotations
 
 import contextlib
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple
@@ -167,7 +169,12 @@ def page() -> str:
                     f"| {shape(router)} | {kind} | {direction} | {found.method} | "
                     f"{found.touched:.2f} | {found.memory:.2f} | {found.small:.3f} |"
                 )
-    lines += [
+    return "\n".join(lines) + "\n"
+
+
+def page_of_combine() -> str:
+    """Its part of the page."""
+    lines = [
         "",
         "## combine",
         "",
@@ -191,4 +198,5 @@ def page() -> str:
 
 
 if __name__ == "__main__":
-    PAGE.write_text(page())
+    kept = PAGE.read_text().partition("\n## combine")[0] if "combine" in sys.argv else page()
+    PAGE.write_text(kept + page_of_combine())

@@ -7,13 +7,16 @@ once. What decides the activation is computed again from U, which the backward r
 
 from __future__ import annotations
 
+import math
+from typing import Any
+
 import triton
 import triton.language as tl
 from torch import Tensor
 
 from mpkernels.ops.layout import Geometry
 from mpkernels.triton.combine_sums import add_tiles, new_left
-from mpkernels.triton.launch import combine_tile, on_device_of
+from mpkernels.triton.launch import Tile, combine_tile, on_device_of
 from mpkernels.triton.maps import (
     contiguous,
     finished,
@@ -26,23 +29,19 @@ from mpkernels.triton.mix import triton_dtype
 
 
 @triton.jit
-def _block_of(
-    program,
-    OUTPUTS: tl.constexpr, CHANNELS: tl.constexpr, POSITIONS: tl.constexpr,
-    CHANNELS_LAST: tl.constexpr, BLOCK_ROWS: tl.constexpr, BLOCK_COLS: tl.constexpr,
+def _tile_of(
+    program, OUTPUTS: tl.constexpr, TILES: tl.constexpr, COL_TILES: tl.constexpr,
+    BLOCK_ROWS: tl.constexpr, BLOCK_COLS: tl.constexpr,
 ):  # fmt: skip
-    """Sample, output, number of the tile, and its first row and column in the map of one output.
+    """Sample, output, number of the tile, and its rows and columns in the map of one output.
 
     Outputs come first: those that share the rows of U run side by side.
     """
-    ROWS: tl.constexpr = POSITIONS if CHANNELS_LAST else CHANNELS
-    COLS: tl.constexpr = CHANNELS if CHANNELS_LAST else POSITIONS
-    COL_BLOCKS: tl.constexpr = tl.cdiv(COLS, BLOCK_COLS)
-    BLOCKS: tl.constexpr = tl.cdiv(ROWS, BLOCK_ROWS) * COL_BLOCKS
-    block = program // OUTPUTS % BLOCKS
-    sample = (program // OUTPUTS // BLOCKS).to(tl.int64)
-    row, col = block // COL_BLOCKS * BLOCK_ROWS, block % COL_BLOCKS * BLOCK_COLS
-    return sample, program % OUTPUTS, block, row, col
+    tile = program // OUTPUTS % TILES
+    sample = (program // OUTPUTS // TILES).to(tl.int64)
+    row = tile // COL_TILES * BLOCK_ROWS + tl.arange(0, BLOCK_ROWS)[:, None]
+    col = tile % COL_TILES * BLOCK_COLS + tl.arange(0, BLOCK_COLS)[None, :]
+    return sample, program % OUTPUTS, tile, row, col
 
 
 @triton.jit
@@ -117,15 +116,15 @@ def _combine_kernel(
     gates, bias, scale, shift, batch_stride, input_stride, output_stride,
     RELU: tl.constexpr, INPUTS: tl.constexpr, OUTPUTS: tl.constexpr,
     CHANNELS: tl.constexpr, POSITIONS: tl.constexpr, CHANNELS_LAST: tl.constexpr,
+    TILES: tl.constexpr, COL_TILES: tl.constexpr,
     BLOCK_ROWS: tl.constexpr, BLOCK_COLS: tl.constexpr, ACC: tl.constexpr,
 ):  # fmt: skip
     """One program owns one tile of one output of a sample."""
     ROWS: tl.constexpr = POSITIONS if CHANNELS_LAST else CHANNELS
     COLS: tl.constexpr = CHANNELS if CHANNELS_LAST else POSITIONS
-    sample, j, _, row, col = _block_of(
-        tl.program_id(0), OUTPUTS, CHANNELS, POSITIONS, CHANNELS_LAST, BLOCK_ROWS, BLOCK_COLS
+    sample, j, _, row, col = _tile_of(
+        tl.program_id(0), OUTPUTS, TILES, COL_TILES, BLOCK_ROWS, BLOCK_COLS
     )
-    row, col = row + tl.arange(0, BLOCK_ROWS)[:, None], col + tl.arange(0, BLOCK_COLS)[None, :]
     c = col if CHANNELS_LAST else row
     inside = (row < ROWS) & (col < COLS)
     # Output j begins j C' channels further on in U.
@@ -158,6 +157,7 @@ def _combine_backward_kernel(
     RELU: tl.constexpr, READS: tl.constexpr, PRESENT: tl.constexpr, WANTED: tl.constexpr,
     INPUTS: tl.constexpr, OUTPUTS: tl.constexpr,
     CHANNELS: tl.constexpr, POSITIONS: tl.constexpr, CHANNELS_LAST: tl.constexpr,
+    TILES: tl.constexpr, COL_TILES: tl.constexpr,
     BLOCK_ROWS: tl.constexpr, BLOCK_COLS: tl.constexpr, ACC: tl.constexpr,
 ):  # fmt: skip
     """dU_ij = g_ij scale_j D_j for D_j = dY_j where the activation passes; its sums over a tile.
@@ -168,15 +168,12 @@ def _combine_backward_kernel(
     """
     ROWS: tl.constexpr = POSITIONS if CHANNELS_LAST else CHANNELS
     COLS: tl.constexpr = CHANNELS if CHANNELS_LAST else POSITIONS
-    COL_BLOCKS: tl.constexpr = tl.cdiv(COLS, BLOCK_COLS)
-    BLOCKS: tl.constexpr = tl.cdiv(ROWS, BLOCK_ROWS) * COL_BLOCKS
-    ALONG: tl.constexpr = tl.cdiv(ROWS, BLOCK_ROWS) if CHANNELS_LAST else COL_BLOCKS
+    ALONG: tl.constexpr = TILES // COL_TILES if CHANNELS_LAST else COL_TILES
     POSITION_AXIS: tl.constexpr = 0 if CHANNELS_LAST else 1
     ALL: tl.constexpr = PRESENT == (1 << OUTPUTS) - 1
-    sample, j, block, row, col = _block_of(
-        tl.program_id(0), OUTPUTS, CHANNELS, POSITIONS, CHANNELS_LAST, BLOCK_ROWS, BLOCK_COLS
+    sample, j, tile, row, col = _tile_of(
+        tl.program_id(0), OUTPUTS, TILES, COL_TILES, BLOCK_ROWS, BLOCK_COLS
     )
-    row, col = row + tl.arange(0, BLOCK_ROWS)[:, None], col + tl.arange(0, BLOCK_COLS)[None, :]
     c = col if CHANNELS_LAST else row
     inside = (row < ROWS) & (col < COLS)
     present = ((PRESENT >> j) & 1) != 0
@@ -190,7 +187,7 @@ def _combine_backward_kernel(
     d = tl.load(dy + at, mask=loaded, other=0.0).to(ACC)
     weights = _weights(gates, sample, j, batch_stride, input_stride, output_stride, INPUTS, ACC)
     # Of a channel: (sample, tile along the positions, output, channel).
-    along = block // COL_BLOCKS if CHANNELS_LAST else block % COL_BLOCKS
+    along = tile // COL_TILES if CHANNELS_LAST else tile % COL_TILES
     to_sums = ((sample * ALONG + along) * OUTPUTS + j) * CHANNELS + c
     if READS:
         terms = _terms(
@@ -215,15 +212,24 @@ def _combine_backward_kernel(
             tl.store(grad_us[i] + at + u_col, du, mask=inside)
         if grad_gates is not None:
             dot = _kept(tl.sum(d * terms[i]), present, ALL).to(grad_gates.dtype.element_ty)
-            path = (sample * BLOCKS + block) * INPUTS + i
+            path = (sample * TILES + tile) * INPUTS + i
             tl.store(grad_gates + path * OUTPUTS + j, dot)
 
 
-def _sizes(geometry: Geometry) -> dict[str, object]:
+def _constants(one: Geometry, gates: Tensor, u: Tensor, tile: Tile) -> dict[str, Any]:
+    rows, cols = tile.counts(one)
     return {
-        "CHANNELS": geometry.channels,
-        "POSITIONS": geometry.positions,
-        "CHANNELS_LAST": geometry.channels_last,
+        "INPUTS": gates.shape[1],
+        "OUTPUTS": gates.shape[2],
+        "CHANNELS": one.channels,
+        "POSITIONS": one.positions,
+        "CHANNELS_LAST": one.channels_last,
+        "TILES": rows * cols,
+        "COL_TILES": cols,
+        "BLOCK_ROWS": tile.rows,
+        "BLOCK_COLS": tile.cols,
+        "ACC": triton_dtype(u),
+        "num_warps": tile.num_warps,
     }
 
 
@@ -242,23 +248,17 @@ def combine(
     made = new_maps([u] * outputs, one.channels)
     ys = writing(made, one, u)
     tile = combine_tile(one, u.element_size())
-    blocks = -(-one.rows // tile.rows) * -(-one.cols // tile.cols)
-    if one.batch * blocks > 0:
+    programs = one.batch * outputs * math.prod(tile.counts(one))
+    if programs > 0:
         with on_device_of(u):
-            _combine_kernel[(one.batch * blocks * outputs,)](
+            _combine_kernel[(programs,)](
                 *reading(us, geometry, u),
                 *ys,
                 gates,
                 *contiguous(bias, scale, shift),
                 *gates.stride(),
                 RELU=relu,
-                INPUTS=len(us),
-                OUTPUTS=outputs,
-                **_sizes(one),
-                BLOCK_ROWS=tile.rows,
-                BLOCK_COLS=tile.cols,
-                ACC=triton_dtype(u),
-                num_warps=tile.num_warps,
+                **_constants(one, gates, u, tile),
             )
     return finished(made, ys)
 
@@ -307,13 +307,7 @@ def combine_backward(
             READS=relu or left.gates is not None or left.products is not None,
             PRESENT=sum(1 << j for j, grad in enumerate(grad_ys) if grad is not None),
             WANTED=sum(1 << i for i, w in enumerate(wanted[:inputs]) if w),
-            INPUTS=inputs,
-            OUTPUTS=outputs,
-            **_sizes(one),
-            BLOCK_ROWS=tile.rows,
-            BLOCK_COLS=tile.cols,
-            ACC=triton_dtype(u),
-            num_warps=tile.num_warps,
+            **_constants(one, gates, u, tile),
         )
     add_tiles(left, gates, scale, grads, one)
     return finished(made, grad_us), asked

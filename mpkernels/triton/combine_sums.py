@@ -113,8 +113,8 @@ def new_left(
 ) -> Left:
     """Allocates it, for the gradients that are wanted."""
     grad_gates, grad_bias, grad_scale, grad_shift = grads
-    row_blocks, col_blocks = -(-one.rows // tile.rows), -(-one.cols // tile.cols)
-    tiles, along = row_blocks * col_blocks, row_blocks if one.channels_last else col_blocks
+    rows, cols = tile.counts(one)
+    tiles, along = rows * cols, rows if one.channels_last else cols
     dtype = accumulate_dtype(u.dtype)
 
     def new(*shape: int) -> Tensor:

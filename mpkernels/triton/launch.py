@@ -203,6 +203,10 @@ class Tile(NamedTuple):
     cols: int
     num_warps: int
 
+    def counts(self, geometry: Geometry) -> tuple[int, int]:
+        """How many follow each other down the rows of a map and along its columns."""
+        return -(-geometry.rows // self.rows), -(-geometry.cols // self.cols)
+
 
 def tile_of(geometry: Geometry) -> Tile:
     """Tiles of up to 2,048 elements, as wide as a row allows."""
