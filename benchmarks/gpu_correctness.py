@@ -24,14 +24,15 @@ if importlib.util.find_spec("pytest") is None:
     )
 
 import closeness  # noqa: E402
-from closeness import ROUNDOFF, Bounded, GateBounds, gamma  # noqa: E402
+from closeness import ROUNDOFF, Bounded, CombineBounds, GateBounds, gamma  # noqa: E402
 from networks import NETWORKS  # noqa: E402
 
-OPERATORS = ("cross_connect", "gate", "mix", "mix by channel")
+OPERATORS = ("cross_connect", "gate", "mix", "mix by channel", "combine")
 DTYPES = {
     "fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16, "fp64": torch.float64
 }  # fmt: skip
 PARAMETERS = ("w1", "b1", "w2", "b2")
+COMBINED = ("bias", "scale", "shift")
 Expected = dict[str, tuple[Tensor, Tensor]]
 
 
@@ -90,7 +91,9 @@ class Problem(NamedTuple):
     """Inputs of all operators and gradients of their outputs."""
 
     xs: list[Tensor]
+    us: list[Tensor]
     parameters: list[Tensor]
+    combined: list[Tensor]
     gates: Tensor
     channel_gates: Tensor
     grad_ys: list[Tensor]
@@ -104,8 +107,8 @@ class Problem(NamedTuple):
 
         grad_gates = None if self.grad_gates is None else cut(self.grad_gates)
         return Problem(
-            [cut(x) for x in self.xs], self.parameters, cut(self.gates), cut(self.channel_gates),
-            [cut(y) for y in self.grad_ys], grad_gates,
+            [cut(x) for x in self.xs], [cut(u) for u in self.us], self.parameters, self.combined,
+            cut(self.gates), cut(self.channel_gates), [cut(y) for y in self.grad_ys], grad_gates,
         )  # fmt: skip
 
 
@@ -116,8 +119,8 @@ def draw(case: Case, device: str, seed: int) -> Problem:
     dtype = DTYPES[case.dtype]
     wide = torch.float64 if dtype == torch.float64 else torch.float32
 
-    def map_() -> Tensor:
-        x = torch.randn(batch, c, *spatial, device=device).to(dtype)
+    def map_(channels: int = c) -> Tensor:
+        x = torch.randn(batch, channels, *spatial, device=device).to(dtype)
         last = case.layout == "channels_last"
         return x.contiguous(memory_format=torch.channels_last) if last else x
 
@@ -127,7 +130,9 @@ def draw(case: Case, device: str, seed: int) -> Problem:
     scales = (((m, k, c), 4 / c**0.5), ((m, k), 0.3), ((m, n, k), 2 / k**0.5), ((m, n), 0.3))
     return Problem(
         [map_().requires_grad_() for _ in range(m)],
+        [map_(n * c).requires_grad_() for _ in range(m)],
         [values(*shape, scale=scale).requires_grad_() for shape, scale in scales],
+        [values(*shape).requires_grad_() for shape in ((m, n * c), (n, c), (n, c))],
         values(batch, m, n).requires_grad_(),
         values(batch, m, n, c).requires_grad_(),
         [map_() for _ in range(n)],
@@ -146,6 +151,12 @@ def run(
         inputs = {**{f"x{i}": x for i, x in enumerate(xs)}, "gates": gates}
         outputs = {f"y{j}": y for j, y in enumerate(functional.mix(xs, gates))}
         grads = problem.grad_ys
+    elif operator == "combine":
+        us, (bias, scale, shift) = problem.us, problem.combined
+        inputs = {f"u{i}": u for i, u in enumerate(us)} | {"gates": problem.gates}
+        inputs |= dict(zip(COMBINED, problem.combined))
+        ys = functional.combine(us, problem.gates, bias, True, scale, shift)
+        outputs, grads = {f"y{j}": y for j, y in enumerate(ys)}, problem.grad_ys
     else:
         inputs = {f"x{i}": x for i, x in enumerate(xs)} | dict(zip(PARAMETERS, parameters))
         grad_gates = [] if problem.grad_gates is None else [problem.grad_gates]
@@ -234,14 +245,27 @@ def _mixed(operator: str, problem: Problem, a: float) -> Iterator[tuple[str, Ten
     yield "grad_gates", value, error
 
 
+def _combined(operator: str, problem: Problem, a: float) -> Iterator[tuple[str, Tensor, Tensor]]:
+    wide = [t.detach().double() for t in (*problem.us, problem.gates, *problem.combined)]
+    m = len(problem.us)
+    bounds = CombineBounds(wide[:m], wide[m:], True, a)
+    for j, (value, error) in enumerate(zip(bounds.y.value, bounds.y.error)):
+        yield f"y{j}", value, error
+    found = bounds.backward(torch.stack([y.double() for y in problem.grad_ys]))
+    for i, (value, error) in enumerate(zip(found["us"].value, found["us"].error)):
+        yield f"grad_u{i}", value, error
+    for name in ("gates", *COMBINED):
+        yield f"grad_{name}", found[name].value, found[name].error
+
+
 def expected(operator: str, problem: Problem) -> Expected:
     """What `run` must find: values in float64 and the bound of each element's error."""
     dtype = problem.xs[0].dtype
     wide = torch.float64 if dtype == torch.float64 else torch.float32
-    rule = _mixed if operator.startswith("mix") else _gated
+    rule = {"gate": _gated, "cross_connect": _gated, "combine": _combined}.get(operator, _mixed)
     made = {}
     for name, value, error in rule(operator, problem, ROUNDOFF[wide]):
-        to = dtype if name.startswith(("y", "grad_x")) else wide
+        to = dtype if name.startswith(("y", "grad_x", "grad_u")) else wide
         made[name] = (value, closeness.rounded(value, error, to, wide))
     return made
 
@@ -273,7 +297,7 @@ def _halves_agree(operator: str, problem: Problem, found: dict[str, Tensor]) -> 
     batch = len(problem.xs[0])
     middle = batch // 2
     halves = [run(operator, problem.part(s)) for s in (slice(middle), slice(middle, batch))]
-    each = [name for name in found if name not in {f"grad_{p}" for p in PARAMETERS}]
+    each = [name for name in found if name not in {f"grad_{p}" for p in (*PARAMETERS, *COMBINED)}]
     return all(torch.equal(found[n], torch.cat([half[n] for half in halves])) for n in each)
 
 

@@ -12,8 +12,10 @@ from collections.abc import Iterator
 import torch
 
 import mpkernels as mpk
-from mpkernels.functional import gate, mix
+from mpkernels.functional import combine, gate, mix
 from mpkernels.ops.layout import geometry_of
+from mpkernels.triton import combine as combined
+from mpkernels.triton import combine_sums as combined_sums
 from mpkernels.triton import cross_connect as routed
 from mpkernels.triton import gate as gated
 from mpkernels.triton import mix as mixed
@@ -22,7 +24,7 @@ from mpkernels.triton.launch import PARAMETER_SAMPLES, Walk, chunks_of
 
 KERNELS = {
     (module, name)
-    for module in (routed, gated, mixed, summed)
+    for module in (combined, combined_sums, routed, gated, mixed, summed)
     for name in vars(module)
     if name.endswith("_kernel")
 }
@@ -54,7 +56,7 @@ def launched() -> Iterator[set[str]]:
 
 
 def step(device: str, *shape: int, method: str | None = None) -> None:
-    """Forward and backward of a router, by this method; with "streamed" of gate and mix too."""
+    """Forward and backward of a router, by this method; with "streamed" of all operators."""
     last = method == "streamed"
     xs = [torch.randn(shape, device=device) for _ in range(2)]
     if last:
@@ -73,6 +75,13 @@ def step(device: str, *shape: int, method: str | None = None) -> None:
         by_channel = gates.unsqueeze(-1) * torch.randn(shape[1], device=device)
         for weights in (gates, by_channel):
             sum(y.sum() for y in mix(xs, weights)).backward(retain_graph=True)  # type: ignore[union-attr]
+        one = shape[1] // 3
+        bias, scale, shift = (
+            torch.randn(s, device=device) for s in ((2, 3 * one), *[(3, one)] * 2)
+        )
+        leaves = [p.requires_grad_() for p in (bias, scale, shift)]
+        ys = combine([x[:, : 3 * one] for x in xs], gates, leaves[0], True, *leaves[1:])
+        torch.autograd.backward(ys, [torch.ones_like(y) for y in ys])
 
 
 def run(device: str) -> None:

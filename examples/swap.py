@@ -20,12 +20,14 @@ class TwoPaths(nn.Module):
         self.split = eager.CrossConnect(3, inputs=1, outputs=2)
         self.convolutions = nn.ModuleList(nn.Conv2d(3, 32, 3, padding=1) for _ in range(2))
         self.exchange = eager.CrossConnect(32, inputs=2, outputs=2)
+        self.predict = eager.CrossPredictConv2d(32, 32, 3, inputs=2, outputs=2, padding=1)
         self.classifiers = nn.ModuleList(nn.Linear(32, 10) for _ in range(2))
 
     def forward(self, images: Tensor) -> Tensor:
         """Images [B, 3, H, W] -> logits [B, 10], the mean of both paths."""
         maps = self.split(images)
         maps = self.exchange([conv(x).relu() for conv, x in zip(self.convolutions, maps)])
+        maps = self.predict(maps)
         logits = [layer(x.mean((2, 3))) for layer, x in zip(self.classifiers, maps)]
         return torch.stack(logits).mean(0)
 

@@ -21,11 +21,12 @@ register_config(
     "basecnn_3", replace(BASECNN, paths=3), "Three BaseCNNs on one input, their logits averaged."
 )
 for _paths in (2, 3, 4):
-    register_config(
-        f"basecnn_{_paths}_cc",
-        replace(BASECNN, paths=_paths, kind="cc"),
-        f"BaseCNN with {_paths} cross-connected paths.",
-    )
+    for _kind, _word in (("cc", "cross-connected"), ("cp", "cross-predicted")):
+        register_config(
+            f"basecnn_{_paths}_{_kind}",
+            replace(BASECNN, paths=_paths, kind=_kind),
+            f"BaseCNN with {_paths} {_word} paths.",
+        )
 register_config(
     "cr_stitch_2",
     replace(BASECNN, paths=2, kind="stitch"),

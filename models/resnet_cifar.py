@@ -133,12 +133,12 @@ def _predicted(config: ResNetConfig) -> Routed:
 for _layers in (20, 32, 44, 56, 110):
     _config = ResNetConfig(depth=(_layers - 2) // 6)
     register_config(f"resnet{_layers}", _config, f"ResNet{_layers} for CIFAR.")
-    if _layers in (20, 32):
-        for _paths in (2, 3, 4):
+    for _kind, _word in (("cc", "cross-connected"), ("cp", "cross-predicted")):
+        for _paths in (2, 3, 4) if _layers == 20 or (_layers, _kind) == (32, "cc") else ():
             register_config(
-                f"resnet{_layers}_{_paths}_cc",
-                replace(_config, paths=_paths, kind="cc"),
-                f"ResNet{_layers} for CIFAR with {_paths} cross-connected paths.",
+                f"resnet{_layers}_{_paths}_{_kind}",
+                replace(_config, paths=_paths, kind=_kind),
+                f"ResNet{_layers} for CIFAR with {_paths} {_word} paths.",
             )
 register_config(
     "resnet164", ResNetConfig(depth=18, block="bottleneck"), "ResNet164 for CIFAR, of bottlenecks."

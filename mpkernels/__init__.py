@@ -3,13 +3,15 @@
 from mpkernels import eager, functional
 from mpkernels.explain import explain
 from mpkernels.fuse import fuse, unfuse
-from mpkernels.modules import CrossConnect, CrossStitch
+from mpkernels.modules import CrossConnect, CrossPredictConv2d, CrossPredictLinear, CrossStitch
 from mpkernels.ops.backend import use_backend
 from mpkernels.tune import tune
 from mpkernels.version import __version__
 
 __all__ = [
     "CrossConnect",
+    "CrossPredictConv2d",
+    "CrossPredictLinear",
     "CrossStitch",
     "__version__",
     "eager",

@@ -184,7 +184,7 @@ def _problem(
         sizes = router.outputs, router.hidden
         return _Problem("cross_connect", device, maps, *sizes, dtype.itemsize)
     assert isinstance(router, eager.CrossStitch)
-    check_mix("explain", maps, router.alpha.to("meta").expand(len(maps[0]), -1, -1))
+    check_mix("explain", maps, router.gates(len(maps[0])).to("meta"))
     return _Problem("mix", device, maps, router.paths, 0, dtype.itemsize)
 
 

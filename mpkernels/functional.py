@@ -10,29 +10,38 @@ from torch import Tensor
 from mpkernels.eager.functional import follow_autocast
 from mpkernels.ops.autograd import Operator
 from mpkernels.ops.backend import kernel_checks
-from mpkernels.ops.check import check_gate, check_mix, check_tensors
+from mpkernels.ops.check import check_combine, check_flag, check_gate, check_mix, check_tensors
+from mpkernels.ops.combine import combine as _combine
 from mpkernels.ops.cross_connect import cross_connect as _cross_connect
 from mpkernels.ops.gate import gate as _gate
 from mpkernels.ops.mix import mix as _mix
 
 
 def _call(
-    operator: Operator, check: Callable[..., None], xs: Tensor | Sequence[Tensor], *rest: Any
+    operator: Operator,
+    check: Callable[..., None],
+    xs: Tensor | Sequence[Tensor],
+    *rest: Any,
+    options: tuple[Any, ...] = (),
+    name: str = "xs",
 ) -> Any:
-    """The operator with checked arguments, whose errors are always those of `check`."""
+    """The operator with checked arguments, whose errors are always those of `check`.
+
+    `rest` are tensors or None, `options` anything else; `name` is how the function calls xs.
+    """
     paths = [xs] if isinstance(xs, Tensor) else list(xs)
     tensors = (*paths, *rest)
     if kernel_checks(tensors):
         try:
-            return operator.direct(paths, *rest)
+            return operator.direct(paths, *rest, *options)
         except RuntimeError:
-            check_tensors(operator.name, paths)
+            check_tensors(operator.name, paths, name)
             check(operator.name, paths, *rest)
             raise
-    check_tensors(operator.name, paths)
+    check_tensors(operator.name, paths, name)
     paths = follow_autocast(paths)
     check(operator.name, paths, *rest)
-    return operator.route((*paths, *rest))(paths, *rest)
+    return operator.route((*paths, *rest))(paths, *rest, *options)
 
 
 def cross_connect(
@@ -120,4 +129,49 @@ def mix(xs: Tensor | Sequence[Tensor], gates: Tensor) -> list[Tensor]:
         6.0
     """
     ys: list[Tensor] = _call(_mix, check_mix, xs, gates)
+    return ys
+
+
+def combine(
+    us: Tensor | Sequence[Tensor],
+    gates: Tensor,
+    bias: Tensor | None = None,
+    relu: bool = True,
+    scale: Tensor | None = None,
+    shift: Tensor | None = None,
+) -> list[Tensor]:
+    """Combines the predictions of m paths for n outputs (paper Eq. 4), in one operator.
+
+    Y_j = relu(scale_j sum_i g_ij (U_ij + b_ij) + shift_j)
+
+    A path predicts all n outputs at once, for instance by one convolution with n*C' channels
+    without bias: U_ij is the slice [:, j*C':(j+1)*C'] of us[i], read in place. `scale` and `shift`
+    are a BatchNorm of each output folded for inference. Under autocast the maps take autocast's
+    dtype. Every argument but `relu` is differentiable; the gradient of the ReLU at 0 is 0.
+
+    Args:
+        us: m predictions [B, n*C', *spatial] or [B, n*C'], NCHW or channels_last; one tensor is a
+            path.
+        gates: [B, m, n], any float dtype, as the parameters, and any strides, also 0 (expanded).
+        bias: [m, n*C'] or None.
+        relu: whether the last step is a ReLU.
+        scale: [n, C'] or None.
+        shift: [n, C'] or None.
+
+    Returns:
+        ys, n maps [B, C', *spatial] in the dtype and memory format of us[0].
+
+    Raises:
+        ValueError: a shape or device does not fit; the message names it.
+        TypeError: a dtype does not fit, or an argument is not a tensor.
+
+    Example:
+        >>> us = [torch.ones(2, 6, 4, 4), torch.ones(2, 6, 4, 4)]
+        >>> ys = combine(us, torch.full((2, 2, 3), 0.5), bias=torch.ones(2, 6))
+        >>> len(ys), tuple(ys[0].shape), ys[0].max().item()
+        (3, (2, 2, 4, 4), 2.0)
+    """
+    check_flag("combine", "relu", relu)
+    rest = (gates, bias, scale, shift)
+    ys: list[Tensor] = _call(_combine, check_combine, us, *rest, options=(relu,), name="us")
     return ys

@@ -12,6 +12,8 @@ Model = TypeVar("Model", bound=nn.Module)
 
 _FUSED: dict[type[nn.Module], type[nn.Module]] = {
     eager.CrossConnect: modules.CrossConnect,
+    eager.CrossPredictConv2d: modules.CrossPredictConv2d,
+    eager.CrossPredictLinear: modules.CrossPredictLinear,
     eager.CrossStitch: modules.CrossStitch,
 }
 _EAGER = {fused: plain for plain, fused in _FUSED.items()}

@@ -4,15 +4,19 @@ from __future__ import annotations
 
 from typing import Any
 
-from torch import Tensor
+import torch
+from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
 
 from mpkernels import eager, functional
+from mpkernels.eager.cross_predict import CrossPredict
+from mpkernels.eager.functional import accumulate_dtype
 
 
 class CrossConnect(eager.CrossConnect):
     __doc__ = eager.CrossConnect.__doc__
 
-    def _cross_connect(self, xs: list[Tensor]) -> tuple[list[Tensor], Tensor]:
+    def _route(self, xs: list[Tensor]) -> tuple[list[Tensor], Tensor]:
         # nn.Module's own lookup takes half a microsecond a name; a parameter that was replaced
         # (parametrized, pruned) is not in the dictionary.
         own: dict[str, Any] = self._parameters
@@ -28,3 +32,55 @@ class CrossStitch(eager.CrossStitch):
 
     def _mix(self, xs: list[Tensor], gates: Tensor) -> list[Tensor]:
         return functional.mix(xs, gates)
+
+
+def _fold(norms: nn.ModuleList) -> tuple[Tensor, Tensor] | None:
+    """scale, shift [n, C'] that equal the batch norms, or None where they depend on the batch.
+
+    None too where a norm is something else by now, has hooks to run, or differs from the others.
+    """
+    kinds = set()
+    for norm in norms:
+        if not isinstance(norm, _BatchNorm) or norm.training or norm.running_mean is None:
+            return None
+        if norm._forward_hooks or norm._forward_pre_hooks:
+            return None
+        kinds.add((norm.eps, norm.affine))
+    if len(kinds) > 1:
+        return None
+    ((eps, affine),) = kinds
+
+    def stacked(name: str) -> Tensor:
+        rows = torch.stack([getattr(norm, name) for norm in norms])
+        return rows.to(accumulate_dtype(rows.dtype))
+
+    scale = torch.rsqrt(stacked("running_var") + eps)
+    if not affine:
+        return scale, -stacked("running_mean") * scale
+    scale = scale * stacked("weight")
+    return scale, stacked("bias") - stacked("running_mean") * scale
+
+
+def _cross_predict(router: CrossPredict, xs: list[Tensor]) -> tuple[list[Tensor], Tensor]:
+    """The route of both cross-prediction routers."""
+    gates, us = router._gates_and_predictions(xs, functional.gate)
+    if not router.norms:
+        return functional.combine(us, gates, router.bias, router.relu), gates
+    if (folded := _fold(router.norms)) is not None:
+        return functional.combine(us, gates, router.bias, router.relu, *folded), gates
+    ys = functional.combine(us, gates, router.bias, relu=False)
+    return router._normalise(ys), gates
+
+
+class CrossPredictConv2d(eager.CrossPredictConv2d):
+    __doc__ = eager.CrossPredictConv2d.__doc__
+
+    def _route(self, xs: list[Tensor]) -> tuple[list[Tensor], Tensor]:
+        return _cross_predict(self, xs)
+
+
+class CrossPredictLinear(eager.CrossPredictLinear):
+    __doc__ = eager.CrossPredictLinear.__doc__
+
+    def _route(self, xs: list[Tensor]) -> tuple[list[Tensor], Tensor]:
+        return _cross_predict(self, xs)

@@ -3,7 +3,8 @@
 All maps, weights and incoming gradients are positive, so sums do not cancel: a sum of N products
 is off by at most N roundings of itself, in any order. Roundings add up along the formulas; the
 one difference, dA = g (d - <g, d>), is bounded through the sum of its magnitudes. A result that
-is rounded to the dtype of the maps adds half an ulp. Odd hidden units are clearly off.
+is rounded to the dtype of the maps adds half an ulp. Odd hidden units, and odd channels of what is
+combined, are clearly off.
 """
 
 from __future__ import annotations
@@ -23,10 +24,15 @@ from mpkernels.availability import DEVICES, why_no_gpu, why_not
 from mpkernels.ops import backend
 
 BACKENDS = ("eager", "native", "triton")
-OPERATORS = ("cross_connect", "gate", "mix")
+OPERATORS = ("cross_connect", "gate", "mix", "combine")
 _HALF_ULP = {torch.float32: 2.0**-24, torch.bfloat16: 2.0**-8}
 _ACCUMULATE = _HALF_ULP[torch.float32]
-_PARAMETERS = ("w1", "b1", "w2", "b2")
+_PARAMETERS = {
+    "cross_connect": ("w1", "b1", "w2", "b2"),
+    "gate": ("w1", "b1", "w2", "b2"),
+    "mix": ("gates",),
+    "combine": ("gates", "bias", "scale", "shift"),
+}
 
 
 class Problem(NamedTuple):
@@ -75,8 +81,15 @@ def _inputs(problem: Problem) -> dict[str, Tensor]:
     maps = (batch, problem.channels, *problem.spatial)
     b1 = positive(m, units)
     b1[:, 1::2] -= 16  # W1 mean(X) is at most 1.1 * 1.1 * 4
+    shift = positive(n, problem.channels)
+    shift[:, 1::2] -= 2 * m * 1.1**3 + 1.1  # what comes before it is at most m 1.1^2 (1.1 + 1.1)
+    predictions = (batch, n * problem.channels, *problem.spatial)
     return {
         **{f"x{i}": positive(*maps, dtype=problem.dtype) for i in range(m)},
+        **{f"u{i}": positive(*predictions, dtype=problem.dtype) for i in range(m)},
+        "bias": positive(m, n * problem.channels),
+        "scale": positive(n, problem.channels),
+        "shift": shift.float().double(),
         "w1": (positive(m, units, problem.channels) * 4 / problem.channels).float().double(),
         "b1": b1.float().double(),
         "w2": (positive(m, n, units) / units).float().double(),
@@ -91,17 +104,18 @@ def _results(
     operator: str, problem: Problem, inputs: dict[str, Tensor], functions: object
 ) -> dict[str, Tensor]:
     """Outputs and gradients of one operator, by the functions of `functions`."""
-    names = [f"x{i}" for i in range(problem.inputs)]
-    names += ["gates"] if operator == "mix" else _PARAMETERS
+    paths = [f"{'u' if operator == 'combine' else 'x'}{i}" for i in range(problem.inputs)]
+    names = [*paths, *_PARAMETERS[operator]]
     leaves = {name: inputs[name].detach().requires_grad_() for name in names}
-    xs = [leaves[f"x{i}"] for i in range(problem.inputs)]
-    others = [leaf for name, leaf in leaves.items() if not name.startswith("x")]
-    found = getattr(functions, operator)(xs, *others)
-    outputs = {}
+    xs, rest = [leaves[name] for name in paths], [leaves[k] for k in _PARAMETERS[operator]]
+    outputs: dict[str, Tensor] = {}
+    if operator == "combine":
+        rest.insert(2, True)  # type: ignore[arg-type]
+    found = getattr(functions, operator)(xs, *rest)
     if operator != "gate":
-        ys = found if operator == "mix" else found[0]
+        ys = found[0] if operator == "cross_connect" else found
         outputs.update({f"y{j}": y for j, y in enumerate(ys)})
-    if operator != "mix":
+    if operator in ("cross_connect", "gate"):
         outputs["gates"] = found if operator == "gate" else found[1]
     torch.autograd.backward(list(outputs.values()), [inputs[f"grad_{k}"] for k in outputs])
     grads = {f"grad_{name}": leaf.grad for name, leaf in leaves.items() if leaf.grad is not None}
@@ -119,6 +133,15 @@ def _bounds(operator: str, problem: Problem, inputs: dict[str, Tensor]) -> dict[
             name: Bounded(value, value, of[name.rstrip("0123456789")])
             for name, value in exact.items()
         }
+    if operator == "combine":
+        of_sums = s + batch + 2 * m + 8  # over positions and samples, of terms with a sum of paths
+        bounds = {name: Bounded(value, value, of_sums) for name, value in exact.items()}
+        bounds["grad_gates"] = Bounded(exact["grad_gates"], exact["grad_gates"], c * s + 8)
+        for j in range(n):  # a negative shift takes more away than is left
+            y = exact[f"y{j}"]
+            size = y + 2 * inputs["shift"][j].abs()[(...,) + (None,) * len(problem.spatial)]
+            bounds[f"y{j}"] = Bounded(y, size * (y > 0), 2 * m + 5)
+        return bounds
     w1, w2 = inputs["w1"], inputs["w2"]
     xs = torch.stack([inputs[f"x{i}"] for i in range(m)], 1).reshape(batch, m, c, s)
     z = xs.mean(3)
@@ -172,7 +195,7 @@ def _narrow(problem: Problem, inputs: dict[str, Tensor], device: str) -> dict[st
     """The same values in the dtypes and layout of the problem, on the device."""
     narrow = {}
     for name, value in inputs.items():
-        is_map = name.startswith(("x", "grad_y"))
+        is_map = name.startswith(("x", "u", "grad_y"))
         narrow[name] = value.to(device, problem.dtype if is_map else torch.float32)
         if is_map and problem.channels_last:
             narrow[name] = narrow[name].contiguous(memory_format=torch.channels_last)

@@ -15,7 +15,7 @@ from typing import NamedTuple
 import torch
 import triton
 from aot import TARGETS, compile_for
-from networks import NETWORKS, Router
+from networks import NETWORKS, Router, shape
 from recorder import Launched, launches_of
 
 TABLE = Path(__file__).with_suffix(".json")
@@ -44,12 +44,6 @@ def routers() -> list[Router]:
     """The paper's routers, each once."""
     found = {(r.channels, r.spatial, r.inputs, r.outputs): r for n in NETWORKS.values() for r in n}
     return list(found.values())
-
-
-def shape(router: Router) -> str:
-    """A router in a few characters."""
-    sizes = "x".join(map(str, (router.channels, *router.spatial)))
-    return f"[{sizes}] {router.inputs}->{router.outputs}"
 
 
 def rows(router: Router, dtype: str, layout: str, targets: list[str]) -> Iterator[Row]:

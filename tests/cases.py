@@ -84,6 +84,7 @@ _GRADIENTS = [
     "expanded", "expanded_channels", "transposed", "sliced", "channels_last", "first_unused",
     "gates_only",
 ]  # fmt: skip
+_PARAMETERS = ("w1", "b1", "w2", "b2", "gates", "bias", "scale", "shift")
 _SUMMED = ("expanded", "expanded_space", "expanded_width")  # gradients of sums over these
 
 CASES = [
@@ -112,9 +113,9 @@ CASES = [
     Case("f64_parameters", "wider than the accumulate dtype", parameter_dtype=F64),
     Case("x0_frozen", "only one input wants a gradient", frozen=("x0",)),
     Case("xs_frozen", "only parameters want gradients", frozen=("x0", "x1")),
-    Case("parameters_frozen", "only maps want gradients", frozen=("w1", "b1", "w2", "b2", "gates")),
-    Case("w1_frozen", "some parameters want gradients", frozen=("w1", "b2")),
-    Case("w2_frozen", "the others", frozen=("b1", "w2", "x1")),
+    Case("parameters_frozen", "only maps want gradients", frozen=_PARAMETERS),
+    Case("w1_frozen", "some parameters want gradients", frozen=("w1", "b2", "bias", "scale")),
+    Case("w2_frozen", "the others", frozen=("b1", "w2", "x1", "gates", "shift")),
 ]  # fmt: skip
 
 
@@ -188,6 +189,26 @@ def make_gates(case: Case, by_channel: bool = False) -> Tensor:
     shape = (case.batch, case.inputs, case.outputs) + ((case.channels,) if by_channel else ())
     dtype = case.parameter_dtype or (F64 if case.dtype == F64 else F32)
     return _randn(shape).to(dtype).requires_grad_("gates" not in case.frozen)
+
+
+def make_predictions(case: Case) -> list[Tensor]:
+    """The m maps of n*C channels that combine takes."""
+    return make_paths(replace(case, channels=case.outputs * case.channels))
+
+
+def make_combine_parameters(case: Case, folded: bool = True) -> dict[str, Tensor | None]:
+    """gates, bias, and with `folded` scale and shift, of either sign."""
+    m, n, c = case.inputs, case.outputs, case.channels
+    dtype = case.parameter_dtype or (F64 if case.dtype == F64 else F32)
+    shapes = {"bias": (m, n * c), "scale": (n, c), "shift": (n, c)}
+    absent = set() if folded else {"scale", "shift"}
+    if not case.bias:
+        absent |= {"bias"}
+    made: dict[str, Tensor | None] = {"gates": make_gates(case)}
+    for name, shape in shapes.items():
+        value = None if name in absent else _randn(shape).to(dtype)
+        made[name] = None if value is None else value.requires_grad_(name not in case.frozen)
+    return made
 
 
 def make_grad_ys(case: Case, ys: list[Tensor]) -> list[Tensor | None]:

@@ -167,3 +167,85 @@ def mixed_error(g: Bounded, maps: Tensor, a: float, transposed: bool = False) ->
         value, error = value.transpose(0, 1), error.transpose(0, 1)
     terms = gamma(maps.shape[0] + 2, a)
     return [_sum_paths(value[:, j], error[:, j], maps, terms) for j in range(value.shape[1])]
+
+
+def _of_channels(values: Tensor, dims: int) -> Tensor:
+    """[..., n, C] as [..., n, 1, C, 1, ...] beside maps [n, B, C, *spatial] of so many axes."""
+    return values.unsqueeze(-2)[(...,) + (None,) * (dims - 2)]
+
+
+class CombineBounds:
+    """Bounds of all that combine computes, from float64 values.
+
+    Args:
+        us: m predictions [B, n*C, *spatial].
+        parameters: gates [B, m, n], bias [m, n*C], scale [n, C], shift [n, C]; None if absent.
+        relu: whether the last step is a ReLU.
+        a: unit roundoff of the accumulate dtype.
+    """
+
+    def __init__(
+        self, us: list[Tensor], parameters: list[Tensor | None], relu: bool, a: float
+    ) -> None:
+        gates, bias, scale, shift = parameters
+        assert gates is not None
+        n, dims = gates.shape[2], us[0].dim()
+        self.a, self.dims = a, dims
+        split = torch.stack([torch.stack(u.tensor_split(n, 1)) for u in us])  # [m, n, B, C, ...]
+        self.g = over_maps(gates, dims)
+        one = torch.ones(()).double()
+        b = 0 * one if bias is None else _of_channels(bias.unflatten(1, (n, -1)), dims)
+        self.scale = one if scale is None else _of_channels(scale, dims)
+        offset = 0 * one if shift is None else _of_channels(shift, dims)
+        self.predictions, self.sizes = split + b, split.abs() + b.abs()
+        # Kernels may add biases before or after the sum over paths, and scale the gates first.
+        terms = gamma(2 * len(us) + 4, a)
+        sum_size = (self.g * self.sizes).abs().sum(0)
+        self.t = Bounded((self.g * self.predictions).sum(0), terms * sum_size)
+        y = self.scale * self.t.value + offset
+        error = terms * (self.scale.abs() * sum_size + offset.abs())
+        self.y = Bounded(y.relu() if relu else y, error)
+        # Within its error of 0 an output may be on or off: its gradient is then uncertain.
+        self.on = (y > 0).double() if relu else torch.ones_like(y)
+        self.uncertain = (y.abs() <= error).double() if relu else torch.zeros_like(y)
+
+    def backward(self, grad_ys: Tensor) -> dict[str, Bounded]:
+        """Bounds of the gradients of `us` [m, ...] and of the parameters for dY [n, B, C, ...]."""
+        a, dims = self.a, self.dims
+        d = Bounded(self.on * grad_ys, self.uncertain * grad_ys.abs())
+        scaled = Bounded(self.scale * d.value, self.scale.abs() * d.error)
+        places = tuple(range(3, dims + 1))  # of positions, behind [n, B, C]
+
+        def sums(value: Tensor, error: Tensor, size: Tensor, of: tuple[int, ...]) -> Bounded:
+            terms = gamma(math.prod(value.shape[axis] for axis in of) + 2 * len(self.g) + 8, a)
+            if not of:
+                return Bounded(value, error + terms * size)
+            return Bounded(value.sum(of), error.sum(of) + terms * size.sum(of))
+
+        def flat(t: Tensor) -> Tensor:  # [m, n, ...] with the outputs beside the channels
+            return torch.cat(list(t.unbind(1)), 2 if t.dim() > 3 else 1)
+
+        u = Bounded(self.g * scaled.value, self.g.abs() * scaled.error)
+        u.error = u.error + gamma(4, a) * u.value.abs()
+        most = d.value.abs() + d.error
+        of_gates = sums(
+            scaled.value * self.predictions,
+            scaled.error * self.sizes,
+            (self.scale * most).abs() * self.sizes,
+            tuple(x + 1 for x in (2, *places)),
+        )
+        along = (1, *places)
+        of_bias = sums(u.value, u.error, u.value.abs(), tuple(x + 1 for x in along))
+        t_size = self.t.value.abs() + self.t.error
+        return {
+            "us": Bounded(flat(u.value), flat(u.error)),
+            "gates": Bounded(of_gates.value.permute(2, 0, 1), of_gates.error.permute(2, 0, 1)),
+            "bias": Bounded(flat(of_bias.value), flat(of_bias.error)),
+            "scale": sums(
+                d.value * self.t.value,
+                d.error * t_size + d.value.abs() * self.t.error,
+                most * t_size,
+                along,
+            ),
+            "shift": sums(d.value, d.error, d.value.abs(), along),
+        }

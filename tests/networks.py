@@ -15,6 +15,12 @@ class Router(NamedTuple):
     outputs: int
 
 
+def shape(router: Router) -> str:
+    """A router in a few characters."""
+    sizes = "x".join(map(str, (router.channels, *router.spatial)))
+    return f"[{sizes}] {router.inputs}->{router.outputs}"
+
+
 def _square(name: str, paths: int, first: tuple[int, int], *rest: tuple[int, int]) -> list[Router]:
     """A one-to-many router, then one router of equal counts for each size (channels, width)."""
     found = [Router(f"{name} {first[0]}x{first[1]}", first[0], (first[1],) * 2, 1, paths)]
@@ -45,3 +51,9 @@ def _networks() -> dict[str, list[Router]]:
 
 
 NETWORKS = _networks()
+
+# Cross-prediction routers: maps of one output, as their convolutions leave them.
+PREDICTED = {
+    f"basecnn_{n}_cp": _square("basecnn", n, (32, 32), (64, 16), (128, 8), (32, 0))
+    for n in (2, 3, 4)
+}

@@ -8,7 +8,7 @@ from typing import NamedTuple
 import torch
 from networks import Router
 
-from mpkernels.triton import cross_connect, gate, mix, parameters
+from mpkernels.triton import combine, combine_sums, cross_connect, gate, mix, parameters
 
 
 class Launched(NamedTuple):
@@ -37,7 +37,7 @@ def recorded_launches():
     launches: list[Launched] = []
     kernels = [
         (module, name, getattr(module, name))
-        for module in (cross_connect, gate, mix, parameters)
+        for module in (combine, combine_sums, cross_connect, gate, mix, parameters)
         for name in vars(module)
         if name.endswith("_kernel")
     ]
@@ -55,6 +55,25 @@ def empty_paths(router: Router, batch: int, dtype, channels_last=False) -> list[
     shape = (batch, router.channels, *router.spatial)
     format = torch.channels_last if channels_last and router.spatial else torch.contiguous_format
     return [torch.empty(shape, dtype=dtype, memory_format=format) for _ in range(router.inputs)]
+
+
+def empty_predictions(router: Router, batch: int, dtype, channels_last=False):
+    """The m maps and the parameters that combine would take, and the gradients of its n outputs."""
+    m, n, c = router.inputs, router.outputs, router.channels
+    us = empty_paths(router._replace(channels=n * c), batch, dtype, channels_last)
+    grads = empty_paths(router._replace(inputs=n), batch, dtype, channels_last)
+    return us, [torch.empty(*s) for s in ((batch, m, n), (m, n * c), (n, c), (n, c))], grads
+
+
+def combine_launches_of(router: Router, dtype, batch=128, channels_last=False, frozen=False):
+    """Launches of combine, forward and backward; frozen: no parameter wants a gradient."""
+    us, parameters, grads = empty_predictions(router, batch, dtype, channels_last)
+    with recorded_launches() as forward:
+        combine.combine(us, *parameters, True)
+    wanted = [True] * (len(us) + 1) + [not frozen] * 3
+    with recorded_launches() as backward:
+        combine.combine_backward(grads, us, *parameters, True, wanted)
+    return forward, backward
 
 
 def launches_of(router: Router, dtype, batch=128, channels_last=False, frozen=False):

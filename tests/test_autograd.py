@@ -1,8 +1,15 @@
 """Gradients as PyTorch's machinery asks for them: higher orders, torch.func, subsets, reuse."""
 
+import calls
 import pytest
 import torch
-from cases import Case, make_gates, make_parameters, make_paths
+from cases import (
+    Case,
+    make_combine_parameters,
+    make_parameters,
+    make_paths,
+    make_predictions,
+)
 from conftest import INTERPRETED
 from torch.autograd import gradcheck, gradgradcheck
 from torch.utils.checkpoint import checkpoint
@@ -20,52 +27,44 @@ if INTERPRETED:  # each of hundreds of evaluations takes the interpreter a tenth
     pytest.skip("finite differences are too slow in the interpreter", allow_module_level=True)
 
 
-def problem(case):
-    xs, parameters = make_paths(case), make_parameters(case)
+def problem(name, case, functions=functional):
+    """The operator as a function of all its tensors, and these."""
+    paths, rest = calls.arguments(name, case)
+
+    def function(*flat):
+        values = iter(flat[len(paths) :])
+        others = [None if t is None else next(values) for t in rest]
+        return tuple(calls.call(name, functions, list(flat[: len(paths)]), others))
+
+    return function, (*paths, *(t for t in rest if t is not None))
+
+
+@pytest.mark.parametrize("name", calls.NAMES)
+@pytest.mark.parametrize("case", SMALL, ids=str)
+def test_finite_differences(case, name, backend):
+    function, flat = problem(name, case)
+    assert gradcheck(function, flat)
+    assert gradgradcheck(function, flat)
+
+
+@pytest.mark.parametrize("folded", [False, True])
+def test_finite_differences_of_combine_without_relu(folded, backend):
+    us, parameters = make_predictions(SMALL[0]), make_combine_parameters(SMALL[0], folded)
     present = [p for p in parameters.values() if p is not None]
 
-    def unpack(flat):
-        values = iter(flat[len(xs) :])
-        return list(flat[: len(xs)]), [
-            None if p is None else next(values) for p in parameters.values()
-        ]
+    def combine(*flat):
+        gates, bias, *rest = flat[len(us) :]
+        scale, shift = rest or (None, None)
+        return tuple(functional.combine(list(flat[: len(us)]), gates, bias, False, scale, shift))
 
-    def cross_connect(*flat):
-        maps, gate = unpack(flat)
-        ys, gates = functional.cross_connect(maps, *gate)
-        return (*ys, gates)
-
-    def gate(*flat):
-        maps, parameters = unpack(flat)
-        return functional.gate(maps, *parameters)
-
-    return cross_connect, gate, (*xs, *present)
+    assert gradcheck(combine, (*us, *present))
+    assert gradgradcheck(combine, (*us, *present))
 
 
-@pytest.mark.parametrize("case", SMALL, ids=str)
-def test_finite_differences(case, backend):
-    cross_connect, gate, flat = problem(case)
-    assert gradcheck(cross_connect, flat)
-    assert gradcheck(gate, flat)
-    assert gradgradcheck(cross_connect, flat)
-    assert gradgradcheck(gate, flat)
-
-
-@pytest.mark.parametrize("by_channel", [False, True])
-@pytest.mark.parametrize("case", SMALL, ids=str)
-def test_finite_differences_of_mix(case, by_channel, backend):
-    xs, gates = make_paths(case), make_gates(case, by_channel)
-
-    def mix(*flat):
-        return tuple(functional.mix(list(flat[:-1]), flat[-1]))
-
-    assert gradcheck(mix, (*xs, gates))
-    assert gradgradcheck(mix, (*xs, gates))
-
-
-def test_third_order(backend):
-    cross_connect, _, flat = problem(SMALL[0])
-    _, reference, _ = problem(SMALL[0])
+@pytest.mark.parametrize("name", calls.NAMES)
+def test_third_order(name, backend):
+    function, flat = problem(name, SMALL[0])
+    definition, _ = problem(name, SMALL[0], eager)
 
     def third(function):
         value = sum(y.pow(2).sum() for y in function(*flat))
@@ -74,29 +73,21 @@ def test_third_order(backend):
             value = sum(g.pow(2).sum() for g in grads if g is not None)
         return value
 
-    def definition(*flat):
-        ys, gates = eager.cross_connect(list(flat[:2]), *flat[2:])
-        return (*ys, gates)
-
-    found, wanted = third(cross_connect), third(definition)
+    found, wanted = third(function), third(definition)
     assert (found - wanted).abs() <= 2**-53 * 1e6 * wanted.abs()
 
 
-def test_one_tensor_as_two_paths(backend):
-    x = torch.randn(2, 3, 4, 4, dtype=torch.float64, requires_grad=True)
-    router = mpk.CrossConnect(3, 2, 2).double()
+@pytest.mark.parametrize("name", calls.NAMES)
+def test_one_tensor_as_two_paths(name, backend):
+    (x, _), rest = calls.arguments(name, SMALL[0])
 
-    def total(function):
-        ys, gates = function([x, x], router.w1, router.b1, router.w2, router.b2)
-        return ys[0].pow(2).sum() + gates.pow(3).sum()
-
-    def first_and_second(value):
+    def first_and_second(functions):
+        outputs = calls.call(name, functions, [x, x], rest)
+        value = sum(y.pow(k + 2).sum() for k, y in enumerate(outputs))
         (first,) = torch.autograd.grad(value, x, create_graph=True)
         return first, *torch.autograd.grad(first.pow(2).sum(), x)
 
-    found = first_and_second(total(functional.cross_connect))
-    wanted = first_and_second(total(eager.cross_connect))
-    for f, w in zip(found, wanted):
+    for f, w in zip(first_and_second(functional), first_and_second(eager)):
         assert (f - w).abs().max() <= 2**-53 * 1e6 * w.abs().max()
 
 
@@ -119,6 +110,23 @@ def test_torch_func(backend):
             assert (f - w).abs().max() <= 2**-53 * 1e6 * w.abs().max(), name
     for f in (found[1], pulled[1]):
         assert (f - wanted[1]).abs().max() <= 2**-53 * 1e6 * wanted[1].abs().max()
+
+
+@pytest.mark.parametrize("name", calls.NAMES)
+def test_torch_func_of_every_operator(name, backend):
+    function, flat = problem(name, SMALL[0])
+    definition, _ = problem(name, SMALL[0], eager)
+    flat, every = [t.detach() for t in flat], tuple(range(len(flat)))
+
+    def loss(function):
+        return lambda *flat: sum(y.pow(2).sum() for y in function(*flat))
+
+    found = torch.func.grad(loss(function), argnums=every)(*flat)
+    _, pull_back = torch.func.vjp(loss(function), *flat)
+    wanted = torch.func.grad(loss(definition), argnums=every)(*flat)
+    for f, p, w in zip(found, pull_back(torch.ones((), dtype=torch.float64)), wanted):
+        assert (f - w).abs().max() <= 2**-53 * 1e6 * w.abs().max()
+        assert torch.equal(f, p)
 
 
 def test_activation_checkpointing(backend):
@@ -147,23 +155,34 @@ def test_only_the_wanted_gradients_are_computed(backend):
             assert [g.shape for g in grad_parameters] == shapes
         grad_xs, grad_gates = torch.ops.mpkernels.mix_backward(ys, xs, gates, [False, False, True])
         assert len(grad_xs) == 0 and grad_gates[0].shape == gates.shape
+    us, flat = make_predictions(case), list(make_combine_parameters(case).values())
+    with torch.no_grad():
+        for wanted in ([True, False, False, True, True, False], [False] * 4 + [False, True]):
+            grad_us, grad_parameters = torch.ops.mpkernels.combine_backward(
+                ys, us, *flat, True, wanted
+            )
+            assert [g.shape for g in grad_us] == [u.shape for u, w in zip(us, wanted) if w]
+            shapes = [p.shape for p, w in zip(flat, wanted[2:]) if w]
+            assert [g.shape for g in grad_parameters] == shapes
 
 
-def test_nothing_is_saved_that_the_design_does_not_name(backend):
-    xs = [torch.randn(2, 8, 16, 16, requires_grad=True) for _ in range(2)]
-    router = mpk.CrossConnect(8, 2, 2)
+@pytest.mark.parametrize("name", calls.NAMES)
+def test_nothing_is_saved_that_the_design_does_not_name(name, backend):
+    paths, rest = calls.arguments(name, Case("", "", channels=8, spatial=(16, 16)))
     saved = []
     with torch.autograd.graph.saved_tensors_hooks(lambda t: saved.append(t) or t, lambda t: t):
-        router(xs)
-    maps = [t for t in saved if t.dim() == 4]
-    assert {t.data_ptr() for t in maps} == {x.data_ptr() for x in xs}
+        calls.call(name, functional, paths, rest)
+    maps = {t.data_ptr() for t in saved if t.numel() >= paths[0].numel()}
+    assert maps <= {x.data_ptr() for x in paths}
 
 
-def test_inputs_and_gradients_are_left_as_they_were(backend):
-    xs = [torch.randn(2, 3, 4, 4, requires_grad=True) for _ in range(2)]
-    before = [x.detach().clone() for x in xs]
-    ys = mpk.CrossConnect(3, 2, 2)(xs)
-    grads = [torch.randn_like(y) for y in ys]
+@pytest.mark.parametrize("name", calls.NAMES)
+def test_inputs_and_gradients_are_left_as_they_were(name, backend):
+    paths, rest = calls.arguments(name, Case("", "", channels=3))
+    inputs = [t for t in (*paths, *rest) if t is not None]
+    before = [t.detach().clone() for t in inputs]
+    outputs = calls.call(name, functional, paths, rest)
+    grads = [torch.randn_like(y) for y in outputs]
     copies = [g.clone() for g in grads]
-    torch.autograd.backward(ys, grads)
-    assert all(torch.equal(a, b) for a, b in zip([*xs, *grads], [*before, *copies]))
+    torch.autograd.backward(outputs, grads)
+    assert all(torch.equal(a, b) for a, b in zip([*inputs, *grads], [*before, *copies]))

@@ -2,7 +2,15 @@
 
 import pytest
 import torch
-from cases import CASES, make_gates, make_grad_ys, make_parameters, make_paths
+from cases import (
+    CASES,
+    make_combine_parameters,
+    make_gates,
+    make_grad_ys,
+    make_parameters,
+    make_paths,
+    make_predictions,
+)
 
 import mpkernels as mpk
 
@@ -47,8 +55,26 @@ def test_opcheck(case, backend):
         )
 
 
+@pytest.mark.filterwarnings(
+    "ignore:The .grad attribute of a Tensor that is not a leaf"
+)  # opcheck's
+@pytest.mark.parametrize("case", CHOSEN, ids=str)
+def test_opcheck_of_combine(case, backend):
+    torch.use_deterministic_algorithms(False)
+    us, op = make_predictions(case), torch.ops.mpkernels
+    folded = relu = case.bias  # each is left out once
+    parameters = list(make_combine_parameters(case, folded).values())
+    torch.library.opcheck(op.combine.default, (us, *parameters, relu))
+    with torch.no_grad():
+        grad_ys = make_grad_ys(case, op.combine(us, *parameters, relu))
+    arguments = (grad_ys, detached(us), *detached(parameters), relu)
+    there = [p is not None for p in parameters]
+    for wanted in ([True] * len(us) + there, [i > 0 for i in range(len(us))] + [False] * 4):
+        torch.library.opcheck(op.combine_backward.default, (*arguments, wanted))
+
+
 class Net(torch.nn.Module):
-    """Two routers between convolutions, gates in the output."""
+    """Routers between convolutions, gates in the output."""
 
     def __init__(self):
         super().__init__()
@@ -56,11 +82,16 @@ class Net(torch.nn.Module):
         self.convs = torch.nn.ModuleList(torch.nn.Conv2d(3, 4, 3) for _ in range(2))
         self.second = mpk.CrossConnect(4, 2, 2)
         self.stitch = mpk.CrossStitch(2)
+        self.predictions = torch.nn.ModuleList(torch.nn.Conv2d(4, 6, 3) for _ in range(2))
 
     def forward(self, x):
         xs = [conv(x).relu() for conv, x in zip(self.convs, self.first(x))]
         ys, gates = self.second(xs, return_gates=True)
-        return sum(self.stitch(ys)), gates
+        us = [conv(y) for conv, y in zip(self.predictions, self.stitch(ys))]
+        return sum(mpk.functional.combine(us, gates)), gates
+
+
+IN_NET = {"cross_connect": 2, "mix": 1, "combine": 1}
 
 
 @pytest.mark.parametrize("mode", ["aot_eager", "inductor"])
@@ -83,7 +114,7 @@ def test_compiles_to_one_graph_with_our_operators(mode, monkeypatch):
     for found, wanted in zip(run(compiled), run(net)):
         assert (found - wanted).abs().max() <= 2**-53 * 1e6 * wanted.abs().max()
     assert len(graphs) == 1
-    assert graphs[0].count("mpkernels.cross_connect") == 2 and graphs[0].count("mpkernels.mix") == 1
+    assert {name: graphs[0].count(f"mpkernels.{name}") for name in IN_NET} == IN_NET
 
 
 def test_exports_with_any_batch():
@@ -91,7 +122,7 @@ def test_exports_with_any_batch():
     batch = torch.export.Dim("batch", min=2, max=64)
     program = torch.export.export(net, (torch.randn(4, 3, 8, 8),), dynamic_shapes={"x": {0: batch}})
     code = program.graph_module.code
-    assert code.count("mpkernels.cross_connect") == 2 and code.count("mpkernels.mix") == 1
+    assert {name: code.count(f"mpkernels.{name}") for name in IN_NET} == IN_NET
     for size in (2, 7):
         x = torch.randn(size, 3, 8, 8)
         for found, wanted in zip(program.module()(x), net(x)):
@@ -107,3 +138,8 @@ def test_fake_kernels_on_cuda_without_a_gpu():
         ys, gates, pooled = torch.ops.mpkernels.cross_connect(xs, w1, None, w2, None)
         assert [y.device.type for y in ys] == ["cuda"] * 3 and ys[0].dtype == torch.bfloat16
         assert gates.shape == (8, 2, 3) and pooled.dtype == torch.float32
+        us = [torch.empty(8, 6, 5, 5, device="cuda", dtype=torch.bfloat16) for _ in range(2)]
+        ys = torch.ops.mpkernels.combine(us, gates, None, None, None, True)
+        assert [(y.shape, y.device.type, y.dtype) for y in ys] == [
+            ((8, 2, 5, 5), "cuda", torch.bfloat16)
+        ] * 3

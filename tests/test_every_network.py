@@ -56,7 +56,7 @@ def test_a_step_lowers_the_loss_and_the_network_saves_itself(name):
         assert (alone - logits[:1]).abs().max() <= 2**-24 * 1e4 * logits.abs().max()
 
 
-@pytest.mark.parametrize("name", named(HEAVY | DEEP | set(models.list("*_[34]_cc"))))
+@pytest.mark.parametrize("name", named(HEAVY | DEEP | set(models.list("*_[34]_c[cp]"))))
 def test_memorises_a_batch(name):
     model, x, y = small(name)
     optimiser = torch.optim.Adam(model.parameters(), 1e-3)

@@ -7,7 +7,7 @@ from torch.fx.experimental.proxy_tensor import make_fx
 
 import models
 import mpkernels as mpk
-from mpkernels.ops import cross_connect as operator
+from mpkernels.ops import cross_connect as routed
 
 
 def names(graph):
@@ -33,7 +33,7 @@ def test_operators_keep_device_dtype_and_format(fake, dtype):
         ys, gates = router(xs, return_gates=True)
     assert [y.device.type for y in ys] == ["cuda"] * 3 and gates.dtype == torch.float32
     assert all(y.is_contiguous(memory_format=torch.channels_last) for y in ys)
-    grads, grad_parameters = operator.cross_connect_backward(
+    grads, grad_parameters = routed.cross_connect_backward(
         ys, None, xs, gates, gates.new_empty((4, 2, 32)),
         *(p.detach() for p in (router.w1, router.b1, router.w2, router.b2)), [True] * 6,
     )  # fmt: skip
@@ -41,21 +41,42 @@ def test_operators_keep_device_dtype_and_format(fake, dtype):
     assert [g.shape for g in grad_parameters] == [p.shape for p in router.parameters()]
 
 
-def test_a_whole_network_is_one_graph_of_our_operators(fake):
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
+def test_combine_keeps_device_dtype_and_format(fake, dtype):
+    """As gradients have the format of each prediction, and outputs that of the first."""
+    us = [
+        torch.empty((4, 6, 8, 8), dtype=dtype, device="cuda", memory_format=memory_format)
+        for memory_format in (torch.channels_last, torch.contiguous_format)
+    ]
+    rest = [torch.empty(s, device="cuda") for s in ((4, 2, 3), (2, 6), (3, 2), (3, 2))]
+    ys = torch.ops.mpkernels.combine(us, *rest, True)
+    assert [(y.shape, y.device.type, y.dtype) for y in ys] == [((4, 2, 8, 8), "cuda", dtype)] * 3
+    assert all(y.is_contiguous(memory_format=torch.channels_last) for y in ys)
+    grads, of_rest = torch.ops.mpkernels.combine_backward(ys, us, *rest, True, [True] * 6)
+    assert [(g.stride(), g.dtype) for g in grads] == [(u.stride(), dtype) for u in us]
+    assert [(g.shape, g.device.type) for g in of_rest] == [(p.shape, "cuda") for p in rest]
+
+
+@pytest.mark.parametrize(
+    ("network", "operators"),
+    [("basecnn_2_cc", {"cross_connect": 5}), ("basecnn_2_cp", {"gate": 4, "combine": 4})],
+)
+def test_a_whole_network_is_one_graph_of_our_operators(network, operators, fake):
     """As torch.compile(fullgraph=True) captures it."""
     with torch.device("cuda"):
-        model = models.create("basecnn_2_cc", num_classes=10).eval()
+        model = models.create(network, num_classes=10).eval()
     x = torch.empty(8, 3, 32, 32, device="cuda")
     with torch.no_grad():
         explained = torch._dynamo.explain(model)(x)
         graph = make_fx(model, tracing_mode="fake")(x).graph
     assert explained.graph_count == 1 and explained.graph_break_count == 0
-    assert sum("mpkernels.cross_connect" in name for name in names(graph)) == 5
+    for operator, count in operators.items():
+        assert sum(f"mpkernels.{operator}." in name for name in names(graph)) == count
 
 
 def test_export_with_any_batch():
     with FakeTensorMode(allow_non_fake_inputs=True), torch.device("cuda"):
-        model = models.create("basecnn_2_cc", num_classes=10).eval()
+        model = models.create("basecnn_2_cc", classes=10).eval()
         x = torch.empty(8, 3, 32, 32)
     batch = torch.export.Dim("batch", min=2, max=65535)  # pooling allows no more
     program = torch.export.export(model, (x,), dynamic_shapes=({0: batch},))

@@ -21,6 +21,9 @@ COUNTS = {
     "all_ensemble": (4_269_854, 4_275_614),
     "basecnn": (551_594, 552_618),
     "basecnn_2_cc": (1_111_878, 1_113_926),
+    "basecnn_2_cp": (1_294_498, 1_296_546),
+    "basecnn_3_cp": (2_222_092, 2_225_164),
+    "basecnn_4_cp": (3_336_604, 3_340_700),
     "basecnn_3": (1_654_782, 1_657_854),
     "basecnn_3_cc": (1_667_989, 1_671_061),
     "basecnn_4_cc": (2_224_236, 2_228_332),
@@ -31,6 +34,9 @@ COUNTS = {
     "resnet18_2_cc": (23_401_682, 23_420_754),
     "resnet20": (273_066, 274_442),
     "resnet20_2_cc": (549_842, 552_562),
+    "resnet20_2_cp": (594_430, 597_374),
+    "resnet20_3_cp": (926_419, 930_835),
+    "resnet20_4_cp": (1_281_612, 1_287_500),
     "resnet20_3_cc": (824_540, 828_604),
     "resnet20_4_cc": (1_099_340, 1_104_748),
     "resnet32": (467_946, 470_218),
@@ -57,6 +63,7 @@ COUNTS = {
 HUNDRED = {
     "resnet20_2_cc": 561_542, "resnet20_3_cc": 842_090, "resnet20_4_cc": 1_122_740,
     "resnet32_2_cc": 951_302, "resnet32_3_cc": 1_426_730, "resnet32_4_cc": 1_902_260,
+    "resnet20_2_cp": 606_130, "resnet20_3_cp": 943_969, "resnet20_4_cp": 1_305_012,
 }  # fmt: skip
 
 
@@ -87,6 +94,8 @@ def test_counts_of_any_number_of_paths(paths):
     # paper.md section 2.
     cc = on_meta("basecnn", paths=paths, kind="cc")
     assert trainable(cc) == 555_771 * paths + 68 * paths**2 + 64
+    cp = on_meta("basecnn", paths=paths, kind="cp")
+    assert trainable(cp) == 460_299 * paths + 93_459 * paths**2 + 64
     assert trainable(on_meta("basecnn", paths=paths)) == paths * COUNTS["basecnn"][0]
 
 

@@ -2,6 +2,7 @@
 
 import copy
 
+import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -17,13 +18,21 @@ def eager_model():
             "connect": eager.CrossConnect(4, 2, 3),
             "nested": nn.Sequential(eager.CrossConnect(4, 1, 2, hidden=5, bias=False)),
             "stitch": eager.CrossStitch(2),
+            "conv": eager.CrossPredictConv2d(4, 3, 1, 2, 2, batch_norm=True),
+            "dense": eager.CrossPredictLinear(4, 3, 2, 2),
             "other": nn.Linear(2, 2),
         }
     )
 
 
 def kinds(model):
-    return [type(m) for m in (model["connect"], model["nested"][0], model["stitch"])]
+    names = ("connect", "stitch", "conv", "dense")
+    return [type(m) for m in (model["nested"][0], *(model[name] for name in names))]
+
+
+def classes(of):
+    first = [of.CrossConnect, of.CrossConnect, of.CrossStitch]
+    return [*first, of.CrossPredictConv2d, of.CrossPredictLinear]
 
 
 def test_fuse_swaps_in_place_and_unfuse_undoes_it():
@@ -32,12 +41,12 @@ def test_fuse_swaps_in_place_and_unfuse_undoes_it():
     hooked = []
     model["connect"].register_forward_hook(lambda *_: hooked.append(1))
     assert mpk.fuse(model) is model
-    assert kinds(model) == [mpk.CrossConnect, mpk.CrossConnect, mpk.CrossStitch]
+    assert kinds(model) == classes(mpk)
     assert {name: id(p) for name, p in model.named_parameters()} == parameters
     xs = [torch.randn(3, 4, 2, 2) for _ in range(2)]
     fused = model["connect"](xs)
     assert mpk.unfuse(model) is model
-    assert kinds(model) == [eager.CrossConnect, eager.CrossConnect, eager.CrossStitch]
+    assert kinds(model) == classes(eager)
     plain = model["connect"](xs)
     assert hooked == [1, 1]
     assert all((f - p).abs().max() <= 64 * 2**-24 * p.abs().max() for f, p in zip(fused, plain))
@@ -84,15 +93,45 @@ def test_stitches_start_as_softened_identities():
     assert torch.equal(mpk.CrossStitch(2, inputs=1).alpha, torch.ones(1, 2))
     assert torch.equal(mpk.CrossStitch(1).alpha, torch.ones(1, 1))
 
+    by_channel = mpk.CrossStitch(3, channels=4).alpha
+    assert torch.equal(by_channel, three.unsqueeze(-1).expand(3, 3, 4))
+    assert torch.equal(mpk.CrossStitch(2, inputs=3, channels=2).alpha.sum(0), torch.ones(2, 2))
 
-def test_a_stitch_sums_its_gradient_over_batch_and_space():
-    stitch = mpk.CrossStitch(2).double()
-    xs = [torch.randn(3, 4, 5, 5, dtype=torch.float64) for _ in range(2)]
+
+STITCHES = pytest.mark.parametrize("channels", [None, 4], ids=["by_map", "by_channel"])
+
+
+@STITCHES
+def test_a_stitch_sums_its_gradient_over_batch_and_space(channels, backend):
+    stitch = mpk.CrossStitch(2, inputs=3, channels=channels).double()
+    with torch.no_grad():
+        stitch.alpha.normal_()
+    xs = [torch.randn(3, 4, 5, 5, dtype=torch.float64, requires_grad=True) for _ in range(3)]
     ys, gates = stitch(xs, return_gates=True)
-    assert gates.shape == (3, 2, 2) and gates.stride(0) == 0
+    assert gates.shape == (3, *stitch.alpha.shape) and gates.stride(0) == 0
+    weights = stitch.alpha.detach().reshape(3, 2, -1, 1, 1).expand(3, 2, 4, 1, 1)
+    for j, y in enumerate(ys):
+        assert (y - sum(weights[i, j] * x for i, x in enumerate(xs))).abs().max() <= 2**-48
     (ys[0].sum() + 2 * ys[1].sum()).backward()
-    wanted = torch.stack([torch.stack([x.sum(), 2 * x.sum()]) for x in xs])
+    totals = torch.stack([x.detach().sum((0, 2, 3)) for x in xs])
+    wanted = torch.stack([totals, 2 * totals], 1)
+    wanted = wanted.sum(2) if channels is None else wanted
+    assert stitch.alpha.grad.shape == wanted.shape
     assert (stitch.alpha.grad - wanted).abs().max() <= 2**-53 * 1e3 * wanted.abs().max()
+    for i, x in enumerate(xs):
+        wanted = (weights[i, 0] + 2 * weights[i, 1]).expand(3, 4, 5, 5)
+        assert (x.grad - wanted).abs().max() <= 2**-53 * 1e3 * wanted.abs().max()
+
+
+@STITCHES
+def test_a_stitch_makes_no_copy_of_its_weights(channels, backend):
+    stitch, xs = mpk.CrossStitch(2, channels=channels), [torch.randn(3, 4, 5, 5) for _ in range(2)]
+    with torch.no_grad(), torch.profiler.profile() as seen:
+        stitch(xs)
+    names = {event.key for event in seen.key_averages()}
+    assert names & {"mpkernels::mix", "aten::expand"} == {"mpkernels::mix", "aten::expand"}
+    copies = ("clone", "copy_", "contiguous", "repeat", "_to_copy", "cat", "stack")
+    assert [n for n in names if n.removeprefix("aten::") in copies] == []
 
 
 def test_a_single_tensor_is_one_path(backend):

@@ -1,11 +1,22 @@
 """Every operator on every backend over the whole table, against float64 within derived bounds."""
 
+from dataclasses import replace
+
 import pytest
 import torch
-from cases import CASES, make_gates, make_grad_ys, make_parameters, make_paths
+from cases import (
+    CASES,
+    make_combine_parameters,
+    make_gates,
+    make_grad_ys,
+    make_parameters,
+    make_paths,
+    make_predictions,
+)
 from closeness import (
     ROUNDOFF,
     Bounded,
+    CombineBounds,
     GateBounds,
     assert_close,
     dot_bound,
@@ -15,6 +26,7 @@ from closeness import (
     over_maps,
     rounded,
 )
+from conftest import INTERPRETED
 
 import mpkernels as mpk
 from mpkernels import functional
@@ -148,6 +160,57 @@ def test_mix(case, by_channel, backend):
             assert_close(f"grad_g{i}{j}", gates.grad[:, i, j], wanted, bound)
 
 
+# Whether scale and shift are there, and whether a ReLU is.
+COMBINED = {"relu": (False, True), "folded_relu": (True, True), "folded": (True, False)}
+
+
+def _interpreted(case, kind):
+    """What kinds leave out are branches of one kernel; its many tiles do not ask for the dtype."""
+    if case.channels > 64 and case.dtype in (torch.float64, torch.float16):
+        return False
+    return kind == "folded_relu" or case.name in ("2_to_3", "w1_frozen", "w2_frozen")
+
+
+KINDS = [
+    pytest.param(case, kind, id=f"{case}-{kind}")
+    for case in CASES
+    for kind in COMBINED
+    if not INTERPRETED or _interpreted(case, kind)
+]
+
+
+@pytest.mark.parametrize(("case", "kind"), KINDS)
+def test_combine(case, kind, backend):
+    if INTERPRETED and case.channels > 64:
+        case = replace(case, channels=35)  # still several tiles of channels, in half the time
+    folded, relu = COMBINED[kind]
+    us, parameters = make_predictions(case), make_combine_parameters(case, folded)
+    gates, bias, scale, shift = parameters.values()
+    ys = functional.combine(us, gates, bias, relu, scale, shift)
+    grad_ys = make_grad_ys(case, ys)
+    backward(ys, grad_ys)
+
+    a = ROUNDOFF[accumulate(case)]
+    flat = [exact(p) for p in parameters.values()]
+    bounds = CombineBounds([exact(u) for u in us], flat, relu, a)
+    for j, y in enumerate(ys):
+        assert y.dtype == case.dtype
+        wanted = bounds.y.value[j]
+        bound = rounded(wanted, bounds.y.error[j], y.dtype, accumulate(case))
+        assert_close(f"y{j}", y, wanted, bound)
+    used = any(grad is not None for grad in grad_ys)
+    found = bounds.backward(stacked(grad_ys, ys[0].shape))
+    of_us = zip(found["us"].value, found["us"].error)
+    results = [(f"u{i}", u, Bounded(*bound)) for i, (u, bound) in enumerate(zip(us, of_us))]
+    results += [(k, p, found[k]) for k, p in parameters.items() if p is not None]
+    for name, leaf, wanted in results:
+        if not leaf.requires_grad or not used:
+            assert leaf.grad is None, name
+            continue
+        bound = rounded(wanted.value, wanted.error, leaf.dtype, accumulate(case))
+        assert_close(f"grad_{name}", leaf.grad, wanted.value, bound)
+
+
 def test_the_wanted_kernel_ran(backend, monkeypatch):
     """A silent fallback to the definition would pass every comparison above."""
     called = []
@@ -172,6 +235,6 @@ def test_the_wanted_kernel_ran(backend, monkeypatch):
     ys = router([torch.randn(2, 4, 3, 3, requires_grad=True) for _ in range(2)])
     sum(y.sum() for y in ys).backward()
     assert called == {"eager": [1, 1], "native": [], "triton": ["triton", "triton"]}[backend]
-    for name in ("cross_connect", "gate", "mix"):
+    for name in ("cross_connect", "gate", "mix", "combine"):
         for each in (name, f"{name}_backward"):
             assert torch._C._dispatch_has_kernel_for_dispatch_key(f"mpkernels::{each}", "CPU")

@@ -196,6 +196,8 @@ def test_version_is_in_one_place():
 def test_public_names():
     assert mpk.__all__ == [
         "CrossConnect",
+        "CrossPredictConv2d",
+        "CrossPredictLinear",
         "CrossStitch",
         "__version__",
         "eager",

@@ -2,10 +2,12 @@
 
 import re
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 
+import calls
 import pytest
 import torch
-from cases import CASES, make_gates, make_parameters, make_paths
+from cases import CASES
 from conftest import INTERPRETED
 from torch.nn.utils import parametrize, prune
 from torch.utils._python_dispatch import TorchDispatchMode
@@ -18,27 +20,14 @@ from mpkernels.ops.autograd import Operator
 CHOSEN = [
     c for c in CASES if c.name.startswith(("float32", "bfloat16", "2_to_3", "no_bias", "wide"))
 ]
-OP = torch.ops.mpkernels
 XS = [torch.randn(2, 4, 3, 5) for _ in range(2)]
 
 
-def outputs_and_gradients(function, xs, rest):
-    ys = function(xs, *rest)
-    wanted = [t for t in (*xs, *rest) if t is not None and t.requires_grad]
+def outputs_and_gradients(run, xs, rest):
+    ys = run(xs, rest)
+    wanted = calls.leaves(xs, rest)
     weights = [torch.linspace(-1, 1, y.numel(), dtype=y.dtype).view(y.shape) for y in ys]
     return ys, torch.autograd.grad(ys, wanted, weights)
-
-
-FUNCTIONS = {
-    "cross_connect": lambda *flat: [*(found := functional.cross_connect(*flat))[0], found[1]],
-    "gate": lambda *flat: [functional.gate(*flat)],
-    "mix": functional.mix,
-}
-OPERATORS = {
-    "cross_connect": lambda *flat: [*(found := OP.cross_connect(*flat))[0], found[1]],
-    "gate": lambda *flat: [OP.gate(*flat)[0]],
-    "mix": OP.mix,
-}
 
 
 @pytest.fixture
@@ -54,23 +43,18 @@ def direct_calls(monkeypatch):
     return names
 
 
+@pytest.mark.parametrize("name", calls.NAMES)
 @pytest.mark.parametrize("case", CHOSEN, ids=str)
-def test_both_ways_give_the_same_bits(case, backend, direct_calls):
-    xs, parameters = make_paths(case), list(make_parameters(case).values())
-    problems = {
-        "cross_connect": parameters,
-        "gate": parameters,
-        "mix": [make_gates(case)],
-    }
-    for name, rest in problems.items():
-        direct_calls.clear()
-        ys, grads = outputs_and_gradients(FUNCTIONS[name], xs, rest)
-        assert direct_calls == [name, f"{name}_backward"]
-        wanted_ys, wanted = outputs_and_gradients(OPERATORS[name], xs, rest)
-        # Without a hook that would see the call, the operator's gradient is called the short way.
-        assert direct_calls[2:] == [f"{name}_backward"]
-        for found, right in zip((*ys, *grads), (*wanted_ys, *wanted)):
-            assert torch.equal(found, right) and found.stride() == right.stride()
+def test_both_ways_give_the_same_bits(case, name, backend, direct_calls):
+    xs, rest = calls.arguments(name, case)
+    operator = calls.operator_of(name)
+    ys, grads = outputs_and_gradients(partial(calls.call, name, functional), xs, rest)
+    assert direct_calls == [operator, f"{operator}_backward"]
+    wanted_ys, wanted = outputs_and_gradients(partial(calls.call_operator, name), xs, rest)
+    # Without a hook that would see the call, the operator's gradient is called the short way.
+    assert direct_calls[2:] == [f"{operator}_backward"]
+    for found, right in zip((*ys, *grads), (*wanted_ys, *wanted)):
+        assert torch.equal(found, right) and found.stride() == right.stride()
 
 
 def test_without_gradients(backend, direct_calls):

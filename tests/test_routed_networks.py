@@ -89,12 +89,13 @@ def test_the_last_router_mixes_pooled_maps(name):
     assert plain.state_dict().keys() == model.state_dict().keys()
 
 
-def test_gates_are_returned_in_order():
-    model = models.create("basecnn_3_cc", size=8).eval()
+@pytest.mark.parametrize(("name", "routers"), [("basecnn_3_cc", 5), ("basecnn_3_cp", 4)])
+def test_gates_are_returned_in_order(name, routers):
+    model = models.create(name, size=8).eval()
     x = torch.randn(2, 3, 8, 8)
     logits, gates = model(x, return_gates=True)
     assert logits.shape == (2, 10) and torch.equal(model(x), logits)
-    assert [tuple(g.shape) for g in gates] == [(2, 1, 3)] + [(2, 3, 3)] * 4
+    assert [tuple(g.shape) for g in gates] == [(2, 1, 3)] + [(2, 3, 3)] * (routers - 1)
     for g in gates:
         assert (g.sum(-1) - 1).abs().max() <= 4 * 2**-23
     plain = models.create("basecnn_3", size=8).eval()
@@ -110,7 +111,9 @@ def test_the_logits_of_unrouted_paths_are_averaged(name):
 
 @pytest.mark.parametrize("routers", ["fused", "eager"])
 @pytest.mark.parametrize("channels_last", [False, True], ids=["nchw", "channels_last"])
-@pytest.mark.parametrize("name", ["basecnn_2_cc", "resnet20_2_cc", "resnet18_2_cc"])
+@pytest.mark.parametrize(
+    "name", ["basecnn_2_cc", "basecnn_2_cp", "resnet20_2_cc", "resnet18_2_cc"]
+)
 def test_all_maps_keep_the_memory_format(name, channels_last, routers):
     model, x, _ = small(name, channels_last=channels_last, routers=routers)
     seen = []
@@ -128,7 +131,7 @@ def test_all_maps_keep_the_memory_format(name, channels_last, routers):
             module.register_forward_hook(note)
     model(x)
     wanted = torch.channels_last if channels_last else torch.contiguous_format
-    assert len(seen) > 20
+    assert len(seen) >= 20
     assert [kind for kind, y in seen if not y.is_contiguous(memory_format=wanted)] == []
 
 
@@ -140,7 +143,7 @@ def test_channels_last_is_the_same_network(name):
 
 
 # By default a BaseCNN and a short ResNet: tracing takes seconds a network.
-TRACED = {"basecnn_2_cc": {}, "resnet20_2_cc": {"depth": 1}}
+TRACED = {"basecnn_2_cc": {}, "basecnn_2_cp": {}, "resnet20_2_cc": {"depth": 1}}
 
 
 @pytest.mark.parametrize("channels_last", [False, True], ids=["nchw", "channels_last"])
@@ -172,6 +175,6 @@ def test_exports_with_any_batch(name, channels_last):
     batch = torch.export.Dim("batch", min=2, max=64)
     program = torch.export.export(model, (x,), dynamic_shapes={"x": {0: batch}})
     operators = program.graph_module.code.count("torch.ops.mpkernels")
-    assert operators == len(model.routers)
+    assert operators == len(model.routers) * (2 if name.endswith("_cp") else 1)  # gate and combine
     more = torch.cat([x, -x[:3]])
     assert near(program.module()(more), model(more))

@@ -1,8 +1,9 @@
 """What every backend shares beside values: formats, determinism, NaN, autocast, sizes."""
 
+import calls
 import pytest
 import torch
-from cases import Case, make_grad_ys, make_parameters, make_paths
+from cases import Case
 from conftest import INTERPRETED
 
 import mpkernels as mpk
@@ -14,151 +15,245 @@ pytestmark = pytest.mark.filterwarnings("ignore:invalid value encountered:Runtim
 SIZES = [
     Case("small", "", batch=4, channels=16, spatial=(4, 4)),
     Case("large", "", batch=4, channels=24, spatial=(40, 41)),
+    Case("last", "", batch=4, channels=24, spatial=(40, 41), layout="channels_last"),
     Case("narrow", "", batch=4, channels=35, spatial=(7, 7), dtype=torch.bfloat16),
 ]
 
 
-def step(case, xs, parameters, grad_ys):
-    """All results of one forward and backward."""
-    xs = [x.detach().requires_grad_() for x in xs]
-    parameters = [p.detach().requires_grad_() for p in parameters]
-    ys, gates = functional.cross_connect(xs, *parameters)
-    torch.autograd.backward([*ys, gates], [*grad_ys, torch.ones_like(gates).cumsum(-1)])
-    return [*ys, gates, *(x.grad for x in xs)], [p.grad for p in parameters]
+def step(name, paths, rest, grads=None, functions=functional):
+    """Results of one forward and backward: one each sample, and gradients of parameters."""
+    paths, rest = ([t if t is None else t.detach().requires_grad_() for t in ts]
+                   for ts in (paths, rest))  # fmt: skip
+    outputs = calls.call(name, functions, paths, rest)
+    if grads is None:
+        grads = [torch.linspace(-1, 1, y.numel()).to(y).view(y.shape) for y in outputs]
+    torch.autograd.backward(outputs, grads)
+    found = [t.grad for t in (*paths, *rest) if t is not None]
+    by_sample = len(paths) + (name in calls.GIVEN_GATES)
+    outputs = [y.detach() for y in outputs]
+    return [*outputs, *found[:by_sample]], found[by_sample:], grads
 
 
+@pytest.mark.parametrize("name", calls.NAMES)
 @pytest.mark.parametrize("case", SIZES, ids=str)
-def test_equal_bits_over_runs_threads_and_batches(case, backend):
+def test_equal_bits_over_runs_threads_and_batches(case, name, backend):
     if backend == "eager":
         pytest.skip("the definition's sums are PyTorch's: they may depend on the batch")
-    xs, parameters = make_paths(case), list(make_parameters(case).values())
-    grad_ys = make_grad_ys(case, [xs[0]] * case.outputs)
-    maps, weights = step(case, xs, parameters, grad_ys)
+    paths, rest = calls.arguments(name, case)
+    by_sample, of_parameters, grads = step(name, paths, rest)
     threads = torch.get_num_threads()
     try:
-        for count in (1, 2, 3):
+        for count in (1,) if INTERPRETED else (1, 2, 3):
             torch.set_num_threads(count)
-            again = step(case, xs, parameters, grad_ys)
-            assert all(torch.equal(a, b) for a, b in zip([*maps, *weights], [*again[0], *again[1]]))
+            again = step(name, paths, rest, grads)
+            for found, wanted in zip((*again[0], *again[1]), (*by_sample, *of_parameters)):
+                assert torch.equal(found, wanted)
     finally:
         torch.set_num_threads(threads)
     for part in (slice(0, 1), slice(1, 3), slice(3, 4)):
-        part_of, _ = step(case, [x[part] for x in xs], parameters, [g[part] for g in grad_ys])
-        assert all(torch.equal(a[part], b) for a, b in zip(maps, part_of))
+        part_of, _, _ = step(name, *calls.slices(name, part, paths, rest), [g[part] for g in grads])
+        assert all(torch.equal(a[part], b) for a, b in zip(by_sample, part_of))
 
 
 @pytest.mark.parametrize("spatial", [(5, 7), (4, 1), (3, 2, 4), (1, 1)])
-def test_formats_follow_the_inputs(spatial, backend):
-    dense = torch.randn(2, 6, *spatial)
-    last = dense.movedim(1, -1).contiguous().movedim(-1, 1)
-    router = mpk.CrossConnect(6, 1, 2)
-    for x in (dense, last):
+@pytest.mark.parametrize("name", calls.MAPS)
+def test_formats_follow_the_inputs(name, spatial, backend):
+    case = Case("", "", batch=2, channels=6, spatial=spatial, inputs=1, outputs=2)
+    paths, rest = calls.arguments(name, case)
+    y = torch.empty(2, 6, *spatial)
+
+    def last(x):
+        return x.detach().movedim(1, -1).contiguous().movedim(-1, 1)
+
+    for x, like in ((paths[0].detach(), y), (last(paths[0]), last(y))):
         x = x.requires_grad_()
-        ys = router(x)
-        assert [y.stride() for y in ys] == [x.stride()] * 2
+        ys = calls.call(name, functional, [x], rest)[:2]
+        assert [y.stride() for y in ys] == [like.stride()] * 2
         sum(y.pow(2).sum() for y in ys).backward()
         assert x.grad.stride() == x.stride()
 
 
-def test_mixed_formats_keep_their_own_gradients(backend):
-    a = torch.randn(2, 6, 3, 4, requires_grad=True)
-    b = torch.randn(2, 3, 4, 6).movedim(-1, 1).requires_grad_()
-    ys = mpk.CrossConnect(6, 2, 2)([a, b])
-    assert ys[0].stride() == a.stride()
-    grads = torch.autograd.grad(ys[0].sum(), [a, b])
-    assert [g.stride() for g in grads] == [a.stride(), b.stride()]
+@pytest.mark.parametrize("name", calls.MAPS)
+def test_mixed_formats_keep_their_own_gradients(name, backend):
+    case = Case("", "", batch=2, channels=6, spatial=(3, 4), outputs=2, layout="mixed")
+    paths, rest = calls.arguments(name, case)
+    assert paths[0].stride(1) == 12 and paths[1].stride(1) == 1
+    ys = calls.call(name, functional, paths, rest)
+    assert ys[0].is_contiguous()
+    grads = torch.autograd.grad(ys[0].sum(), paths)
+    assert [g.stride() for g in grads] == [x.stride() for x in paths]
 
 
 @pytest.mark.parametrize("value", [float("nan"), float("inf"), -float("inf")])
-def test_nan_and_infinity_propagate_as_in_the_definition(value, backend):
-    xs = [torch.randn(3, 4, 3, 3, dtype=torch.float64) for _ in range(2)]
-    xs[1][1, 2, 1, 1] = value
-    router = mpk.CrossConnect(4, 2, 3).double()
-    parameters = list(router.parameters())
+@pytest.mark.parametrize("name", calls.NAMES)
+def test_nan_and_infinity_propagate_as_in_the_definition(name, value, backend):
+    paths, rest = calls.arguments(
+        name, Case("", "", channels=4, spatial=(3, 3), dtype=torch.float64)
+    )
+    with torch.no_grad():
+        paths[1][1, 2, 1, 1] = value
+    found, found_parameters, grads = step(name, paths, rest)
+    wanted, wanted_parameters, _ = step(name, paths, rest, grads, eager)
+    for f, w in zip((*found, *found_parameters), (*wanted, *wanted_parameters)):
+        assert torch.equal(f.isnan(), w.isnan())
+        assert torch.equal(f.isinf(), w.isinf())
+    for f in found:  # a sample does not reach the others
+        assert f[[0, 2]].isfinite().all()
 
-    def run(function):
-        inputs = [x.clone().requires_grad_() for x in xs]
-        ys, gates = function(inputs, router.w1, router.b1, router.w2, router.b2)
-        loss = sum(y.sum() for y in ys) + gates.pow(2).sum()
-        return [*ys, gates, *torch.autograd.grad(loss, [*inputs, *parameters])]
 
-    for found, wanted in zip(run(functional.cross_connect), run(eager.cross_connect)):
+@pytest.mark.parametrize("name", calls.MAPS)
+def test_an_unused_output_adds_nothing(name, backend):
+    """Not even 0 times the NaN of a path."""
+    paths, rest = calls.arguments(name, Case("", "", channels=4, inputs=2, outputs=2))
+    with torch.no_grad():
+        paths[0].fill_(float("nan"))
+
+    def grads(functions):
+        ys = calls.call(name, functions, paths, rest)
+        return torch.autograd.grad(ys[1].sum(), calls.leaves(paths, rest), allow_unused=True)
+
+    for found, wanted in zip(grads(functional), grads(eager)):
         assert torch.equal(found.isnan(), wanted.isnan())
-        assert torch.equal(found.isinf(), wanted.isinf())
-        if found.shape[0] == 3:  # a sample does not reach the others
-            assert found[[0, 2]].isfinite().all()
 
 
-@pytest.mark.parametrize("shape", [(0, 4, 3, 3), (0, 4), (2, 4, 0, 3), (2, 4, 0)])
-def test_empty_maps(shape, backend):
-    xs = [torch.randn(shape, requires_grad=True) for _ in range(2)]
-    router = mpk.CrossConnect(4, 2, 3)
-    ys, gates = router(xs, return_gates=True)
-    assert [y.shape for y in ys] == [torch.Size(shape)] * 3 and gates.shape == (shape[0], 2, 3)
-    sum(y.sum() for y in ys).backward()
-    assert xs[0].grad.shape == shape
-    if shape[0] == 0:
-        assert all(torch.equal(p.grad, torch.zeros_like(p)) for p in router.parameters())
-    mixed = functional.mix(xs, torch.ones(shape[0], 2, 1))
-    assert mixed[0].shape == shape
-    assert functional.gate(xs, router.w1, router.b1, router.w2, router.b2).shape == gates.shape
+@pytest.mark.parametrize("value", [float("nan"), float("inf"), -float("inf"), 0.0, -0.0])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
+def test_the_relu_of_combine_at_its_edge(dtype, value, backend):
+    """What enters the ReLU is exactly `value`, in whole vectors and in their tails."""
+    us = [torch.full((2, 6, 37), 0.5, dtype=dtype).requires_grad_() for _ in range(2)]
+    gates = torch.tensor([[1.0, 1.0], [-1.0, -1.0]]).expand(2, 2, 2).clone().requires_grad_()
+    shift = torch.full((2, 3), value, requires_grad=True)
+    leaves = [*us, gates, shift]
+
+    def run(functions):
+        ys = functions.combine(us, gates, shift=shift)
+        grads = [torch.full_like(y, 3.0) for y in ys]
+        return [*ys, *torch.autograd.grad(ys, leaves, grads)]
+
+    found, wanted = run(functional), run(eager)
+    for f, w in zip(found, wanted):
+        assert torch.equal(f.isnan(), w.isnan())
+        assert torch.equal(f.nan_to_num(), w.nan_to_num())
+    passes = not value <= 0
+    assert torch.equal(found[2], torch.full_like(us[0], 3.0 if passes else 0.0))
+
+
+@pytest.mark.parametrize("shape", [(0, 4, 3, 3), (0, 4), (2, 4, 0, 3), (2, 4, 0), (2, 0, 3)])
+@pytest.mark.parametrize("name", calls.NAMES)
+def test_empty_maps(name, shape, backend):
+    if shape[1] == 0 and name in ("cross_connect", "gate"):
+        pytest.skip("the table scales w1 by the number of its columns")
+    case = Case("", "", batch=shape[0], channels=shape[1], spatial=shape[2:])
+    paths, rest = calls.arguments(name, case)
+    outputs, of_parameters, _ = step(name, paths, rest)
+    if name != "gate":
+        assert [y.shape for y in outputs[:3]] == [torch.Size(shape)] * 3
+    of_paths = outputs[-len(paths) - (name in calls.GIVEN_GATES) :][: len(paths)]
+    assert [x.shape for x in of_paths] == [x.shape for x in paths]
+    if name in ("cross_connect", "gate"):
+        assert outputs[3 * (name != "gate")].shape == (shape[0], 2, 3)
+    else:
+        assert torch.equal(outputs[-1], torch.zeros_like(rest[0]))
+    if shape[0] == 0 or name == "combine":
+        assert all(torch.equal(p, torch.zeros_like(p)) for p in of_parameters)
 
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
-def test_autocast_casts_maps_and_leaves_gates(dtype, backend):
-    router = mpk.CrossConnect(4, 2, 2)
-    stitch = mpk.CrossStitch(2)
-    plain = mpk.unfuse(mpk.CrossConnect(4, 2, 2))
-    plain.load_state_dict(router.state_dict())
-    xs = [torch.randn(3, 4, 5, 5, requires_grad=True) for _ in range(2)]
+@pytest.mark.parametrize("name", calls.NAMES)
+def test_autocast_casts_maps_and_leaves_gates(name, dtype, backend):
+    paths, rest = calls.arguments(name, Case("", "", channels=4))
     with torch.autocast("cpu", dtype=dtype):
-        ys, gates = router([xs[0].to(dtype), xs[1]], return_gates=True)
-        wanted_ys, wanted_gates = plain(xs, return_gates=True)
-        mixed = stitch(xs)
-    assert {y.dtype for y in (*ys, *wanted_ys, *mixed)} == {dtype}
-    assert gates.dtype == wanted_gates.dtype == torch.float32
-    assert (gates - wanted_gates).abs().max() <= 64 * 2**-24
-    sum(y.float().sum() for y in ys).backward()
-    assert xs[1].grad.dtype == torch.float32 and router.w1.grad.dtype == torch.float32
-    with torch.autocast("cpu", dtype=dtype):
-        wide = router([x.double() for x in xs])
+        found = calls.call(name, functional, [paths[0].to(dtype), paths[1]], rest)
+        wanted = calls.call(name, eager, paths, rest)
+        wide = calls.call(name, functional, [x.double() for x in paths], rest)
+    narrow = torch.float32 if name == "gate" else dtype
+    assert {y.dtype for y in (*found[:3], *wanted[:3])} == {narrow}
     assert wide[0].dtype == torch.float64
+    if name in ("cross_connect", "gate"):
+        assert found[-1].dtype == wanted[-1].dtype == torch.float32
+        assert (found[-1] - wanted[-1]).abs().max() <= 64 * 2**-24
+    sum(y.float().sum() for y in found).backward()
+    assert {t.grad.dtype for t in calls.leaves(paths, rest)} == {torch.float32}
 
 
-@pytest.mark.parametrize("kind", [mpk.CrossConnect, mpk.eager.CrossConnect])
-def test_devices_without_autocast(kind):
-    router = kind(4, 2, 3).to("meta")
-    xs = [torch.empty(2, 4, 3, 3, device="meta") for _ in range(2)]
-    ys, gates = router(xs, return_gates=True)
-    assert [y.shape for y in ys] == [(2, 4, 3, 3)] * 3 and gates.shape == (2, 2, 3)
+@pytest.mark.parametrize("functions", [functional, eager], ids=["functional", "eager"])
+@pytest.mark.parametrize("name", calls.NAMES)
+def test_devices_without_autocast(name, functions):
+    paths, rest = calls.arguments(name, Case("", "", batch=2, channels=4, spatial=(3, 3)))
+    meta = ([t.to("meta") for t in tensors] for tensors in (paths, rest))
+    outputs = calls.call(name, functions, *meta)
+    wanted = [(2, 2, 3)] if name == "gate" else [(2, 4, 3, 3)] * 3
+    assert [y.shape for y in outputs[:3]] == wanted
 
 
-def test_offsets_beyond_32_bits(backend):
+def strided(t, how):
+    """The same values, other strides."""
+    if how == "transposed":
+        return t.transpose(0, -1).contiguous().transpose(0, -1)
+    if how == "expanded":
+        return t[:1].expand(t.shape)
+    return torch.cat([t, t], -1)[..., : t.shape[-1]]
+
+
+@pytest.mark.parametrize("how", ["transposed", "expanded", "sliced"])
+@pytest.mark.parametrize("name", calls.NAMES)
+def test_parameters_and_gradients_of_gates_of_any_strides(name, how, backend):
+    if backend == "eager":
+        pytest.skip("the definition's products are PyTorch's: their order may depend on strides")
+    paths, rest = calls.arguments(name, Case("", "", channels=4))
+    odd = [strided(t.detach(), how) for t in rest]
+    grads = [strided(torch.randn(3, 2, 3), how)] if name == "gate" else None
+    found, found_parameters, grads = step(name, paths, odd, grads)
+    if name == "cross_connect":
+        grads[-1] = strided(grads[-1], how)
+        found, found_parameters, _ = step(name, paths, odd, grads)
+    dense = [g.contiguous() for g in grads]
+    wanted, wanted_parameters, _ = step(name, paths, [t.contiguous() for t in odd], dense)
+    for f, w in zip((*found, *found_parameters), (*wanted, *wanted_parameters)):
+        assert torch.equal(f, w)
+
+
+@pytest.mark.parametrize("name", calls.NAMES)
+def test_offsets_beyond_32_bits(name, backend):
     """Two samples 2^31 elements apart; memory that nobody touches is never committed."""
     torch.use_deterministic_algorithms(False)  # it would fill, and so commit, all of it
-    stride = 2**31 + 64
-    far = torch.empty(stride + 64, dtype=torch.bfloat16)
-    x = far.as_strided((2, 4, 4, 4), (stride, 16, 4, 1))
-    near = torch.randn(2, 4, 4, 4).to(torch.bfloat16)
+    case = Case("", "", 2, channels=4, spatial=(4, 4), inputs=1, outputs=2, dtype=torch.bfloat16)
+    (near,), rest = calls.arguments(name, case)
+    near, stride = near.detach(), 2**31 + 64
+    far = torch.empty(stride + near[0].numel(), dtype=torch.bfloat16)
+    x = far.as_strided(near.shape, (stride, 16, 4, 1))
     x.copy_(near)
-    router = mpk.CrossConnect(4, 1, 2)
-    found, wanted = router(x), router(near)
-    assert all(torch.equal(f, w) for f, w in zip(found, wanted))
-    gates = torch.rand(2, 1, 2)
-    assert torch.equal(functional.mix(x, gates)[1], functional.mix(near, gates)[1])
-    leaf = x.requires_grad_()
-    (grad,) = torch.autograd.grad(router(leaf)[0].sum(), leaf)
-    other = near.requires_grad_()
-    (same,) = torch.autograd.grad(router(other)[0].sum(), other)
-    assert torch.equal(grad, same)
+    found, wanted = (step(name, [t], rest) for t in (x, near))
+    for f, w in zip((*found[0], *found[1]), (*wanted[0], *wanted[1])):
+        assert torch.equal(f, w)
 
 
-def test_many_paths(backend):
+@pytest.mark.parametrize("name", calls.NAMES)
+def test_many_paths(name, backend):
     if INTERPRETED:
         pytest.skip("minutes in the interpreter; 8 to 8 is in the table")
-    xs = [torch.randn(2, 3, 4, 4, dtype=torch.float64, requires_grad=True) for _ in range(11)]
-    router = mpk.CrossConnect(3, 11, 9).double()
-    found = router(xs)
-    wanted, _ = eager.cross_connect(xs, router.w1, router.b1, router.w2, router.b2)
-    for f, w in zip(found, wanted):
+    case = Case("", "", 2, channels=3, spatial=(4, 4), inputs=11, outputs=9, dtype=torch.float64)
+    paths, rest = calls.arguments(name, case)
+    found, found_parameters, grads = step(name, paths, rest)
+    wanted, wanted_parameters, _ = step(name, paths, rest, grads, eager)
+    for f, w in zip((*found, *found_parameters), (*wanted, *wanted_parameters)):
         assert (f - w).abs().max() <= 2**-53 * 1e4 * w.abs().max()
+
+
+@pytest.mark.parametrize("name", calls.NAMES)
+def test_a_path_alone_needs_no_list(name, backend):
+    (x,), rest = calls.arguments(name, Case("", "", channels=4, inputs=1))
+    for found, wanted in zip(
+        calls.call(name, functional, x, rest), calls.call(name, functional, [x], rest)
+    ):
+        assert torch.equal(found, wanted)
+
+
+def test_a_router_keeps_its_parameters_wide_under_autocast(backend):
+    router, stitch = mpk.CrossConnect(4, 2, 2), mpk.CrossStitch(2)
+    xs = [torch.randn(3, 4, 5, 5, requires_grad=True) for _ in range(2)]
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        ys, mixed = router(xs), stitch(xs)
+    assert {y.dtype for y in (*ys, *mixed)} == {torch.bfloat16}
+    sum(y.float().sum() for y in (*ys, *mixed)).backward()
+    assert xs[1].grad.dtype == router.w1.grad.dtype == stitch.alpha.grad.dtype == torch.float32

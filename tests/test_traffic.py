@@ -14,9 +14,10 @@ import triton
 import triton.language as tl
 from meter import Meter, TrafficError
 from networks import Router
-from traffic import MEASURED, NETWORKS, measure
+from traffic import MEASURED, NETWORKS, measure, measure_combine
 
 from benchmarks import sanitized
+from mpkernels.triton.combine import combine_backward
 from mpkernels.triton.gate import gate, gate_backward
 from mpkernels.triton.mix import mix, mix_backward
 from mpkernels.triton.parameters import parameter_gradients
@@ -95,6 +96,49 @@ def test_mix_is_at_the_floor_but_for_the_gradient_of_gates(by_channel):
     assert meter.loaded["xs"] == n * one + m * one and meter.loaded["grad_ys"] == m * n * one
     assert meter.stored["ys"] == m * one
     assert meter.launches == ["_mix_kernel", "_grad_gates_kernel"]
+
+
+@pytest.mark.parametrize("layout", ["nchw", "channels_last"])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
+@pytest.mark.parametrize(
+    "router",
+    [
+        Router("basecnn", 64, (16, 16), 2, 2),
+        Router("basecnn", 128, (8, 8), 2, 2),
+        Router("odd", 33, (9, 13), 3, 2),
+    ],
+    ids=str,
+)
+def test_combine_is_at_the_floor(router, dtype, layout):
+    """Every U, dY and dU once; parameters are read by tiles, sums of tiles are small."""
+    forward, backward = measure_combine(router, dtype, layout)
+    assert (forward.touched, forward.launches) == (1.0, 1)
+    assert (backward.touched, backward.launches) == (1.0, 2)
+    # A channel's m biases, scale twice, shift and two sums, stored and loaded, in 64 positions.
+    small = 4 * (router.inputs + 7) / (64 * (2 * router.inputs + 1) * dtype.itemsize)
+    assert backward.small <= small + 0.03  # beside the gradients that only two samples share
+
+
+def test_combine_reads_only_what_a_gradient_needs():
+    """Without a ReLU dU asks for no U, an unused output for nothing."""
+    us, grads = [torch.randn(2, 6, 5, 7) for _ in range(2)], [torch.randn(2, 3, 5, 7), None]
+    rest = torch.randn(2, 2, 2), torch.randn(2, 6), torch.randn(2, 3), None
+    with Meter() as meter:
+        combine_backward(grads, us, *rest, False, [True, False] + [False, True, False, False])
+    assert meter.loaded["us"] == 0 and meter.loaded["grad_ys"] == grads[0].nbytes
+    assert meter.stored["grad_us"] == us[0].nbytes
+    with Meter() as meter:
+        combine_backward(grads, us, *rest, True, [True, True] + [False] * 4)
+    assert meter.loaded["us"] == us[0].nbytes and meter.launches == ["_combine_backward_kernel"]
+
+
+def test_parts_of_a_batch_of_combine_are_added_without_a_race():
+    us, grads = [torch.randn(131, 6) for _ in range(2)], [torch.randn(131, 3)] * 2
+    rest = [torch.randn(*s) for s in ((131, 2, 2), (2, 6), (2, 3), (2, 3))]
+    with Meter() as meter:
+        grad_us, grad_parameters = combine_backward(grads, us, *rest, True, [True] * 6)
+    meter.assert_written_once(*grad_us, *grad_parameters)
+    assert meter.launches[1:] == ["_combine_sums_kernel", "_add_parts_kernel"]
 
 
 def test_what_the_sanitizer_watches_launches_every_kernel(monkeypatch):

@@ -11,6 +11,7 @@ import torch
 
 import models
 from models import data
+from models.data import normalise
 from models.recipe import recipe_for
 from models.train import main
 from models.training import augment, fit, judge
@@ -123,6 +124,40 @@ def test_learns_digits(routers):
     metrics = fit(model, images, recipe_for("basecnn_2_cc", epochs=4), progress=False)
     assert metrics[-1]["test_accuracy"] > 0.9
     assert metrics[-1]["train_loss"] < metrics[0]["train_loss"]
+
+
+def losses(routers, steps, dtype=torch.float64):
+    """Of the first steps on real digits, from one seed."""
+    torch.manual_seed(0)
+    model = models.create("basecnn_2_cp", routers=routers).to(dtype)
+    images = data.load("digits", limit=64)
+    optimizer = torch.optim.SGD(model.parameters(), 0.1, momentum=0.9)
+    found = []
+    for part in torch.arange(64).split(16)[:steps]:
+        logits = model(normalise(images, images.train_x[part]).to(dtype))
+        loss = torch.nn.functional.cross_entropy(logits, images.train_y[part])
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+        found.append(loss.item())
+    return found
+
+
+def test_fused_and_eager_cross_prediction_train_alike():
+    # Each step at this rate amplifies rounding about tenfold; a wrong gradient shows at once.
+    for fused, eager in zip(losses("fused", 4), losses("eager", 4), strict=True):
+        assert abs(fused - eager) <= 2**-53 * 1e6 * eager
+
+
+def test_cross_predicted_networks_train_from_the_command_line(tmp_path):
+    found = []
+    for routers in ("fused", "eager"):
+        arguments = ["basecnn_2_cp", "--data", "digits", "--limit", "64", "--epochs", "1"]
+        out = ["--batch-size", "32", "--out", str(tmp_path / routers), "--routers", routers]
+        assert main([*arguments, *out]) == 0
+        found.append(lines(tmp_path / routers)[0]["train_loss"])
+    # Two steps of float32: the second loss follows an update whose rounding is amplified.
+    assert abs(found[0] - found[1]) <= 2**-24 * 1e4 * found[1]
 
 
 @pytest.mark.parametrize("amp", ["off", "bf16"])

@@ -12,7 +12,7 @@ from conftest import INTERPRETED
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from mpkernels.ops.layout import Geometry
-from mpkernels.triton.launch import Card, Resident, cross_connect_launch
+from mpkernels.triton.launch import Card, Resident, combine_tile, cross_connect_launch
 
 pytest.importorskip("triton", reason="triton is not installed")
 HERE = Path(__file__).parent
@@ -51,16 +51,34 @@ def test_launches(network, channels_last):
         assert len(frozen[1]) == 1
 
 
+@pytest.mark.parametrize("channels_last", [False, True], ids=["nchw", "channels_last"])
+@pytest.mark.parametrize("network", ["basecnn_2_cp", "basecnn_4_cp"])
+def test_launches_of_combine(network, channels_last):
+    """One forward; of a backward the second adds what tiles left, if anything is to be added."""
+    from networks import PREDICTED
+    from recorder import combine_launches_of
+
+    for router in PREDICTED[network]:
+        found = combine_launches_of(router, torch.float32, channels_last=channels_last)
+        assert [len(direction) for direction in found] == [1, 2]
+        least = 128 * router.outputs  # blocks: none is left without work by a card of 132
+        assert all(math.prod(direction[0].grid) >= least for direction in found)
+        _, frozen = combine_launches_of(router, torch.float32, 128, channels_last, frozen=True)
+        tiles = math.prod(frozen[0].grid) // least
+        assert len(frozen) == (1 if tiles == 1 else 2)
+
+
+@pytest.mark.parametrize("of", ["cross_connect", "combine"])
 @pytest.mark.parametrize("sizes", [(64, (8, 8)), (256, (14, 14)), (32, ())], ids=str)
-def test_a_new_batch_compiles_nothing(sizes):
+def test_a_new_batch_compiles_nothing(sizes, of):
     """1 and multiples of 16, which Triton would make kernels of their own for, are no exception."""
     from aot import source
     from networks import Router
-    from recorder import launches_of
+    from recorder import combine_launches_of, launches_of
 
-    found = {}
+    found, launches = {}, combine_launches_of if of == "combine" else launches_of
     for batch in (1, 2, 15, 16, 128, 129, 400, 2048):
-        for direction in launches_of(Router("", *sizes, 2, 2), torch.float32, batch=batch):
+        for direction in launches(Router("", *sizes, 2, 2), torch.float32, batch=batch):
             for launch in direction:
                 made = source(launch.kernel, launch.arguments, launch.constants)
                 compiled = (made.signature, made.constants, made.attrs)
@@ -78,6 +96,17 @@ def test_large_batches_share_the_gradients_of_parameters():
         assert len(backward) == launches and backward[0].grid == (batch,)
         parts, *further = backward[1].grid
         assert parts == -(-batch // 128) and math.prod(further) >= 32
+
+
+def test_large_batches_share_the_parameters_of_combine():
+    """In parts of 128 samples, of fewer where a sample leaves sums of many tiles."""
+    from networks import Router
+    from recorder import combine_launches_of
+
+    for width, batch, launches in ((8, 128, 2), (8, 129, 3), (224, 20, 2), (224, 21, 3)):
+        router = Router("", 1, (width, width), 2, 2)
+        _, backward = combine_launches_of(router, torch.float32, batch=batch)
+        assert len(backward) == launches
 
 
 class Dispatched(TorchDispatchMode):
@@ -138,6 +167,20 @@ def rule(channels, positions, inputs, outputs=2, batch=128, card=H100, **rest):
     return cross_connect_launch(geometry, inputs, outputs, 16, itemsize, card, **rest)
 
 
+def test_tiles_of_combine():
+    def tile(channels, positions, terms=0, itemsize=4, last=False):
+        return combine_tile(Geometry(last, 128, channels, positions), itemsize, terms)
+
+    assert tile(64, 256) == (8, 256, 4) and tile(64, 256, 2) == (16, 256, 8)
+    assert tile(64, 256, last=True) == (32, 64, 4) and tile(64, 256, 2, last=True) == (128, 32, 8)
+    assert tile(64, 256, 5) == (8, 256, 8)  # more terms are kept by as many threads
+    assert tile(64, 256, 2, itemsize=8) == (8, 256, 8)
+    assert tile(32, 1, last=True) == tile(32, 1, 4, last=True) == (1, 32, 1)  # a row of channels
+    assert tile(32, 1024)[:2] == (4, 512) and tile(32, 1024, 1)[:2] == (4, 1024)
+    assert tile(64, 589)[:2] == (16, 128) and tile(64, 3136, 2)[:2] == (8, 512)
+    assert tile(64, 196)[:2] == (8, 256)  # nothing narrower fits better
+
+
 def test_a_block_keeps_what_fits():
     assert rule(64, 64, 2) == Resident(1, 64, 64, 4)
     assert rule(128, 64, 2) == Resident(1, 128, 64, 8)
@@ -186,7 +229,7 @@ def test_every_other_kernel_compiles():
     from aot import compile_for
     from recorder import recorded_launches
 
-    from mpkernels.triton import cross_connect, gate, mix
+    from mpkernels.triton import combine, cross_connect, gate, mix
     from mpkernels.triton.parameters import parameter_gradients
 
     xs = [torch.empty(4, 64, 56, 56) for _ in range(2)]
@@ -204,8 +247,12 @@ def test_every_other_kernel_compiles():
         for shape in ((4, 2, 2), (4, 2, 2, 64)):
             mix.mix(xs, torch.zeros(shape))
             mix.mix_backward(grads, xs, torch.zeros(shape), [True, True, True])
+        of_one = [torch.empty(4, 32, 56, 56), None]
+        given = (torch.zeros(4, 2, 2), None, torch.zeros(2, 32), None)
+        combine.combine(xs, *given, False)
+        combine.combine_backward(of_one, xs, *given, False, [True, False, True, False, True, False])
     names = {launch.kernel.__name__ for launch in recorded}
-    assert len(names) == 10 and len(recorded) == 16
+    assert len(names) == 13 and len(recorded) == 19
     for launch in recorded:
         for target in ("sm_90", "gfx942"):
             code = compile_for(

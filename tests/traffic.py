@@ -1,11 +1,13 @@
 """Measures the traffic of every router of three networks in Triton's interpreter.
 
-`TRITON_INTERPRET=1 python tests/traffic.py` writes docs/traffic.md.
+`TRITON_INTERPRET=1 python tests/traffic.py` writes docs/traffic.md; with the argument `combine`
+it measures that operator's routers again and keeps the rest.
 """
 
 from __future__ import annotations
 
 import contextlib
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple
@@ -13,9 +15,10 @@ from typing import NamedTuple
 import torch
 import triton
 from meter import Meter
-from networks import NETWORKS, Router
+from networks import NETWORKS, PREDICTED, Router, shape
 
 from mpkernels.triton import cross_connect as launcher
+from mpkernels.triton.combine import combine, combine_backward
 from mpkernels.triton.cross_connect import cross_connect, cross_connect_backward
 from mpkernels.triton.launch import ASSUMED, L2_SHARE, Resident, Walk, cross_connect_launch
 from mpkernels.triton.maps import geometry_like
@@ -23,7 +26,7 @@ from mpkernels.triton.maps import geometry_like
 PAGE = Path(__file__).parents[1] / "docs/traffic.md"
 MEASURED = ("basecnn_3_cc", "resnet20_3_cc", "resnet18_2_cc")
 TRAINED = 128  # images a batch, which decides how large samples are walked
-MAPS = ("xs", "ys", "grad_ys", "grad_xs")
+MAPS = ("xs", "us", "ys", "grad_ys", "grad_xs", "grad_us")
 
 
 class Direction(NamedTuple):
@@ -106,6 +109,41 @@ def measure(router: Router, dtype: torch.dtype) -> tuple[Direction, Direction]:
     return found
 
 
+def combined() -> list[Router]:
+    """Cross-prediction routers of the measured kind, each shape once."""
+    found = {r[1:]: r for network in PREDICTED.values() for r in network}
+    return list(found.values())
+
+
+def measure_combine(
+    router: Router, dtype: torch.dtype, layout: str, batch: int = 2
+) -> tuple[Direction, Direction]:
+    """A forward and a backward of combine in which everything is wanted."""
+    m, n, c = router.inputs, router.outputs, router.channels
+
+    def map_of(channels: int) -> torch.Tensor:
+        x = torch.randn(batch, channels, *router.spatial).to(dtype)
+        return x.contiguous(memory_format=torch.channels_last) if layout != "nchw" else x
+
+    us, grads = [map_of(n * c) for _ in range(m)], [map_of(c) for _ in range(n)]
+    parameters = [torch.randn(*s) for s in ((batch, m, n), (m, n * c), (n, c), (n, c))]
+    with Meter() as forward:
+        ys = combine(us, *parameters, True)
+    forward.assert_written_once(*ys)
+    with Meter() as backward:
+        grad_us, grad_parameters = combine_backward(grads, us, *parameters, True, [True] * (m + 4))
+    backward.assert_written_once(*grad_us, *grad_parameters)
+    return _combined(forward, grads[0], m * n + n), _combined(backward, grads[0], 2 * m * n + n)
+
+
+def _combined(meter: Meter, y: torch.Tensor, maps: int) -> Direction:
+    floor = maps * y.numel() * y.element_size()
+    touched = sum(meter.loaded[name] + meter.stored[name] for name in MAPS)
+    small = sum(meter.loaded.values()) + sum(meter.stored.values()) - touched
+    launches = len(meter.launches)
+    return Direction("tiles", launches, touched / floor, touched / floor, small / floor)
+
+
 def page() -> str:
     """The table for readers."""
     lines = [
@@ -124,17 +162,41 @@ def page() -> str:
         "|---|---|---|---|---|---|---|",
     ]
     for router in routers():
-        sizes = "x".join(map(str, (router.channels, *router.spatial)))
-        name = f"[{sizes}] {router.inputs}->{router.outputs}"
         for dtype in (torch.float32, torch.bfloat16):
             for direction, found in zip(("forward", "backward"), measure(router, dtype)):
                 kind = "fp32" if dtype == torch.float32 else "bf16"
                 lines.append(
-                    f"| {name} | {kind} | {direction} | {found.method} | {found.touched:.2f} | "
-                    f"{found.memory:.2f} | {found.small:.3f} |"
+                    f"| {shape(router)} | {kind} | {direction} | {found.method} | "
+                    f"{found.touched:.2f} | {found.memory:.2f} | {found.small:.3f} |"
                 )
     return "\n".join(lines) + "\n"
 
 
+def page_of_combine() -> str:
+    """Its part of the page."""
+    lines = [
+        "",
+        "## combine",
+        "",
+        "In maps of one output the floor is m n + n forward, 2 m n + n backward. *small*: gates",
+        "and parameters, read by every tile, and what tiles leave for their gradients (batch 2).",
+        "",
+        "| router | dtype | layout | direction | launches | touched | small |",
+        "|---|---|---|---|---|---|---|",
+    ]
+    for router in combined():
+        for dtype in (torch.float32, torch.bfloat16):
+            for layout in ("nchw", "channels_last") if router.spatial else ("nchw",):
+                both = measure_combine(router, dtype, layout)
+                for direction, found in zip(("forward", "backward"), both):
+                    kind = "fp32" if dtype == torch.float32 else "bf16"
+                    lines.append(
+                        f"| {shape(router)} | {kind} | {layout} | {direction} | {found.launches} | "
+                        f"{found.touched:.2f} | {found.small:.3f} |"
+                    )
+    return "\n".join(lines) + "\n"
+
+
 if __name__ == "__main__":
-    PAGE.write_text(page())
+    kept = PAGE.read_text().partition("\n## combine")[0] if "combine" in sys.argv else page()
+    PAGE.write_text(kept + page_of_combine())

@@ -114,3 +114,47 @@ def cross_connect(
         wide = [x.to(accumulate_dtype(x.dtype)) for x in xs]
         gates = gate(wide, w1, b1, w2, b2)
         return [y.to(xs[0].dtype) for y in mix(wide, gates)], gates
+
+
+def combine(
+    us: Sequence[Tensor],
+    gates: Tensor,
+    bias: Tensor | None = None,
+    relu: bool = True,
+    scale: Tensor | None = None,
+    shift: Tensor | None = None,
+) -> list[Tensor]:
+    """Y_j = relu(scale_j sum_i g_ij (U_ij + b_ij) + shift_j) (Eq. 4; scale and shift of a BN_j).
+
+    Args:
+        us: m predictions [B, n*C', *spatial] or [B, n*C']; U_ij is the slice [:, j*C':(j+1)*C'].
+        gates: [B, m, n].
+        bias: [m, n*C'] or None.
+        relu: whether the last step is a ReLU.
+        scale: [n, C'] or None.
+        shift: [n, C'] or None.
+
+    Returns:
+        n maps [B, C', *spatial] of the dtype of U_i.
+    """
+    us = follow_autocast(us)
+    dtype = accumulate_dtype(us[0].dtype)
+    spatial = (None,) * (us[0].dim() - 2)
+    weights = gates.to(dtype)
+    predictions = []
+    for i, u in enumerate(us):
+        wide = u.to(dtype)
+        if bias is not None:
+            wide = wide + bias[i].to(dtype)[(..., *spatial)]
+        predictions.append(wide.tensor_split(gates.shape[2], 1))
+    ys = []
+    for j in range(gates.shape[2]):
+        y = weights[:, 0, j, None][(..., *spatial)] * predictions[0][j]
+        for i in range(1, len(us)):
+            y = y + weights[:, i, j, None][(..., *spatial)] * predictions[i][j]
+        if scale is not None:
+            y = scale[j].to(dtype)[(..., *spatial)] * y
+        if shift is not None:
+            y = y + shift[j].to(dtype)[(..., *spatial)]
+        ys.append((y.relu() if relu else y).to(us[0].dtype))
+    return ys

@@ -18,7 +18,7 @@ from torch import Tensor
 from torch._C import _is_any_autocast_enabled
 from torch.nn import Parameter
 
-from mpkernels.ops import cross_connect, gate, mix, native
+from mpkernels.ops import combine, cross_connect, gate, mix, native
 from mpkernels.ops.autograd import nothing_above
 from mpkernels.ops.schema import OPERATORS, library
 
@@ -31,6 +31,8 @@ _EAGER: dict[str, Callable[..., Any]] = {
     "gate_backward": gate.run_eager_backward,
     "mix": mix.run_eager,
     "mix_backward": mix.run_eager_backward,
+    "combine": combine.run_eager,
+    "combine_backward": combine.run_eager_backward,
 }
 _FAKE: dict[str, Callable[..., Any]] = {
     "cross_connect": cross_connect.fake,
@@ -39,6 +41,8 @@ _FAKE: dict[str, Callable[..., Any]] = {
     "gate_backward": gate.fake_backward,
     "mix": mix.fake,
     "mix_backward": mix.fake_backward,
+    "combine": combine.fake,
+    "combine_backward": combine.fake_backward,
 }
 
 
@@ -58,6 +62,14 @@ def triton_interprets() -> bool:
 
 def _launchers(name: str) -> ModuleType:
     return importlib.import_module(f"mpkernels.triton.{name.removesuffix('_backward')}")
+
+
+def _why_no_launcher(name: str) -> str | None:
+    """Why Triton has no kernel for an operator, or None."""
+    operator = name.removesuffix("_backward")
+    if importlib.util.find_spec(f"mpkernels.triton.{operator}") is None:
+        return f"Triton has no {operator} yet"
+    return None
 
 
 def _triton(name: str) -> Callable[..., Any]:
@@ -82,7 +94,7 @@ def _refuse(backend: str, device: str, reason: str) -> Callable[[str], Callable[
 
 
 def _triton_on_cuda(name: str) -> Callable[..., Any]:
-    reason = why_no_triton()
+    reason = why_no_triton() or _why_no_launcher(name)
     if reason is None:
         return _triton(name)
 
@@ -108,7 +120,8 @@ def _native_on_cuda(name: str) -> Callable[..., Any]:
 def _triton_on_cpu(name: str) -> Callable[..., Any]:
     reason = why_no_triton()
     if reason is None and triton_interprets():
-        return _triton(name)
+        missing = _why_no_launcher(name)
+        return _refuse("triton", "CPU", missing)(name) if missing else _triton(name)
     reason = reason or "Triton needs a GPU, or TRITON_INTERPRET=1 set before triton is imported"
     return _refuse("triton", "CPU", reason)(name)
 

@@ -17,41 +17,42 @@ def _shape(sizes: Sequence[int]) -> str:
     return "[" + ", ".join(str(int(size)) for size in sizes) + "]"
 
 
-def check_tensors(function: str, xs: Sequence[Tensor]) -> None:
-    """Raises unless xs are m >= 1 tensors."""
+def check_tensors(function: str, xs: Sequence[Tensor], name: str = "xs") -> None:
+    """Raises unless xs, the argument `name`, are m >= 1 tensors."""
     if len(xs) == 0:
-        raise ValueError(f"{function}: xs must hold at least one path, got none")
+        raise ValueError(f"{function}: {name} must hold at least one path, got none")
     for i, x in enumerate(xs):
         if not isinstance(x, Tensor):
-            raise TypeError(f"{function}: xs[{i}] must be a tensor, got {type(x).__name__}")
+            raise TypeError(f"{function}: {name}[{i}] must be a tensor, got {type(x).__name__}")
 
 
-def check_paths(function: str, xs: Sequence[Tensor]) -> None:
+def check_paths(function: str, xs: Sequence[Tensor], name: str = "xs") -> None:
     """Raises unless the tensors xs are floating-point maps of one shape, dtype and device."""
     first = xs[0]
     for i, x in enumerate(xs):
+        here = f"{function}: {name}[{i}]"
         if not is_floating(x.dtype):
-            raise TypeError(
-                f"{function}: xs[{i}] must be float32, float64, bfloat16 or float16, got {x.dtype}"
-            )
+            raise TypeError(f"{here} must be float32, float64, bfloat16 or float16, got {x.dtype}")
         if x.dim() < 2:
-            raise ValueError(
-                f"{function}: xs[{i}] must be [B, C, *spatial] or [B, C], got {_shape(x.shape)}"
-            )
+            raise ValueError(f"{here} must be [B, C, *spatial] or [B, C], got {_shape(x.shape)}")
         if x.shape != first.shape:
             raise ValueError(
-                f"{function}: xs[{i}] must be {_shape(first.shape)} as xs[0], got {_shape(x.shape)}"
+                f"{here} must be {_shape(first.shape)} as {name}[0], got {_shape(x.shape)}"
             )
         if x.dtype != first.dtype:
-            raise TypeError(f"{function}: xs[{i}] must be {first.dtype} as xs[0], got {x.dtype}")
+            raise TypeError(f"{here} must be {first.dtype} as {name}[0], got {x.dtype}")
         if x.device != first.device:
-            raise ValueError(
-                f"{function}: xs[{i}] must be on {first.device} as xs[0], got {x.device}"
-            )
+            raise ValueError(f"{here} must be on {first.device} as {name}[0], got {x.device}")
 
 
 def _check_tensor(
-    function: str, name: str, value: Tensor, notation: str, wanted: Sequence[int], like: Tensor
+    function: str,
+    name: str,
+    value: Tensor,
+    notation: str,
+    wanted: Sequence[int],
+    like: Tensor,
+    paths: str = "xs",
 ) -> None:
     if not isinstance(value, Tensor):
         raise TypeError(f"{function}: {name} must be a tensor, got {type(value).__name__}")
@@ -62,7 +63,9 @@ def _check_tensor(
     if not is_floating(value.dtype):
         raise TypeError(f"{function}: {name} must have a floating-point dtype, got {value.dtype}")
     if value.device != like.device:
-        raise ValueError(f"{function}: {name} must be on {like.device} as xs, got {value.device}")
+        raise ValueError(
+            f"{function}: {name} must be on {like.device} as {paths}, got {value.device}"
+        )
 
 
 def check_gate(
@@ -108,3 +111,41 @@ def check_mix(function: str, xs: Sequence[Tensor], gates: Tensor) -> None:
     wanted = [batch, len(xs), gates.shape[2], channels][: gates.dim()]
     notation = "[B, m, n]" if gates.dim() == 3 else "[B, m, n, C]"
     _check_tensor(function, "gates", gates, notation, wanted, xs[0])
+
+
+def check_combine(
+    function: str,
+    us: Sequence[Tensor],
+    gates: Tensor,
+    bias: Tensor | None,
+    scale: Tensor | None,
+    shift: Tensor | None,
+) -> None:
+    """Raises unless us are predictions of n maps each, which gates and parameters fit."""
+    check_paths(function, us, "us")
+    if not isinstance(gates, Tensor):
+        raise TypeError(f"{function}: gates must be a tensor, got {type(gates).__name__}")
+    if gates.dim() != 3 or gates.shape[2] == 0:
+        raise ValueError(
+            f"{function}: gates must be [B, m, n] with n at least 1, got {_shape(gates.shape)}"
+        )
+    (batch, channels), (inputs, outputs) = us[0].shape[:2], (len(us), gates.shape[2])
+    _check_tensor(function, "gates", gates, "[B, m, n]", (batch, inputs, outputs), us[0], "us")
+    if channels % outputs != 0:
+        raise ValueError(
+            f"{function}: us must be [B, n*C', *spatial] with n = {outputs} as gates, "
+            f"got {int(channels)} channels"
+        )
+    sizes = inputs, channels
+    if bias is not None:
+        _check_tensor(function, "bias", bias, "[m, n*C']", sizes, us[0], "us")
+    sizes = outputs, channels // outputs
+    for name, value in (("scale", scale), ("shift", shift)):
+        if value is not None:
+            _check_tensor(function, name, value, "[n, C']", sizes, us[0], "us")
+
+
+def check_flag(function: str, name: str, value: bool) -> None:
+    """Raises unless the value is a bool."""
+    if not isinstance(value, bool):
+        raise TypeError(f"{function}: {name} must be a bool, got {type(value).__name__}")

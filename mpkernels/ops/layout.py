@@ -72,17 +72,18 @@ def strides_in_place(x: Tensor, geometry: Geometry) -> Strides | None:
     return Strides(x.stride(0), row)
 
 
-def empty_map(x: Tensor, channels_last: bool | None = None) -> Tensor:
-    """A new dense map of the shape, dtype and device of x, by default in x's format."""
-    batch, channels, *spatial = x.shape
+def empty_map(x: Tensor, channels_last: bool | None = None, channels: int | None = None) -> Tensor:
+    """A new dense map of the dtype and device of x, by default in x's format and shape."""
+    batch, all_channels, *spatial = x.shape
+    channels = all_channels if channels is None else channels
     if is_channels_last(x) if channels_last is None else channels_last:
         return x.new_empty((batch, *spatial, channels)).movedim(-1, 1)
-    return x.new_empty(x.shape)
+    return x.new_empty((batch, channels, *spatial))
 
 
 def in_format_of(y: Tensor, x: Tensor) -> Tensor:
     """y, dense and in the format of x, copied only where it is not that already."""
-    like = empty_map(x)
+    like = empty_map(x, channels=y.shape[1])
     return y if y.stride() == like.stride() else like.copy_(y)
 
 

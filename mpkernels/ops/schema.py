@@ -1,11 +1,13 @@
 """The operators' schemas: `torch.ops.mpkernels`, whether or not a compiled library loads.
 
-`wanted` flags the gradients to compute, inputs first, then parameters; only those are returned.
+`wanted` flags the gradients to compute, inputs first, then gates and parameters, in the order of
+the arguments; only those are returned.
 """
 
 import torch
 
 _PARAMETERS = "Tensor w1, Tensor? b1, Tensor w2, Tensor? b2"
+_PREDICTIONS = "Tensor[] us, Tensor gates, Tensor? bias, Tensor? scale, Tensor? shift, bool relu"
 
 SCHEMAS = (
     f"cross_connect(Tensor[] xs, {_PARAMETERS}) -> (Tensor[] ys, Tensor gates, Tensor pooled)",
@@ -17,6 +19,9 @@ SCHEMAS = (
     "mix(Tensor[] xs, Tensor gates) -> Tensor[] ys",
     "mix_backward(Tensor?[] grad_ys, Tensor[] xs, Tensor gates, bool[] wanted) "
     "-> (Tensor[] grad_xs, Tensor[] grad_gates)",
+    f"combine({_PREDICTIONS}) -> Tensor[] ys",
+    f"combine_backward(Tensor?[] grad_ys, {_PREDICTIONS}, bool[] wanted) "
+    "-> (Tensor[] grad_us, Tensor[] grad_parameters)",
 )
 OPERATORS = tuple(schema.partition("(")[0] for schema in SCHEMAS)
 

@@ -42,6 +42,12 @@ L2_SHARE = 0.6
 BUSY_SHARE = 0.75
 # Samples whose gradients of the parameters one program adds; see triton/parameters.py.
 PARAMETER_SAMPLES = 128
+# A tile of combine: 16 values for each of 128 threads. Its backward keeps m + 1 of them at a time,
+# in 256 threads, and leaves one value a channel and tile: twice as many values halve those.
+COMBINE_ELEMENTS = 2048
+COMBINE_GRAD_ELEMENTS = 4096
+# Tiles along the positions that one program adds to the gradients of combine's parameters.
+COMBINE_TILES = 1024
 
 
 class Card(NamedTuple):
@@ -197,11 +203,54 @@ class Tile(NamedTuple):
     cols: int
     num_warps: int
 
+    def counts(self, geometry: Geometry) -> tuple[int, int]:
+        """How many follow each other down the rows of a map and along its columns."""
+        return -(-geometry.rows // self.rows), -(-geometry.cols // self.cols)
+
 
 def tile_of(geometry: Geometry) -> Tile:
     """Tiles of up to 2,048 elements, as wide as a row allows."""
     cols = min(next_power_of_2(geometry.cols), 512)
     return Tile(min(next_power_of_2(geometry.rows), WALK_ELEMENTS // cols), cols, 8)
+
+
+def combine_tile(geometry: Geometry, itemsize: int, terms: int = 0) -> Tile:
+    """Tiles of one output of combine.
+
+    A backward sums along the positions, so its tiles are long there. Rows of channels_last are no
+    wider than 64 channels, backward 32: whole sectors of 32 bytes, and a layout of threads that
+    loads, parameters and stores share.
+
+    Args:
+        geometry: of one output.
+        itemsize: bytes of an element.
+        terms: m in a backward, 0 in a forward.
+    """
+    elements = COMBINE_ELEMENTS
+    if 0 < terms <= 4:
+        elements = COMBINE_GRAD_ELEMENTS
+    if itemsize == 8:  # computed in registers twice as large
+        elements //= 2
+    if geometry.channels_last and geometry.rows > 1:
+        most = 32 if terms else 64
+    else:
+        most = 1024 if terms else 512
+    cols = _width_of(geometry.cols, most)
+    rows = min(next_power_of_2(geometry.rows), elements // cols)
+    # More than four terms leave room for 8 values a thread.
+    warps = rows * cols // (512 if terms <= 4 and itemsize < 8 else 256)
+    return Tile(rows, cols, max(1, min(warps, 8)))
+
+
+def _width_of(cols: int, most: int) -> int:
+    """The widest of 128 and more columns that leaves an eighth of its tiles empty; else `most`."""
+    widest = width = min(next_power_of_2(cols), most)
+    while width >= 128:
+        padded = -(-cols // width) * width
+        if 8 * (padded - cols) <= padded:
+            return width
+        width //= 2
+    return widest
 
 
 def parameter_launches(batch: int) -> int:

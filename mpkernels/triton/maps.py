@@ -27,8 +27,11 @@ def _strides(shape: torch.Size, stride: tuple[int, ...], geometry: Geometry) -> 
 
 
 @lru_cache(maxsize=4096)
-def _new_strides(shape: torch.Size, stride: tuple[int, ...]) -> tuple[int, ...]:
-    return empty_map(torch.empty_strided(shape, stride, device="meta")).stride()
+def _like(
+    shape: torch.Size, stride: tuple[int, ...], channels: int | None
+) -> tuple[torch.Size, tuple[int, ...]]:
+    new = empty_map(torch.empty_strided(shape, stride, device="meta"), channels=channels)
+    return new.shape, new.stride()
 
 
 def geometry_like(x: Tensor) -> Geometry:
@@ -67,13 +70,13 @@ def writing(made: Sequence[Tensor | None], geometry: Geometry, unused: Tensor) -
     return _arguments(made, geometry, unused, False)
 
 
-def new_maps(likes: Sequence[Tensor | None]) -> list[Tensor | None]:
-    """A new dense map in the format of each; None stays."""
+def new_maps(likes: Sequence[Tensor | None], channels: int | None = None) -> list[Tensor | None]:
+    """A new dense map in the format of each, by default with its channels; None stays."""
     return [
         None
         if x is None
         else torch.empty_strided(
-            x.shape, _new_strides(x.shape, x.stride()), dtype=x.dtype, device=x.device
+            *_like(x.shape, x.stride(), channels), dtype=x.dtype, device=x.device
         )
         for x in likes
     ]

@@ -154,15 +154,20 @@ def parameter_gradients(
             num_warps=4,
         )
         if count > 1:
-            sizes = tuple(g.numel() for g in made)
-            _add_parts_kernel[(-(-max(sizes) // 128), len(made))](
-                tuple(part for part in parts if part is not None),
-                tuple(made),
-                sizes,
-                count,
-                GRADS=len(made),
-                BLOCK_PARTS=16,
-                BLOCK=128,
-                num_warps=4,
-            )
+            add_parts([part for part in parts if part is not None], made)
     return made
+
+
+def add_parts(parts: Sequence[Tensor], grads: Sequence[Tensor]) -> None:
+    """Launches once: each gradient is the sum of its parts, [parts, *gradient], in order."""
+    sizes = tuple(g.numel() for g in grads)
+    _add_parts_kernel[(-(-max(sizes) // 128), len(grads))](
+        tuple(parts),
+        tuple(grads),
+        sizes,
+        len(parts[0]),
+        GRADS=len(grads),
+        BLOCK_PARTS=16,
+        BLOCK=128,
+        num_warps=4,
+    )

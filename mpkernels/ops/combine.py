@@ -1,0 +1,161 @@
+"""combine: fake kernel, eager kernel and gradient (paper Eq. 4)."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from mpkernels import eager
+from mpkernels.eager.functional import without_autocast
+from mpkernels.ops.autograd import Operator, applier, place
+from mpkernels.ops.check import check_combine
+from mpkernels.ops.differentiate import Definition, gradients, second_gradients
+from mpkernels.ops.layout import empty_map, in_format_of
+
+_op = torch.ops.mpkernels.combine.default
+_backward_op = torch.ops.mpkernels.combine_backward.default
+
+
+def fake(
+    us: list[Tensor],
+    gates: Tensor,
+    bias: Tensor | None,
+    scale: Tensor | None,
+    shift: Tensor | None,
+    relu: bool,
+) -> list[Tensor]:
+    """Outputs without values."""
+    outputs = gates.shape[2]
+    channels = us[0].shape[1] // outputs
+    return [empty_map(us[0], channels=channels) for _ in range(outputs)]
+
+
+def fake_backward(
+    grad_ys: list[Tensor | None],
+    us: list[Tensor],
+    gates: Tensor,
+    bias: Tensor | None,
+    scale: Tensor | None,
+    shift: Tensor | None,
+    relu: bool,
+    wanted: list[bool],
+) -> tuple[list[Tensor], list[Tensor]]:
+    """Gradients without values."""
+    grad_us = [empty_map(u) for u, w in zip(us, wanted) if w]
+    parameters = zip((gates, bias, scale, shift), wanted[len(us) :])
+    return grad_us, [p.new_empty(p.shape) for p, w in parameters if w and p is not None]
+
+
+def run_eager(
+    us: list[Tensor],
+    gates: Tensor,
+    bias: Tensor | None,
+    scale: Tensor | None,
+    shift: Tensor | None,
+    relu: bool,
+) -> list[Tensor]:
+    """The operator by its definition."""
+    check_combine("combine", us, gates, bias, scale, shift)
+    ys = _definition(relu)([*us, gates, bias, scale, shift])
+    return [in_format_of(y, us[0]) for y in ys]
+
+
+def _definition(relu: bool) -> Definition:
+    def definition(inputs: Sequence[Tensor | None]) -> list[Tensor]:
+        *us, gates, bias, scale, shift = inputs
+        assert gates is not None
+        with without_autocast(gates.device.type):
+            return eager.combine(us, gates, bias, relu, scale, shift)  # type: ignore[arg-type]
+
+    return definition
+
+
+def run_eager_backward(
+    grad_ys: list[Tensor | None],
+    us: list[Tensor],
+    gates: Tensor,
+    bias: Tensor | None,
+    scale: Tensor | None,
+    shift: Tensor | None,
+    relu: bool,
+    wanted: list[bool],
+) -> tuple[list[Tensor], list[Tensor]]:
+    """The operator's gradient by its definition."""
+    inputs = [*us, gates, bias, scale, shift]
+    found = gradients(_definition(relu), inputs, grad_ys, wanted)
+    count = sum(wanted[: len(us)])
+    chosen = [u for u, w in zip(us, wanted) if w]
+    grad_us = [in_format_of(grad, u) for grad, u in zip(found[:count], chosen)]
+    return grad_us, [grad.contiguous() for grad in found[count:]]
+
+
+class _Combine(torch.autograd.Function):
+    @staticmethod
+    def forward(relu: bool, *flat: Any) -> tuple[Tensor, ...]:
+        *us, gates, bias, scale, shift = flat
+        return tuple(_op(us, gates, bias, scale, shift, relu))
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
+        ctx.relu, *flat = inputs
+        ctx.save_for_backward(*flat)
+        ctx.set_materialize_grads(False)
+
+    @staticmethod
+    def backward(ctx: Any, *grad_ys: Tensor | None) -> tuple[Tensor | None, ...]:
+        saved = ctx.saved_tensors
+        *us, gates, bias, scale, shift = saved
+        wanted = list(ctx.needs_input_grad[1:])
+        backward = combine_backward.route((*grad_ys, *saved))
+        grad_us, grad_parameters = backward(
+            list(grad_ys), us, gates, bias, scale, shift, ctx.relu, wanted
+        )
+        return (None, *place(grad_us + grad_parameters, wanted))
+
+
+class _CombineBackward(torch.autograd.Function):
+    """The gradient, differentiable: through the definition."""
+
+    @staticmethod
+    def forward(relu: bool, wanted: list[bool], n: int, *flat: Any) -> tuple[Tensor, ...]:
+        grad_ys, (*us, gates, bias, scale, shift) = list(flat[:n]), flat[n:]
+        grad_us, grad_parameters = _backward_op(
+            grad_ys, us, gates, bias, scale, shift, relu, wanted
+        )
+        return (*grad_us, *grad_parameters)
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
+        ctx.relu, ctx.wanted, ctx.n, *flat = inputs
+        ctx.save_for_backward(*flat)
+        ctx.set_materialize_grads(False)
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor | None) -> tuple[Tensor | None, ...]:
+        grad_ys, inputs = ctx.saved_tensors[: ctx.n], ctx.saved_tensors[ctx.n :]
+        of_inputs, of_grads = second_gradients(
+            _definition(ctx.relu), inputs, grad_ys, ctx.wanted, grads
+        )
+        return (None, None, None, *of_grads, *of_inputs)
+
+
+_apply, _apply_backward = applier(_Combine), applier(_CombineBackward)
+
+
+def _differentiable(us: list[Tensor], *rest: Any) -> Any:
+    *parameters, relu = rest
+    return list(_apply(relu, *us, *parameters))
+
+
+def _differentiable_backward(grad_ys: list[Tensor | None], us: list[Tensor], *rest: Any) -> Any:
+    *parameters, relu, wanted = rest
+    flat = _apply_backward(relu, wanted, len(grad_ys), *grad_ys, *us, *parameters)
+    count = sum(wanted[: len(us)])
+    return list(flat[:count]), list(flat[count:])
+
+
+combine = Operator("combine", _differentiable)
+combine_backward = Operator("combine_backward", _differentiable_backward)

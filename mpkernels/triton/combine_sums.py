@@ -1,0 +1,182 @@
+"""Sums over tiles and samples that gradients of combine's gates and parameters are.
+
+Every tile of the backward leaves a value a path and two a channel, in float32 (float64 for
+float64): 8 bytes a channel beside 2 m + 1 maps of its positions. The order of all sums is fixed.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import triton
+import triton.language as tl
+from torch import Tensor
+
+from mpkernels.eager.functional import accumulate_dtype
+from mpkernels.ops.layout import Geometry
+from mpkernels.triton.launch import (
+    COMBINE_TILES,
+    PARAMETER_SAMPLES,
+    Tile,
+    next_power_of_2,
+    on_device_of,
+)
+from mpkernels.triton.mix import triton_dtype
+from mpkernels.triton.parameters import add_parts
+
+_GATES = 64  # that a program adds tiles of
+_VALUES = 1024  # that a program adds at a time: 8 for each of 128 threads
+
+
+@triton.jit(do_not_specialize=["batch", "programs"])
+def _combine_sums_kernel(
+    sums, products, parts, gates, scale, grad_bias, grad_scale, grad_shift, grad_gates,
+    batch, programs, batch_stride, input_stride, output_stride,
+    INPUTS: tl.constexpr, OUTPUTS: tl.constexpr, CHANNELS: tl.constexpr,
+    ALONG: tl.constexpr, TILES: tl.constexpr, SAMPLES: tl.constexpr,
+    BLOCK_ALONG: tl.constexpr, BLOCK_CHANNELS: tl.constexpr,
+    BLOCK_TILES: tl.constexpr, BLOCK_GATES: tl.constexpr, ACC: tl.constexpr,
+):  # fmt: skip
+    """db_ij = scale_j sum_b g_ij sum_s D_j, dshift_j = sum_bs D_j, dscale_j = sum_bs D_j T_j.
+
+    One of the first `programs` programs owns one part of the batch and a block of channels of one
+    output; part t of a gradient is stored t times its size further on. Each of the others adds the
+    tiles of the gates of some samples. All sums have a fixed order.
+    """
+    CHANNEL_BLOCKS: tl.constexpr = tl.cdiv(CHANNELS, BLOCK_CHANNELS)
+    if tl.program_id(0) < programs:
+        j = tl.program_id(0) // CHANNEL_BLOCKS % OUTPUTS
+        part = tl.program_id(0) // (CHANNEL_BLOCKS * OUTPUTS)
+        c = tl.program_id(0) % CHANNEL_BLOCKS * BLOCK_CHANNELS + tl.arange(0, BLOCK_CHANNELS)
+        end = tl.minimum((part + 1) * SAMPLES, batch) * ALONG
+        of_shift, of_scale = (tl.zeros([BLOCK_ALONG, BLOCK_CHANNELS], ACC),) * 2
+        of_bias = ()
+        for _i in tl.static_range(INPUTS):
+            of_bias = of_bias + (tl.zeros([BLOCK_ALONG, BLOCK_CHANNELS], ACC),)
+        for first in range(part * SAMPLES * ALONG, end, BLOCK_ALONG):
+            t = first + tl.arange(0, BLOCK_ALONG)
+            inside = (t < end)[:, None] & (c < CHANNELS)[None, :]
+            at = (t.to(tl.int64)[:, None] * OUTPUTS + j) * CHANNELS + c[None, :]
+            if products is not None:
+                of_scale += tl.load(products + at, mask=inside, other=0.0)
+            if sums is not None:
+                d = tl.load(sums + at, mask=inside, other=0.0)
+                of_shift += d
+                if grad_bias is not None:
+                    grown = ()
+                    of_sample = gates + (t // ALONG).to(tl.int64) * batch_stride
+                    for i in tl.static_range(INPUTS):
+                        of_gate = of_sample + i * input_stride + j * output_stride
+                        g = tl.load(of_gate, mask=t < end, other=0.0).to(ACC)
+                        grown = grown + (of_bias[i] + g[:, None] * d,)
+                    of_bias = grown
+        to = (part.to(tl.int64) * OUTPUTS + j) * CHANNELS + c
+        if grad_shift is not None:
+            dshift = tl.sum(of_shift, 0).to(grad_shift.dtype.element_ty)
+            tl.store(grad_shift + to, dshift, mask=c < CHANNELS)
+        if grad_scale is not None:
+            dscale = tl.sum(of_scale, 0).to(grad_scale.dtype.element_ty)
+            tl.store(grad_scale + to, dscale, mask=c < CHANNELS)
+        if grad_bias is not None:
+            for i in tl.static_range(INPUTS):
+                db = tl.sum(of_bias[i], 0)
+                if scale is not None:
+                    db *= tl.load(scale + j * CHANNELS + c, mask=c < CHANNELS, other=0.0).to(ACC)
+                to = ((part.to(tl.int64) * INPUTS + i) * OUTPUTS + j) * CHANNELS + c
+                tl.store(grad_bias + to, db.to(grad_bias.dtype.element_ty), mask=c < CHANNELS)
+    elif grad_gates is not None:
+        first = (tl.program_id(0) - programs).to(tl.int64) * BLOCK_GATES
+        q = first + tl.arange(0, BLOCK_GATES)
+        of_gates = q < batch * (INPUTS * OUTPUTS)
+        sample, gate = q // (INPUTS * OUTPUTS), q % (INPUTS * OUTPUTS)
+        total = tl.zeros([BLOCK_TILES, BLOCK_GATES], ACC)
+        for first in range(0, TILES, BLOCK_TILES):
+            t = first + tl.arange(0, BLOCK_TILES)[:, None]
+            at = (sample[None, :] * TILES + t) * (INPUTS * OUTPUTS) + gate[None, :]
+            total += tl.load(parts + at, mask=(t < TILES) & of_gates[None, :], other=0.0)
+        summed = tl.sum(total, 0).to(grad_gates.dtype.element_ty)
+        tl.store(grad_gates + q, summed, mask=of_gates)
+
+
+class Left(NamedTuple):
+    """What the tiles of a backward leave for the gradients of gates and parameters."""
+
+    gates: Tensor | None  # [B, tiles, m, n]: with one tile a sample, the gradient itself
+    sums: Tensor | None  # [B, along, n, C']: sum_s D_j of a tile
+    products: Tensor | None  # the same of D_j T_j
+    tiles: int  # of an output of a sample
+    along: int  # of them along the positions
+
+
+def new_left(
+    u: Tensor, gates: Tensor, grads: list[Tensor | None], one: Geometry, tile: Tile
+) -> Left:
+    """Allocates it, for the gradients that are wanted."""
+    grad_gates, grad_bias, grad_scale, grad_shift = grads
+    rows, cols = tile.counts(one)
+    tiles, along = rows * cols, rows if one.channels_last else cols
+    dtype = accumulate_dtype(u.dtype)
+
+    def new(*shape: int) -> Tensor:
+        return u.new_empty((one.batch, *shape), dtype=dtype)
+
+    of_gates = new(tiles, *gates.shape[1:]) if grad_gates is not None and tiles > 1 else grad_gates
+    of_channels = along, gates.shape[2], one.channels
+    summed = grad_bias is not None or grad_shift is not None
+    sums = new(*of_channels) if summed else None
+    products = None if grad_scale is None else new(*of_channels)
+    return Left(of_gates, sums, products, tiles, along)
+
+
+def add_tiles(
+    left: Left, gates: Tensor, scale: Tensor | None, grads: list[Tensor | None], one: Geometry
+) -> None:
+    """Adds what tiles left: the parameters' gradients, and the gates' where samples have several.
+
+    Launches once if anything is left, once more where the batch has several parts.
+    """
+    grad_gates, *of_parameters = grads
+    made = [grad for grad in of_parameters if grad is not None]
+    of_gates = left.gates is not None and left.tiles > 1
+    if not (made or of_gates):
+        return
+    inputs, outputs = gates.shape[1:]
+    # A part is shorter where samples have many tiles; its size does not depend on the batch.
+    samples = max(1, min(PARAMETER_SAMPLES, COMBINE_TILES // left.along))
+    count = -(-one.batch // samples) if made else 1
+    parts, like = of_parameters, left.gates
+    if made:
+        like = left.sums if left.products is None else left.products
+    assert like is not None
+    if count > 1:
+        parts = [None if p is None else like.new_empty((count, *p.shape)) for p in of_parameters]
+    block_channels = min(next_power_of_2(one.channels), 16)
+    programs = count * outputs * -(-one.channels // block_channels) if made else 0
+    gate_programs = -(-gates.numel() // _GATES) if of_gates else 0
+    with on_device_of(gates):
+        _combine_sums_kernel[(programs + gate_programs,)](
+            left.sums,
+            left.products,
+            left.gates if of_gates else None,
+            gates,
+            scale,
+            *parts,
+            grad_gates if of_gates else None,
+            one.batch,
+            programs,
+            *gates.stride(),
+            INPUTS=inputs,
+            OUTPUTS=outputs,
+            CHANNELS=one.channels,
+            ALONG=left.along,
+            TILES=left.tiles,
+            SAMPLES=samples,
+            BLOCK_ALONG=_VALUES // block_channels,
+            BLOCK_CHANNELS=block_channels,
+            BLOCK_TILES=min(next_power_of_2(left.tiles), _VALUES // _GATES),
+            BLOCK_GATES=_GATES,
+            ACC=triton_dtype(like),
+            num_warps=4,
+        )
+        if count > 1:
+            add_parts([part for part in parts if part is not None], made)
