@@ -111,9 +111,7 @@ def test_the_logits_of_unrouted_paths_are_averaged(name):
 
 @pytest.mark.parametrize("routers", ["fused", "eager"])
 @pytest.mark.parametrize("channels_last", [False, True], ids=["nchw", "channels_last"])
-@pytest.mark.parametrize(
-    "name", ["basecnn_2_cc", "basecnn_2_cp", "resnet20_2_cc", "resnet18_2_cc"]
-)
+@pytest.mark.parametrize("name", ["basecnn_2_cc", "basecnn_2_cp", "resnet20_2_cc", "resnet18_2_cc"])
 def test_all_maps_keep_the_memory_format(name, channels_last, routers):
     model, x, _ = small(name, channels_last=channels_last, routers=routers)
     seen = []
