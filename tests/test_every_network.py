@@ -27,7 +27,10 @@ def named(slow):
 @pytest.mark.parametrize("name", named(HEAVY))
 def test_a_step_lowers_the_loss_and_the_network_saves_itself(name):
     model, x, y = small(name)
-    optimiser = torch.optim.SGD(model.parameters(), 0.005)
+    # One generator makes all kernels of hyper_wrn40_2, and a reward jumps where a sampled decision
+    # of blockdrop_resnet110 turns over: only a shorter step stays where the gradient holds.
+    short = name in ("blockdrop_resnet110", "hyper_wrn40_2")
+    optimiser = torch.optim.SGD(model.parameters(), 2e-4 if short else 0.005)
     losses = []
     chance = {k: v for k, v in model.state_dict().items() if k.endswith("_extra_state")}
     for _ in range(2):
