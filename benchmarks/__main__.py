@@ -15,7 +15,15 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from benchmarks import cpu_memory, cpu_overhead, cpu_routers, cpu_scaling, cpu_steps, machine
+from benchmarks import (
+    cpu_combine,
+    cpu_memory,
+    cpu_overhead,
+    cpu_routers,
+    cpu_scaling,
+    cpu_steps,
+    machine,
+)
 from benchmarks.cases import DTYPES
 from benchmarks.choice import Choice, Row
 from models.checkpoint import write_whole
@@ -23,6 +31,7 @@ from models.checkpoint import write_whole
 RESULTS = Path(__file__).parent / "results"
 SUITES = {
     "routers": cpu_routers,
+    "combine": cpu_combine,
     "overhead": cpu_overhead,
     "steps": cpu_steps,
     "memory": cpu_memory,
