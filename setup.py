@@ -69,11 +69,15 @@ if platform.machine().lower() in ("x86_64", "amd64"):
 else:
     INSTRUCTION_SETS = {"portable": []}
 
+GLUE_SOURCES = ("select", "caches", "register", "register_mix", "register_combine")
 KERNEL_SOURCES = [
     "csrc/cpu/cross_connect.cpp",
     "csrc/cpu/cross_connect_backward.cpp",
     "csrc/cpu/gate_weights.cpp",
     "csrc/cpu/mix.cpp",
+    "csrc/cpu/combine.cpp",
+    "csrc/cpu/combine_backward.cpp",
+    "csrc/cpu/combine_parameters.cpp",
     "csrc/cpu/kernels.cpp",
 ]
 
@@ -95,7 +99,7 @@ def extensions() -> list[Extension]:
     listed = ",".join(INSTRUCTION_SETS)
     cpu = Extension(
         "mpkernels._C",
-        [f"csrc/cpu/{name}.cpp" for name in ("select", "caches", "register", "register_mix")],
+        [f"csrc/cpu/{name}.cpp" for name in GLUE_SOURCES],
         depends=[str(path) for path in Path("csrc").rglob("*.h")],
         include_dirs=[CSRC, *include_paths()],
         library_dirs=library_paths(),

@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks import (
+    cpu_combine,
     cpu_memory,
     cpu_overhead,
     cpu_profile,
@@ -31,6 +32,7 @@ from models.checkpoint import write_whole
 RESULTS = Path(__file__).parent / "results"
 SUITES = {
     "routers": cpu_routers,
+    "combine": cpu_combine,
     "overhead": cpu_overhead,
     "steps": cpu_steps,
     "profile": cpu_profile,

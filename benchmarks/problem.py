@@ -150,9 +150,7 @@ def floors(problem: Problem) -> dict[tuple[str, str], Step]:
     forward, backward = problem.floor()
     steps: dict[tuple[str, str], Step] = {}
     for part, moved in (("forward", forward), ("forward+backward", forward + backward)):
-        elements = math.ceil(moved / 2 / problem.xs[0].element_size())
-        source = problem.plain[0].new_ones(elements)
-        steps["copy", part] = _copy(source, torch.empty_like(source))
+        steps["copy", part] = copy_step(problem.plain[0], moved)
     made = loops()
     if made is None:
         return steps
@@ -175,5 +173,8 @@ def floors(problem: Problem) -> dict[tuple[str, str], Step]:
     return steps
 
 
-def _copy(source: Tensor, target: Tensor) -> Step:
+def copy_step(like: Tensor, moved: int) -> Step:
+    """A copy that reads and writes so many bytes in all, in the dtype of `like`."""
+    source = like.detach().new_ones(math.ceil(moved / 2 / like.element_size()))
+    target = torch.empty_like(source)
     return lambda: target.copy_(source)

@@ -21,7 +21,7 @@ ROOT = Path(__file__).parents[1]
 RESULTS = Path(__file__).parent / "results"
 README, DOCUMENT = ROOT / "README.md", ROOT / "docs" / "benchmarks.md"
 BEGIN, END = "<!-- results: begin -->", "<!-- results: end -->"
-SUITES = ("routers", "overhead", "steps", "profile", "memory", "scaling")
+SUITES = ("routers", "combine", "overhead", "steps", "profile", "memory", "scaling")
 NOTHING = "Not measured yet: `python -m benchmarks`, then `python -m benchmarks.report`."
 Results = dict[str, dict[str, Any]]
 
@@ -177,6 +177,9 @@ ABOUT = {
     "bytes as must be moved at least. plain and streaming loop: the same bytes in C++, sample by "
     "sample, with regular and with streaming stores; two-pass loop: with each sample read before "
     "it is read and written, as a router must.",
+    "combine": "Predictions [2 C, ...] of two paths, weighted for two outputs [C, ...] with biases "
+    "and a ReLU: what follows the convolutions of a cross-prediction router. copy: torch's `copy_` "
+    "of as many bytes as reading and writing every map once moves.",
     "overhead": "Tiny vectors, where the calls themselves are the cost. One more router in a chain "
     "is half of what three in a row take beyond one, forward and backward.",
     "steps": "A training step: forward, backward and SGD. Routers alone are all routers of the "

@@ -38,6 +38,21 @@ inline int64_t parts(const Geometry& geometry) {
   return (geometry.rows() + part_rows(geometry) - 1) / part_rows(geometry);
 }
 
+// combine sums over positions. In channels_last such a sum needs a place for every part and
+// channel, so that its parts hold some rows at least.
+inline int64_t combine_part_rows(const Geometry& geometry) {
+  constexpr int64_t fewest = 16;
+  const int64_t rows = part_rows(geometry);
+  return geometry.channels_last && rows < fewest ? fewest : rows;
+}
+inline int64_t combine_parts(const Geometry& geometry) {
+  return (geometry.rows() + combine_part_rows(geometry) - 1) / combine_part_rows(geometry);
+}
+// Of the parts those that hold sums of one channel: all, or the one that has it.
+inline int64_t combine_sum_parts(const Geometry& geometry) {
+  return geometry.channels_last ? combine_parts(geometry) : 1;
+}
+
 // The gates' parameters, contiguous, in the accumulate dtype (double for f64 maps, else float).
 struct GateParameters {
   int64_t inputs;
@@ -112,10 +127,53 @@ struct MixBackward {
   Geometry geometry;
   int64_t inputs, outputs;
   Gates gates;
-  const Map* xs;       // [m]; read only for grad_gates
-  const Map* grad_ys;  // [n]
+  const Map* xs;             // [m]; read only for grad_gates
+  const Map* grad_ys;        // the `present` outputs that have a gradient
+  const int64_t* output_of;  // [present], which output each of them is
+  int64_t present;
   const Map* grad_xs;  // [m]; data is null where no gradient is wanted
   void* grad_gates;    // contiguous [B, m, n] or [B, m, n, C], or null
+};
+
+// What combine weights. Output j of path i is U_ij, the channels [j C', (j + 1) C') of U_i.
+// Parameters are contiguous and in the accumulate dtype.
+struct Predictions {
+  Geometry geometry;  // of an output
+  int64_t inputs, outputs;
+  Gates gates;
+  const void* bias;   // [m, n C'], or null
+  const void* scale;  // [n, C']
+  const void* shift;  // [n, C'], or null
+  bool relu;
+  const Map* us;  // [m]
+};
+
+// Y_j = relu(scale_j T_j + shift_j) with T_j = sum_i g_ij (U_ij + b_ij).
+struct Combine {
+  Predictions predictions;
+  const Map* ys;  // [n]
+};
+
+// D_j is dY_j where the ReLU is on, else 0.
+struct CombineBackward {
+  Predictions predictions;
+  const Map* grad_ys;  // [n]; data is null where an output has no gradient
+  const Map* grad_us;  // [m]; data is null where no gradient is wanted
+  void* dots;          // [B, parts, m, n]: <scale_j D_j, U_ij + b_ij> of each part
+  void* sums;          // [B, sum parts, n, C']: D_j summed over positions; or null
+  void* products;      // the same of D_j T_j; or null
+};
+
+// Sums over the parts of a sample, then over the batch, each in its order.
+struct CombineParameterGradients {
+  Predictions predictions;
+  const void* dots;
+  const void* sums;
+  const void* products;
+  void* grad_gates;  // [B, m, n]; each may be null
+  void* grad_bias;   // [m, n C']
+  void* grad_scale;  // [n, C']
+  void* grad_shift;  // [n, C']
 };
 
 }  // namespace mpk

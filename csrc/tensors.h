@@ -16,6 +16,28 @@ inline int64_t positions_of(const Tensor& x) {
   return positions;
 }
 
+// Gates of any strides, in the accumulate dtype.
+struct GateValues {
+  OptionalTensor converted;
+  Gates view;
+  GateValues(const Tensor& gates, const Geometry& geometry, int64_t m) {
+    const bool by_channel = gates.dim() == 4;
+    STD_TORCH_CHECK((gates.dim() == 3 || by_channel) && gates.size(0) == geometry.batch &&
+                        gates.size(1) == m && gates.size(2) > 0 &&
+                        (!by_channel || gates.size(3) == geometry.channels),
+                    "gates must be [B, m, n] or [B, m, n, C]");
+    const Dtype type = accumulate_type(geometry.dtype);
+    if (gates.dtype() != type) converted = contiguous_copy(gates, type);
+    const Tensor& tensor = converted ? *converted : gates;
+    view = {tensor.data_ptr(),
+            tensor.stride(0),
+            tensor.stride(1),
+            tensor.stride(2),
+            by_channel ? tensor.stride(3) : 0,
+            by_channel};
+  }
+};
+
 inline void check_paths(const std::vector<Tensor>& xs) {
   STD_TORCH_CHECK(!xs.empty() && xs[0].dim() >= 2, "xs must be maps [B, C, *spatial]");
   for (const Tensor& x : xs)
@@ -53,25 +75,25 @@ inline std::optional<Map> map_in_place(const Tensor& x, const Geometry& geometry
   return Map{x.data_ptr(), x.stride(0), row};
 }
 
-// A new dense map of the shape, dtype and device of x.
-inline Tensor empty_map(const Tensor& x, bool channels_last) {
+// A new dense map like x, of so many channels.
+inline Tensor empty_map(const Tensor& x, bool channels_last, int64_t channels) {
   constexpr int64_t most = 64;
-  const int64_t dims = x.dim(), channels = x.size(1);
+  const int64_t dims = x.dim();
   STD_TORCH_CHECK(dims <= most, "maps must have at most 64 dimensions");
-  int64_t strides[most], next = channels_last ? channels : 1;
+  int64_t sizes[most], strides[most], next = channels_last ? channels : 1;
+  sizes[0] = x.size(0);
+  sizes[1] = channels;
   for (int64_t d = dims - 1; d >= 2; d--) {
+    sizes[d] = x.size(d);
     strides[d] = next;
     next *= x.size(d) > 0 ? x.size(d) : 1;
   }
   strides[1] = channels_last ? 1 : next;
   strides[0] = channels_last ? next : next * (channels > 0 ? channels : 1);
-  return empty_strided(x.sizes(), strides, dims, x.dtype(), x);
+  return empty_strided(sizes, strides, dims, x.dtype(), x);
 }
-
-inline Tensor zeros_like(const Tensor& x) {
-  Tensor zero = empty_map(x, is_channels_last(x));
-  TORCH_ERROR_CODE_CHECK(aoti_torch_zero_(zero.get()));
-  return zero;
+inline Tensor empty_map(const Tensor& x, bool channels_last) {
+  return empty_map(x, channels_last, x.size(1));
 }
 
 // Maps, with the tensors that were made for them.
@@ -95,13 +117,13 @@ class Maps {
     maps_.push_back(*map);
   }
 
-  // Adds a new dense map in the format of x.
+  // Adds a new dense map in the format of x, with the channels of the geometry.
   void write(const Tensor& x, const Geometry& geometry) {
     if (tensors_.empty()) tensors_.reserve(maps_.capacity());
-    Tensor y = empty_map(x, is_channels_last(x));
+    Tensor y = empty_map(x, is_channels_last(x), geometry.channels);
     std::optional<Map> map = map_in_place(y, geometry);
     if (!map) {  // x has another format than the first path: write that one, copy at the end
-      Tensor other = empty_map(x, geometry.channels_last);
+      Tensor other = empty_map(x, geometry.channels_last, geometry.channels);
       map = map_in_place(other, geometry);
       pending_.push_back({tensors_.size(), std::move(other)});
     }

@@ -200,7 +200,7 @@ class CombineBounds:
         self.predictions, self.sizes = split + b, split.abs() + b.abs()
         # Kernels may add biases before or after the sum over paths, and scale the gates first.
         terms = gamma(2 * len(us) + 4, a)
-        sum_size = (self.g * self.sizes).abs().sum(0)
+        self.t_size = sum_size = (self.g * self.sizes).abs().sum(0)
         self.t = Bounded((self.g * self.predictions).sum(0), terms * sum_size)
         y = self.scale * self.t.value + offset
         error = terms * (self.scale.abs() * sum_size + offset.abs())
@@ -236,15 +236,14 @@ class CombineBounds:
         )
         along = (1, *places)
         of_bias = sums(u.value, u.error, u.value.abs(), tuple(x + 1 for x in along))
-        t_size = self.t.value.abs() + self.t.error
         return {
             "us": Bounded(flat(u.value), flat(u.error)),
             "gates": Bounded(of_gates.value.permute(2, 0, 1), of_gates.error.permute(2, 0, 1)),
             "bias": Bounded(flat(of_bias.value), flat(of_bias.error)),
-            "scale": sums(
+            "scale": sums(  # kernels may sum D U_ij over positions before the paths
                 d.value * self.t.value,
-                d.error * t_size + d.value.abs() * self.t.error,
-                most * t_size,
+                d.error * self.t_size + d.value.abs() * self.t.error,
+                most * self.t_size,
                 along,
             ),
             "shift": sums(d.value, d.error, d.value.abs(), along),

@@ -169,6 +169,7 @@ def test_the_report_shows_what_was_measured(tmp_path):
     "suite, text, contenders, rows",
     [
         ("routers", "B=1 [32] 2->2", ("loops", "stacked", "fused", "operator", "copy"), 2),
+        ("combine", "[128, 8, 8] 2->2 fp32 NCHW", ("loops", "stacked", "fused", "copy"), 2),
         ("overhead", "B=1 [32]", ("loops", "fused"), 4),
         ("steps", "B=8 fp32 NCHW", ("eager", "fused"), 2),
         ("steps", "resnet18_2_cc B=1 fp32 NCHW", ("eager", "fused"), 2),

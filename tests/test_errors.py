@@ -71,6 +71,55 @@ def test_mix_arguments(gates, kind, message, backend):
         functional.mix(xs(A, A), gates)
 
 
+U = (2, 6, 3, 3)
+GATES, BIAS, SCALE = torch.zeros(2, 2, 3), torch.zeros(2, 6), torch.zeros(3, 2)
+
+
+@pytest.mark.parametrize(
+    ("us", "gates", "named", "kind", "message"),
+    [
+        ([], GATES, {}, ValueError, "us must hold at least one path, got none"),
+        ([1.0], GATES, {}, TypeError, "us[0] must be a tensor, got float"),
+        (xs(U, (2, 6, 3, 4)), GATES, {}, ValueError,
+         "us[1] must be [2, 6, 3, 3] as us[0], got [2, 6, 3, 4]"),
+        (xs(U) + xs(U, dtype=torch.bfloat16), GATES, {}, TypeError,
+         "us[1] must be torch.float32 as us[0], got torch.bfloat16"),
+        (xs(U) + [torch.zeros(U, device="meta")], GATES, {}, ValueError,
+         "us[1] must be on cpu as us[0], got meta"),
+        (xs(U, U, dtype=torch.int32), GATES, {}, TypeError,
+         "us[0] must be float32, float64, bfloat16 or float16, got torch.int32"),
+        (xs((6,), (6,)), GATES, {}, ValueError,
+         "us[0] must be [B, C, *spatial] or [B, C], got [6]"),
+        (xs(U, U), GATES[:1], {}, ValueError, "gates must be [B, m, n] = [2, 2, 3], got [1, 2, 3]"),
+        (xs(U), GATES, {}, ValueError, "gates must be [B, m, n] = [2, 1, 3], got [2, 2, 3]"),
+        (xs(U, U), GATES[..., None], {}, ValueError,
+         "gates must be [B, m, n] with n at least 1, got [2, 2, 3, 1]"),
+        (xs(U, U), GATES[..., :0], {}, ValueError, "with n at least 1, got [2, 2, 0]"),
+        (xs(U, U), GATES.int(), {}, TypeError, "gates must have a floating-point dtype"),
+        (xs(U, U), None, {}, TypeError, "gates must be a tensor, got NoneType"),
+        (xs(U, U), GATES.to("meta"), {}, ValueError, "gates must be on cpu as us, got meta"),
+        (xs(A, A), GATES, {}, ValueError,
+         "us must be [B, n*C', *spatial] with n = 3 as gates, got 4 channels"),
+        (xs(U, U), GATES, {"bias": BIAS[:, :2]}, ValueError,
+         "bias must be [m, n*C'] = [2, 6], got [2, 2]"),
+        (xs(U, U), GATES, {"bias": BIAS.long()}, TypeError,
+         "bias must have a floating-point dtype, got torch.int64"),
+        (xs(U, U), GATES, {"scale": SCALE.T}, ValueError,
+         "scale must be [n, C'] = [3, 2], got [2, 3]"),
+        (xs(U, U), GATES, {"shift": SCALE[0]}, ValueError,
+         "shift must be [n, C'] = [3, 2], got [2]"),
+        (xs(U, U), GATES, {"shift": SCALE.to("meta")}, ValueError,
+         "shift must be on cpu as us, got meta"),
+        (xs(U, U), GATES, {"scale": 2.0}, TypeError, "scale must be a tensor, got float"),
+        (xs(U, U), GATES, {"relu": SCALE}, TypeError, "relu must be a bool, got Tensor"),
+        (xs(U, U), GATES, {"relu": 1}, TypeError, "relu must be a bool, got int"),
+    ],
+)  # fmt: skip
+def test_combine_arguments(us, gates, named, kind, message, backend):
+    with pytest.raises(kind, match=re.escape(message)):
+        functional.combine(us, gates, **named)
+
+
 def test_modules():
     with pytest.raises(ValueError, match=re.escape("inputs must be at least 1, got 0")):
         mpk.CrossConnect(4, 0, 2)
@@ -100,6 +149,22 @@ def test_operators_check_what_they_read():
             lambda: op.mix(xs(A, A), torch.zeros(2, 3, 2)),
             lambda: op.mix_backward([None], xs(A, A), torch.zeros(2, 2, 2), [True, True, True]),
             lambda: op.mix_backward([None, None], xs(A, A), torch.zeros(2, 2, 2), [True]),
+            lambda: op.combine(xs(U, A), GATES, None, None, None, True),
+            lambda: op.combine(xs(A, A), GATES, None, None, None, True),
+            lambda: op.combine(xs(U, U), GATES, BIAS.T, None, None, True),
+            lambda: op.combine(xs(U, U), GATES, None, SCALE.T, None, True),
+            lambda: op.combine_backward(
+                [None] * 2, xs(U, U), GATES, None, None, None, True, [True] * 6
+            ),
+            lambda: op.combine_backward(
+                [None] * 3, xs(U, U), GATES, None, None, None, True, [True] * 2
+            ),
+            lambda: op.combine_backward(
+                [None] * 3, xs(U, U), GATES, None, None, None, True, [True] * 6
+            ),
+            lambda: op.combine_backward(
+                xs(U, U, U), xs(U, U), GATES, None, None, None, True, [True] * 3 + [False] * 3
+            ),
         ):
             with pytest.raises(RuntimeError, match="must"):
                 call()

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 import torch
 from cases import CASES
-from test_operators import test_cross_connect, test_mix
+from test_operators import COMBINED, test_combine, test_cross_connect, test_mix
 
 import mpkernels as mpk
 from mpkernels.ops import native
@@ -42,6 +42,8 @@ def test_every_instruction_set(case, instruction_set):
         test_cross_connect(case, "native")
         test_mix(case, True, "native")
         test_mix(case, False, "native")
+        for kind in COMBINED:
+            test_combine(case, kind, "native")
 
 
 def test_the_widest_instruction_set_is_in_use():
@@ -169,20 +171,46 @@ def problem_of(shape, m, n, channels_last, dtype=torch.float32):
     return xs, [torch.randn(s) / 4 for s in sizes], grads
 
 
+def combined_gradients_of(us, parameters, grads, wanted=None):
+    """The same of combine: ys and the wanted gradients."""
+    operators = torch.ops.mpkernels
+    with torch.no_grad():
+        ys = operators.combine(us, *parameters, True)
+        wanted = wanted or [True] * (len(us) + 4)
+        found = operators.combine_backward(grads, us, *parameters, True, wanted)
+    return [*ys, *found[0], *found[1]]
+
+
+def predictions_of(shape, m, n, channels_last, dtype=torch.float32):
+    batch, channels, *rest = shape
+    us, _, _ = problem_of((batch, n * channels, *rest), m, n, channels_last, dtype)
+    _, _, grads = problem_of(shape, m, n, channels_last, dtype)
+    sizes = ((batch, m, n), (m, n * channels), (n, channels), (n, channels))
+    return us, [torch.randn(s) for s in sizes], grads
+
+
+BOTH = {
+    "cross_connect": (problem_of, gradients_of),
+    "combine": (predictions_of, combined_gradients_of),
+}
+
+
+@pytest.mark.parametrize("operator", BOTH)
 @pytest.mark.parametrize("channels_last", [False, True])
 @pytest.mark.parametrize(("m", "n"), [(2, 2), (1, 3), (5, 2)])
 @pytest.mark.parametrize("batch", [1, 3])
-def test_threads_that_share_a_sample_change_no_bit(batch, m, n, channels_last):
+def test_threads_that_share_a_sample_change_no_bit(batch, m, n, channels_last, operator):
     """Samples large enough to be cut into parts, of sizes that no part or vector divides."""
-    xs, parameters, grads = problem_of((batch, 67, 33, 31), m, n, channels_last)
+    make, gradients = BOTH[operator]
+    xs, parameters, grads = make((batch, 67, 33, 31), m, n, channels_last)
     grads[-1] = None if n > 2 else grads[-1]
     wanted = [i != 1 for i in range(m)] + [True] * 4
     before = torch.get_num_threads()
     try:
         torch.set_num_threads(1)
-        alone = gradients_of(xs, parameters, grads, wanted)
+        alone = gradients(xs, parameters, grads, wanted)
         torch.set_num_threads(3)
-        shared = gradients_of(xs, parameters, grads, wanted)
+        shared = gradients(xs, parameters, grads, wanted)
     finally:
         torch.set_num_threads(before)
     assert all(torch.equal(a, b) for a, b in zip(alone, shared))
@@ -190,20 +218,24 @@ def test_threads_that_share_a_sample_change_no_bit(batch, m, n, channels_last):
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
 @pytest.mark.parametrize("channels_last", [False, True])
-def test_outputs_that_go_around_the_cache_have_the_same_bits(channels_last, dtype):
+@pytest.mark.parametrize("operator", BOTH)
+def test_outputs_that_go_around_the_cache_have_the_same_bits(operator, channels_last, dtype):
     """Outputs beyond any last-level cache are streamed, those of one sample are not."""
+    make, gradients = BOTH[operator]
     size = Path("/sys/devices/system/cpu/cpu0/cache/index3/size")
     cache = int(size.read_text()[:-2]) << 10 if size.exists() else 1 << 24
     shape = (64, 192, 192)  # rows of whole lines in either format
     batch = cache // (2 * 64 * 192 * 192 * dtype.itemsize) + 1
-    xs, parameters, grads = problem_of((batch, *shape), 2, 2, channels_last, dtype)
+    xs, parameters, grads = make((batch, *shape), 2, 2, channels_last, dtype)
+    by_sample = 5 if operator == "combine" else 6
     before = torch.get_num_threads()
     try:
         torch.set_num_threads(1)  # threads that share samples do not stream
-        both = gradients_of(xs, parameters, grads)[:-4]
+        both = gradients(xs, parameters, grads)[:by_sample]
         for b in (0, batch - 1):
-            alone = [x[b : b + 1] for x in xs], parameters, [g[b : b + 1] for g in grads]
-            one = gradients_of(*alone)
+            gates = [parameters[0][b : b + 1]] if operator == "combine" else parameters[:1]
+            part = gates + parameters[1:]
+            one = gradients([x[b : b + 1] for x in xs], part, [g[b : b + 1] for g in grads])
             assert all(torch.equal(t[b : b + 1], o) for t, o in zip(both, one))
     finally:
         torch.set_num_threads(before)

@@ -144,7 +144,8 @@ def losses(routers, steps, dtype=torch.float64):
 
 
 def test_fused_and_eager_cross_prediction_train_alike():
-    # Each step at this rate amplifies rounding about tenfold; a wrong gradient shows at once.
+    # Float64, since in float32 rounding decides ties of max pools in the even parts of an image,
+    # and with them the third digit of gradients. A wrong gradient shows in the second loss.
     for fused, eager in zip(losses("fused", 4), losses("eager", 4), strict=True):
         assert abs(fused - eager) <= 2**-53 * 1e6 * eager
 
@@ -152,12 +153,12 @@ def test_fused_and_eager_cross_prediction_train_alike():
 def test_cross_predicted_networks_train_from_the_command_line(tmp_path):
     found = []
     for routers in ("fused", "eager"):
-        arguments = ["basecnn_2_cp", "--data", "digits", "--limit", "64", "--epochs", "1"]
+        arguments = ["basecnn_2_cp", "--data", "digits", "--limit", "32", "--epochs", "1"]
         out = ["--batch-size", "32", "--out", str(tmp_path / routers), "--routers", routers]
         assert main([*arguments, *out]) == 0
         found.append(lines(tmp_path / routers)[0]["train_loss"])
-    # Two steps of float32: the second loss follows an update whose rounding is amplified.
-    assert abs(found[0] - found[1]) <= 2**-24 * 1e4 * found[1]
+    # One step of float32: the loss before its update.
+    assert abs(found[0] - found[1]) <= 2**-24 * 1e3 * found[1]
 
 
 @pytest.mark.parametrize("amp", ["off", "bf16"])

@@ -1,7 +1,8 @@
 // From values known at run time to template arguments: dtype and numbers of paths.
 //
 // Compiled variants of every mixing loop: 4 dtypes x (16 pairs of path counts + one loop over any
-// number). Other counts than 1 to 4 run the loop, which reads a map once per output from L1.
+// number). Other counts than 1 to 4 run the loop, which reads a map once per output from L1. Of
+// combine's loops: 4 dtypes x 2 formats x (4 numbers of inputs + one loop over any number).
 #pragma once
 
 #include "cpu/vec.h"
@@ -26,9 +27,10 @@ inline void visit_dtype(Dtype dtype, Body body) {
   }
 }
 
+// body(Count<count>), or 0 where it is not 1 to 4.
 template <class Body>
-inline void visit_outputs(int64_t outputs, Body body) {
-  switch (outputs) {
+inline void visit_count(int64_t count, Body body) {
+  switch (count) {
     case 1:
       return body(Count<1>{});
     case 2:
@@ -45,8 +47,8 @@ inline void visit_outputs(int64_t outputs, Body body) {
 // body(Count<M>, Count<N>) with both 0 where either number is not 1 to 4.
 template <class Body>
 inline void visit_paths(int64_t inputs, int64_t outputs, Body body) {
-  visit_outputs(inputs, [&](auto m) {
-    visit_outputs(outputs, [&](auto n) {
+  visit_count(inputs, [&](auto m) {
+    visit_count(outputs, [&](auto n) {
       if constexpr (m == 0 || n == 0)
         body(Count<0>{}, Count<0>{});
       else

@@ -19,5 +19,8 @@ void cross_connect_grads(const CrossConnectBackward&, int64_t sample, int64_t be
 void gate_weight_gradients(const GateWeightGradients&, int64_t begin, int64_t end);
 void mix(const Mix&, int64_t begin, int64_t end, void* scratch);
 void mix_backward(const MixBackward&, int64_t begin, int64_t end, void* scratch);
+void combine(const Combine&, int64_t begin, int64_t end, void* scratch);
+void combine_backward(const CombineBackward&, int64_t begin, int64_t end, void* scratch);
+void combine_parameter_gradients(const CombineParameterGradients&, int64_t begin, int64_t end);
 
 }  // namespace mpk::cpu::MPK_NAMESPACE

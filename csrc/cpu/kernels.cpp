@@ -22,6 +22,9 @@ const Kernels table = {
     gate_weight_gradients,
     mix,
     mix_backward,
+    combine,
+    combine_backward,
+    combine_parameter_gradients,
 };
 
 }  // namespace mpk::cpu::MPK_NAMESPACE

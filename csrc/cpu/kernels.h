@@ -12,7 +12,9 @@ namespace mpk::cpu {
 // is worth several threads where it is large: then its channels [begin, end) are pooled, its gates
 // computed, and its parts [begin, end) mixed; backward, <dY_j, X_i> of its parts summed to
 // `partial` [parts, m, present], the gates differentiated, and dX of its parts written.
-// gate_weight_gradients works on tasks, see `weight_tasks`. `scratch` is 64-byte aligned and has
+// combine and its backward work on parts [begin, end) of all samples, numbered sample by sample.
+// gate_weight_gradients and combine_parameter_gradients work on tasks, see `weight_tasks` and
+// `combine_tasks`. `scratch` is 64-byte aligned and has
 // at least the size that its `..._scratch` function asks for.
 struct Kernels {
   const char* name;
@@ -31,6 +33,9 @@ struct Kernels {
   void (*gate_weight_gradients)(const GateWeightGradients&, int64_t begin, int64_t end);
   void (*mix)(const Mix&, int64_t begin, int64_t end, void* scratch);
   void (*mix_backward)(const MixBackward&, int64_t begin, int64_t end, void* scratch);
+  void (*combine)(const Combine&, int64_t begin, int64_t end, void* scratch);
+  void (*combine_backward)(const CombineBackward&, int64_t begin, int64_t end, void* scratch);
+  void (*combine_parameter_gradients)(const CombineParameterGradients&, int64_t begin, int64_t end);
 };
 
 // In values of double, the widest accumulate dtype.
@@ -42,6 +47,17 @@ inline int64_t cross_connect_backward_scratch(const CrossConnectBackward& p) {
 }
 inline int64_t mix_scratch(int64_t inputs, int64_t outputs, int64_t channels) {
   return inputs * outputs * channels;
+}
+
+// Gates, two rows of channels for each output, and a vector of 64 bytes for each gate.
+inline int64_t combine_scratch(const Predictions& p) {
+  const int64_t gates = p.inputs * p.outputs;
+  return 8 * gates + gates + 2 * p.outputs * p.geometry.channels;
+}
+
+// 64 channels of an output are a task; the last task are the gates.
+inline int64_t combine_tasks(const Predictions& p) {
+  return p.outputs * ((p.geometry.channels + 63) / 64) + 1;
 }
 
 // Eight hidden units of a path are a task, the first of a path takes its logits too.

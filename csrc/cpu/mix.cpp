@@ -4,24 +4,11 @@
 #include "cpu/mix.h"
 
 #include "cpu/entry.h"
+#include "cpu/gather.h"
 #include "cpu/groups.h"
 
 namespace mpk::cpu::MPK_NAMESPACE {
 namespace {
-
-// The gates of sample b as [m, n] or [m, n, C], or [n, m(, C)] where transposed.
-template <class A>
-void gather(const Gates& gates, int64_t b, int64_t m, int64_t n, int64_t channels, bool transposed,
-            A* to) {
-  const int64_t weights = gates.by_channel ? channels : 1;
-  for (int64_t i = 0; i < m; i++)
-    for (int64_t j = 0; j < n; j++) {
-      const A* from = static_cast<const A*>(gates.data) + b * gates.batch_stride +
-                      i * gates.input_stride + j * gates.output_stride;
-      A* at = to + (transposed ? j * m + i : i * n + j) * weights;
-      for (int64_t c = 0; c < weights; c++) at[c] = from[c * gates.channel_stride];
-    }
-}
 
 // One weight a channel. `gates` is [inputs, outputs, C].
 template <class T, class A = Accumulate<T>>
@@ -82,11 +69,11 @@ void mix_sample(const Geometry& geometry, const Gates& kind, const Paths& xs, co
 template <class T, int M, int N, class A = Accumulate<T>>
 void input_gradients(const MixBackward& p, int64_t b, A* gates) {
   const int64_t channels = p.geometry.channels;
-  const Paths grad_ys{p.grad_ys, p.outputs, b}, grad_xs{p.grad_xs, p.inputs, b};
+  const Paths grad_ys{p.grad_ys, p.present, b}, grad_xs{p.grad_xs, p.inputs, b};
   bool all = true;
   for (int64_t i = 0; i < p.inputs; i++) all &= p.grad_xs[i].data != nullptr;
   if (all) {
-    gather(p.gates, b, p.inputs, p.outputs, channels, true, gates);
+    gather(p.gates, b, p.inputs, p.present, p.output_of, channels, true, gates);
     mix_sample<T, N, M>(p.geometry, p.gates, grad_ys, grad_xs, gates);
     return;
   }
@@ -94,21 +81,28 @@ void input_gradients(const MixBackward& p, int64_t b, A* gates) {
     if (!p.grad_xs[i].data) continue;
     Gates one = p.gates;
     one.data = static_cast<const A*>(one.data) + i * one.input_stride;
-    gather(one, b, 1, p.outputs, channels, true, gates);
+    gather(one, b, 1, p.present, p.output_of, channels, true, gates);
     mix_sample<T, 0, 0>(p.geometry, one, grad_ys, {p.grad_xs + i, 1, b}, gates);
   }
 }
 
+// dG of sample b; that of an output without a gradient is 0. `d` holds [m, present] or more.
 template <class T, int M, int N, class A = Accumulate<T>>
-void gate_gradients(const MixBackward& p, int64_t b) {
-  const Paths xs{p.xs, p.inputs, b}, grad_ys{p.grad_ys, p.outputs, b};
+void gate_gradients(const MixBackward& p, int64_t b, A* d) {
+  const Paths xs{p.xs, p.inputs, b}, grad_ys{p.grad_ys, p.present, b};
   const int64_t weights = p.gates.by_channel ? p.geometry.channels : 1;
-  A* d = static_cast<A*>(p.grad_gates) + b * p.inputs * p.outputs * weights;
-  if (p.gates.by_channel) {
-    dot_by_channel<T>(p.geometry, xs, grad_ys, d);
-    return;
-  }
-  dot_rows<T, M, N>(xs, grad_ys, whole(p.geometry), d);
+  A* to = static_cast<A*>(p.grad_gates) + b * p.inputs * p.outputs * weights;
+  const bool all = p.present == p.outputs;
+  if (p.gates.by_channel)
+    dot_by_channel<T>(p.geometry, xs, grad_ys, all ? to : d);
+  else
+    dot_rows<T, M, N>(xs, grad_ys, whole(p.geometry), all ? to : d);
+  if (all) return;
+  std::memset(to, 0, p.inputs * p.outputs * weights * sizeof(A));
+  for (int64_t i = 0; i < p.inputs; i++)
+    for (int64_t o = 0; o < p.present; o++)
+      std::memcpy(to + (i * p.outputs + p.output_of[o]) * weights,
+                  d + (i * p.present + o) * weights, weights * sizeof(A));
 }
 
 }  // namespace
@@ -119,7 +113,7 @@ void mix(const Mix& p, int64_t begin, int64_t end, void* scratch) {
     auto* gates = static_cast<Accumulate<T>*>(scratch);
     visit_paths(p.inputs, p.outputs, [&](auto m, auto n) {
       for (int64_t b = begin; b < end; b++) {
-        gather(p.gates, b, p.inputs, p.outputs, p.geometry.channels, false, gates);
+        gather(p.gates, b, p.inputs, p.outputs, nullptr, p.geometry.channels, false, gates);
         mix_sample<T, m, n>(p.geometry, p.gates, {p.xs, p.inputs, b}, {p.ys, p.outputs, b}, gates);
       }
     });
@@ -130,9 +124,9 @@ void mix_backward(const MixBackward& p, int64_t begin, int64_t end, void* scratc
   visit_dtype(p.geometry.dtype, [&](auto zero) {
     using T = decltype(zero);
     auto* gates = static_cast<Accumulate<T>*>(scratch);
-    visit_paths(p.inputs, p.outputs, [&](auto m, auto n) {
+    visit_paths(p.inputs, p.present, [&](auto m, auto n) {
       for (int64_t b = begin; b < end; b++) {
-        if (p.grad_gates) gate_gradients<T, m, n>(p, b);
+        if (p.grad_gates) gate_gradients<T, m, n>(p, b, gates);
         input_gradients<T, m, n>(p, b, gates);
       }
     });

@@ -4,28 +4,6 @@
 namespace mpk::cpu {
 namespace {
 
-// Gates of any strides, in the accumulate dtype.
-struct GateValues {
-  OptionalTensor converted;
-  Gates view;
-  GateValues(const Tensor& gates, const Geometry& geometry, int64_t m) {
-    const bool by_channel = gates.dim() == 4;
-    STD_TORCH_CHECK((gates.dim() == 3 || by_channel) && gates.size(0) == geometry.batch &&
-                        gates.size(1) == m && gates.size(2) > 0 &&
-                        (!by_channel || gates.size(3) == geometry.channels),
-                    "gates must be [B, m, n] or [B, m, n, C]");
-    const Dtype type = accumulate_type(geometry.dtype);
-    if (gates.dtype() != type) converted = contiguous_copy(gates, type);
-    const Tensor& tensor = converted ? *converted : gates;
-    view = {tensor.data_ptr(),
-            tensor.stride(0),
-            tensor.stride(1),
-            tensor.stride(2),
-            by_channel ? tensor.stride(3) : 0,
-            by_channel};
-  }
-};
-
 std::vector<Tensor> mix(std::vector<Tensor> xs, Tensor gates) {
   check_paths(xs);
   const Geometry geometry = geometry_of(xs[0]);
@@ -56,14 +34,12 @@ std::tuple<std::vector<Tensor>, std::vector<Tensor>> mix_backward(
   const int64_t n = gates.size(2);
   STD_TORCH_CHECK(int64_t(grad_ys.size()) == n, "grad_ys must hold n entries");
   Maps inputs(m), grad_outputs(n), grad_inputs(m);
-  OptionalTensor zero;
+  std::vector<int64_t> output_of;
+  output_of.reserve(n);
   for (int64_t j = 0; j < n; j++) {
-    if (grad_ys[j]) {
-      grad_outputs.read(*grad_ys[j], geometry);
-    } else {
-      if (!zero) zero = zeros_like(xs[0]);
-      grad_outputs.read(*zero, geometry);
-    }
+    if (!grad_ys[j]) continue;
+    grad_outputs.read(*grad_ys[j], geometry);
+    output_of.push_back(j);
   }
   for (int64_t i = 0; i < m; i++) {
     if (wanted[m])
@@ -88,6 +64,8 @@ std::tuple<std::vector<Tensor>, std::vector<Tensor>> mix_backward(
       values.view,
       inputs.data(),
       grad_outputs.data(),
+      output_of.data(),
+      grad_outputs.size(),
       grad_inputs.data(),
       wanted[m] ? grad_gates[0].data_ptr() : nullptr,
   };

@@ -1,0 +1,84 @@
+// combine: Y_j = relu(scale_j sum_i g_ij (U_ij + b_ij) + shift_j) (Eq. 4).
+//
+// Forward reads each U_i once and writes each Y_j once.
+#include "cpu/combine.h"
+
+#include "cpu/entry.h"
+
+namespace mpk::cpu::MPK_NAMESPACE {
+namespace {
+
+// Columns [begin, end) of row r of output j.
+template <class T, int M, bool CHANNELS_LAST, class A = Accumulate<T>>
+inline void combine_columns(const Coefficients<A>& of, const Paths& us, int64_t j, int64_t r,
+                            int64_t begin, int64_t end, T* y) {
+  const Geometry& geometry = of.p.geometry;
+  const A* gates = of.gates + j * us.count;
+  const OfChannels<A, CHANNELS_LAST> scale(of.scale + j * geometry.channels, r, begin);
+  const OfChannels<A, CHANNELS_LAST> offset(of.offset + j * geometry.channels, r, begin);
+  const Vec<A> edge = of.edge;
+  const auto finish = [&](auto lanes, int64_t at, Vec<A> sum) {
+    const Vec<A> value = sum * scale.at(lanes, at) + offset.at(lanes, at);
+    fetch_to_write(y + at);
+    lanes.store(y + at, value <= edge ? Vec<A>{} : value);
+  };
+  if constexpr (M > 0) {
+    const Weights<A, M> g(gates);
+    const T* u[M];
+    for (int i = 0; i < M; i++) u[i] = prediction_row<const T>(geometry, us, i, j, r) + begin;
+    for_lanes<A>(end - begin, [&](auto lanes, int64_t at) {
+      Vec<A> sum = lanes.load(u[0] + at) * g.at[0];
+      for (int i = 1; i < M; i++) sum += lanes.load(u[i] + at) * g.at[i];
+      finish(lanes, at, sum);
+    });
+  } else {
+    for_lanes<A>(end - begin, [&](auto lanes, int64_t at) {
+      Vec<A> sum = {};
+      for (int64_t i = 0; i < us.count; i++)
+        sum += lanes.load(prediction_row<const T>(geometry, us, i, j, r) + begin + at) * gates[i];
+      finish(lanes, at, sum);
+    });
+  }
+}
+
+template <class T, int M, bool CHANNELS_LAST, class A = Accumulate<T>>
+void combine_part(const Combine& c, const Coefficients<A>& of, int64_t b, Block rows,
+                  bool streamed) {
+  const Paths us{of.p.us, of.p.inputs, b};
+  // In the order in which U_i lies in memory: channels_last, where the outputs share its rows, a
+  // few rows at a time.
+  const int64_t staged = Target<T, 1>::staged_columns / rows.cols;
+  const int64_t together = !CHANNELS_LAST ? rows.last - rows.first : staged > 1 ? staged : 1;
+  for (int64_t first = rows.first; first < rows.last; first += together) {
+    const int64_t last = rows.last - first < together ? rows.last : first + together;
+    for (int64_t j = 0; j < of.p.outputs; j++) {
+      const Paths y{c.ys + j, 1, b};
+      Target<T, 1> target(y, rows.cols, streamed);
+      for (int64_t r = first; r < last; r++)
+        for_blocks(rows.cols, target.block(), [&](int64_t begin, int64_t end) {
+          combine_columns<T, M, CHANNELS_LAST>(of, us, j, r, begin, end, target.at(0, r, begin));
+          target.finish(r, begin, end - begin, r + 1 == last);
+        });
+    }
+  }
+}
+
+}  // namespace
+
+void combine(const Combine& c, int64_t begin, int64_t end, void* scratch) {
+  const Predictions& p = c.predictions;
+  const bool streamed = streams(p.geometry, c.ys, p.outputs);
+  visit_predictions(p, [&](auto zero, auto m, auto channels_last) {
+    using T = decltype(zero);
+    Coefficients<Accumulate<T>> of(p, scratch);
+    for_parts(
+        p.geometry, begin, end, [&](int64_t b) { of.read(b); },
+        [&](int64_t b, int64_t part) {
+          const Block rows = combine_part(p.geometry, part);
+          combine_part<T, m, channels_last>(c, of, b, rows, streamed);
+        });
+  });
+  if (streamed) finish_streams();
+}
+
+}  // namespace mpk::cpu::MPK_NAMESPACE
