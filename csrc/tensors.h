@@ -58,6 +58,7 @@ inline Geometry geometry_of(const Tensor& x) {
 
 // The strides with which x can be read where it lies, or nothing if it cannot.
 inline std::optional<Map> map_in_place(const Tensor& x, const Geometry& geometry) {
+  if (geometry.positions == 0) return Map{};  // without an element, strides mean nothing
   int64_t unit = 1, row = geometry.cols();
   bool known = !geometry.channels_last;  // there, the innermost stride is the unit, 0 too
   if (geometry.channels_last) {

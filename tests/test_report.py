@@ -64,9 +64,9 @@ def test_command_passes_here():
     assert done.stderr == ""
     passed = [line for line in done.stdout.splitlines() if line.startswith("self-test passed: ")]
     for name, reason in (("native on cpu", native.why_no_cpu), ("eager on cpu", None)):
-        assert len([line for line in passed if name in line]) == (0 if reason else 3)
+        assert len([line for line in passed if name in line]) == (0 if reason else 4)
     if backend.why_no_triton() is None:
-        assert len([line for line in passed if "triton" in line]) == 3
+        assert len([line for line in passed if "triton" in line]) == 4
 
 
 def test_report_of_a_failed_build(monkeypatch):

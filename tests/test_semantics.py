@@ -138,12 +138,23 @@ def test_the_relu_of_combine_at_its_edge(dtype, value, backend):
     assert torch.equal(found[2], torch.full_like(us[0], 3.0 if passes else 0.0))
 
 
-@pytest.mark.parametrize("shape", [(0, 4, 3, 3), (0, 4), (2, 4, 0, 3), (2, 4, 0), (2, 0, 3)])
+@pytest.mark.parametrize(
+    ("shape", "layout"),
+    [
+        ((0, 4, 3, 3), "nchw"),
+        ((0, 4), "nchw"),
+        ((2, 4, 0, 3), "nchw"),
+        ((2, 4, 3, 0), "nchw"),
+        ((2, 4, 3, 0), "channels_last"),
+        ((2, 4, 0), "nchw"),
+        ((2, 0, 3), "nchw"),
+    ],
+)
 @pytest.mark.parametrize("name", calls.NAMES)
-def test_empty_maps(name, shape, backend):
+def test_empty_maps(name, shape, layout, backend):
     if shape[1] == 0 and name in ("cross_connect", "gate"):
         pytest.skip("the table scales w1 by the number of its columns")
-    case = Case("", "", batch=shape[0], channels=shape[1], spatial=shape[2:])
+    case = Case("", "", batch=shape[0], channels=shape[1], spatial=shape[2:], layout=layout)
     paths, rest = calls.arguments(name, case)
     outputs, of_parameters, _ = step(name, paths, rest)
     if name != "gate":

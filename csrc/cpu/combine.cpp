@@ -47,8 +47,9 @@ void combine_part(const Combine& c, const Coefficients<A>& of, int64_t b, Block 
   const Paths us{of.p.us, of.p.inputs, b};
   // In the order in which U_i lies in memory: channels_last, where the outputs share its rows, a
   // few rows at a time.
-  const int64_t staged = Target<T, 1>::staged_columns / rows.cols;
-  const int64_t together = !CHANNELS_LAST ? rows.last - rows.first : staged > 1 ? staged : 1;
+  constexpr int64_t staged = Target<T, 1>::staged_columns;
+  const int64_t few = rows.cols < staged ? staged / (rows.cols > 0 ? rows.cols : 1) : 1;
+  const int64_t together = CHANNELS_LAST ? few : rows.last - rows.first;
   for (int64_t first = rows.first; first < rows.last; first += together) {
     const int64_t last = rows.last - first < together ? rows.last : first + together;
     for (int64_t j = 0; j < of.p.outputs; j++) {

@@ -24,7 +24,7 @@ struct Target {
       : maps(maps),
         streamed(streamed),
         cols(cols),
-        rows(2 * cols <= staged_columns && maps.dense(cols) ? staged_columns / cols : 1) {}
+        rows(cols > 0 && maps.dense(cols) && cols < staged_columns ? staged_columns / cols : 1) {}
   int64_t block() const { return streamed ? staged_columns : INT64_MAX; }
   T* at(int path, int64_t r, int64_t col) {
     return streamed ? staged[path] + waiting * cols : maps.row<T>(path, r) + col;

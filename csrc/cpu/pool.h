@@ -45,9 +45,11 @@ inline void pool_cols(const Paths& xs, int64_t path, int64_t first, int64_t last
   using V = Vec<A>;
   constexpr int step = lanes_of<V>;
   const A scale = A(1) / A(positions);
-  const int64_t block = 1 + 2048 / (last - first);
-  for (int64_t begin = 0; begin < positions; begin += block) {
-    const int64_t end = positions - begin < block ? positions : begin + block;
+  const int64_t block = 1 + 2048 / (last > first ? last - first : 1);
+  int64_t begin = 0, end = 0;
+  do {  // once at least: the mean of nothing is NaN
+    begin = end;
+    end = positions - begin < block ? positions : begin + block;
     const auto sum_down = [&](auto vectors, auto lanes, int64_t c) {
       constexpr int count = decltype(vectors)::value;
       V sums[count] = {};
@@ -68,7 +70,7 @@ inline void pool_cols(const Paths& xs, int64_t path, int64_t first, int64_t last
     in_steps_of(Count<4>{});
     in_steps_of(Count<2>{});
     for_lanes<A>(last - c, [&](auto lanes, int64_t at) { sum_down(Count<1>{}, lanes, c + at); });
-  }
+  } while (end < positions);
 }
 
 // Means of channels [first, last) of one sample to z, [m, C].
