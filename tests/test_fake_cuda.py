@@ -76,7 +76,7 @@ def test_a_whole_network_is_one_graph_of_our_operators(network, operators, fake)
 
 def test_export_with_any_batch():
     with FakeTensorMode(allow_non_fake_inputs=True), torch.device("cuda"):
-        model = models.create("basecnn_2_cc", classes=10).eval()
+        model = models.create("basecnn_2_cc", num_classes=10).eval()
         x = torch.empty(8, 3, 32, 32)
     batch = torch.export.Dim("batch", min=2, max=65535)  # pooling allows no more
     program = torch.export.export(model, (x,), dynamic_shapes=({0: batch},))

@@ -115,7 +115,7 @@ def test_an_interrupted_run_resumes_exactly(tmp_path):
 
 # A network that guesses reaches 10 %; four epochs over 1,442 digits reached 99 %. Below 90 % the
 # routers do not pass on what the paths have learned.
-@pytest.mark.parametrize("routers", ["fused", "eager"])
+@pytest.mark.parametrize("routers", ["fused", pytest.param("eager", marks=pytest.mark.slow)])
 def test_learns_digits(routers):
     torch.use_deterministic_algorithms(False)
     images = data.load("digits")

@@ -4,6 +4,7 @@ import math
 import os
 import subprocess
 import sys
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -18,20 +19,36 @@ pytest.importorskip("triton", reason="triton is not installed")
 HERE = Path(__file__).parent
 
 
+def interpret(file):
+    """Runs a test file in the interpreter; it and the compiler exclude each other in a process."""
+    return subprocess.run(
+        [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", str(HERE / file)],
+        env={**os.environ, "TRITON_INTERPRET": "1", "OMP_NUM_THREADS": "1"},
+        capture_output=True,
+        text=True,
+        cwd=HERE.parent,
+    )
+
+
+@pytest.fixture(scope="module")
+def interpreted(request):
+    """The runs of all files that were asked for, two at a time: minutes, each on one core."""
+    name = test_in_the_interpreter.__name__
+    asked = [item for item in request.session.items if item.originalname == name]
+    with ThreadPoolExecutor(2) as pool:
+        yield {
+            i.callspec.params["file"]: pool.submit(interpret, i.callspec.params["file"])
+            for i in asked
+        }
+
+
 @pytest.mark.skipif(INTERPRETED, reason="this is the process that the test starts")
 @pytest.mark.parametrize(
     "file",
     ["test_operators.py", "test_semantics.py", "test_walks.py", "test_traffic.py", "test_tune.py"],
 )
-def test_in_the_interpreter(file):
-    """Interpreter and compiler exclude each other in one process, so this starts another."""
-    run = subprocess.run(
-        [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", str(HERE / file)],
-        env={**os.environ, "TRITON_INTERPRET": "1"},
-        capture_output=True,
-        text=True,
-        cwd=HERE.parent,
-    )
+def test_in_the_interpreter(file, interpreted):
+    run = interpreted[file].result()
     assert run.returncode == 0, run.stdout[-4000:] + run.stderr[-2000:]
     assert " passed" in run.stdout and " failed" not in run.stdout
 

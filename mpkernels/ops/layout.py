@@ -56,6 +56,8 @@ def geometry_of(x: Tensor) -> Geometry:
 def strides_in_place(x: Tensor, geometry: Geometry) -> Strides | None:
     """The strides with which x can be read where it lies, or None if it must be copied."""
     row, unit = geometry.cols, None if geometry.channels_last else 1
+    if geometry.positions == 0:  # without an element, strides mean nothing
+        return Strides(0, 0)
     if geometry.channels_last:
         if geometry.channels > 1 and x.stride(1) != 1:
             return None
