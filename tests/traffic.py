@@ -133,6 +133,8 @@ def measure_combine(
     with Meter() as backward:
         grad_us, grad_parameters = combine_backward(grads, us, *parameters, True, [True] * (m + 4))
     backward.assert_written_once(*grad_us, *grad_parameters)
+    # A lane that is masked without a value loads NaN here; sums would show it.
+    assert all(t.isfinite().all() for t in (*ys, *grad_us, *grad_parameters))
     return _combined(forward, grads[0], m * n + n), _combined(backward, grads[0], 2 * m * n + n)
 
 

@@ -157,7 +157,7 @@ std::tuple<std::vector<Tensor>, std::vector<Tensor>> combine_backward(
   }
   const int64_t batch = p.geometry.batch;
   const int64_t channels = batch * combine_sum_parts(p.geometry) * n * p.geometry.channels;
-  const bool summed = flags[1] || flags[3], multiplied = flags[2];
+  const bool summed = p.bias || flags[3], multiplied = flags[2];
   const Buffer dots(batch * combine_parts(p.geometry) * m * n, tensors.type());
   const Buffer sums(summed ? channels : 0, tensors.type());
   const Buffer products(multiplied ? channels : 0, tensors.type());
