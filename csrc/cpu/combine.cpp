@@ -8,36 +8,67 @@
 namespace mpk::cpu::MPK_NAMESPACE {
 namespace {
 
-// Columns [begin, end) of row r of output j.
-template <class T, int M, bool CHANNELS_LAST, class A = Accumulate<T>>
-inline void combine_columns(const Coefficients<A>& of, const Paths& us, int64_t j, int64_t r,
-                            int64_t begin, int64_t end, T* y) {
-  const Geometry& geometry = of.p.geometry;
-  const A* gates = of.gates + j * us.count;
-  const OfChannels<A, CHANNELS_LAST> scale(of.scale + j * geometry.channels, r, begin);
-  const OfChannels<A, CHANNELS_LAST> offset(of.offset + j * geometry.channels, r, begin);
-  const Vec<A> edge = of.edge;
-  const auto finish = [&](auto lanes, int64_t at, Vec<A> sum) {
+// What becomes of columns [begin, end) of row r of output j once its paths are summed.
+template <class T, bool CHANNELS_LAST, class A = Accumulate<T>>
+struct Finish {
+  const OfChannels<A, CHANNELS_LAST> scale, offset;
+  const Vec<A> edge;
+  T* const y;
+
+  Finish(const Coefficients<A>& of, int64_t j, int64_t r, int64_t begin, T* y)
+      : scale(of.scale + j * of.p.geometry.channels, r, begin),
+        offset(of.offset + j * of.p.geometry.channels, r, begin),
+        edge(of.edge),
+        y(y) {}
+  template <class Lanes>
+  inline __attribute__((always_inline)) void operator()(Lanes lanes, int64_t at, Vec<A> sum) const {
     const Vec<A> value = sum * scale.at(lanes, at) + offset.at(lanes, at);
     fetch_to_write(y + at);
     lanes.store(y + at, value <= edge ? Vec<A>{} : value);
+  }
+};
+
+// Rows [first, last) of output j. In channels_last they are short: what is the same in all of them
+// is looked up once.
+template <class T, int M, bool CHANNELS_LAST, class A = Accumulate<T>>
+inline void combine_rows(const Coefficients<A>& of, const Paths& us, int64_t j, int64_t first,
+                         int64_t last, int64_t cols, Target<T, 1>& target) {
+  const Geometry& geometry = of.p.geometry;
+  const A* gates = of.gates + j * us.count;
+  const auto columns_of = [&](int64_t r, int64_t begin, int64_t end, auto body) {
+    const Finish<T, CHANNELS_LAST> finish(of, j, r, begin, target.at(0, r, begin));
+    for_lanes<A>(end - begin,
+                 [&](auto lanes, int64_t at) { finish(lanes, at, body(lanes, begin + at)); });
+    target.finish(r, begin, end - begin, r + 1 == last);
   };
   if constexpr (M > 0) {
     const Weights<A, M> g(gates);
     const T* u[M];
-    for (int i = 0; i < M; i++) u[i] = prediction_row<const T>(geometry, us, i, j, r) + begin;
-    for_lanes<A>(end - begin, [&](auto lanes, int64_t at) {
-      Vec<A> sum = lanes.load(u[0] + at) * g.at[0];
-      for (int i = 1; i < M; i++) sum += lanes.load(u[i] + at) * g.at[i];
-      finish(lanes, at, sum);
-    });
+    int64_t stride[M];
+    for (int i = 0; i < M; i++) {
+      u[i] = prediction_row<const T>(geometry, us, i, j, first);
+      stride[i] = us.maps[i].row_stride;
+    }
+    for (int64_t r = first; r < last; r++) {
+      for_blocks(cols, target.block(), [&](int64_t begin, int64_t end) {
+        columns_of(r, begin, end, [&](auto lanes, int64_t at) {
+          Vec<A> sum = lanes.load(u[0] + at) * g.at[0];
+          for (int i = 1; i < M; i++) sum += lanes.load(u[i] + at) * g.at[i];
+          return sum;
+        });
+      });
+      for (int i = 0; i < M; i++) u[i] += stride[i];
+    }
   } else {
-    for_lanes<A>(end - begin, [&](auto lanes, int64_t at) {
-      Vec<A> sum = {};
-      for (int64_t i = 0; i < us.count; i++)
-        sum += lanes.load(prediction_row<const T>(geometry, us, i, j, r) + begin + at) * gates[i];
-      finish(lanes, at, sum);
-    });
+    for (int64_t r = first; r < last; r++)
+      for_blocks(cols, target.block(), [&](int64_t begin, int64_t end) {
+        columns_of(r, begin, end, [&](auto lanes, int64_t at) {
+          Vec<A> sum = {};
+          for (int64_t i = 0; i < us.count; i++)
+            sum += lanes.load(prediction_row<const T>(geometry, us, i, j, r) + at) * gates[i];
+          return sum;
+        });
+      });
   }
 }
 
@@ -55,11 +86,7 @@ void combine_part(const Combine& c, const Coefficients<A>& of, int64_t b, Block 
     for (int64_t j = 0; j < of.p.outputs; j++) {
       const Paths y{c.ys + j, 1, b};
       Target<T, 1> target(y, rows.cols, streamed);
-      for (int64_t r = first; r < last; r++)
-        for_blocks(rows.cols, target.block(), [&](int64_t begin, int64_t end) {
-          combine_columns<T, M, CHANNELS_LAST>(of, us, j, r, begin, end, target.at(0, r, begin));
-          target.finish(r, begin, end - begin, r + 1 == last);
-        });
+      combine_rows<T, M, CHANNELS_LAST>(of, us, j, first, last, rows.cols, target);
     }
   }
 }
