@@ -7,6 +7,7 @@ VENV := .venv
 RUN := $(VENV)/bin/python
 INSTALLED := $(VENV)/installed
 CSRC := $(wildcard csrc/*.h csrc/*.cpp csrc/*/*.h csrc/*/*.cpp csrc/*/*.cu csrc/*/*.cuh)
+SHIM := $(wildcard tests/shim/*.h tests/shim/*.cpp tests/shim/cuda/*.cuh)
 
 .PHONY: demo test test-all lint self-test install clean
 .DELETE_ON_ERROR:
@@ -24,7 +25,7 @@ lint: install
 	$(RUN) -m ruff check .
 	$(RUN) -m ruff format --check .
 	$(RUN) -m mypy
-	$(VENV)/bin/clang-format --dry-run -Werror $(CSRC) benchmarks/floor.cpp
+	$(VENV)/bin/clang-format --dry-run -Werror $(CSRC) $(SHIM) benchmarks/floor.cpp
 
 self-test: install
 	$(RUN) -m mpkernels

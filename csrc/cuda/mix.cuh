@@ -6,6 +6,7 @@
 
 #include <cstdint>
 
+#include "cuda/limits.h"
 #include "problem.h"
 
 #ifndef MPK_DEVICE
@@ -13,9 +14,6 @@
 #endif
 
 namespace mpk::cuda {
-
-// More paths than this are refused by the caller, and run in Triton.
-constexpr int max_paths = 8;
 
 struct MixArguments {
   Map xs[max_paths];

@@ -1,0 +1,328 @@
+// Runs a kernel on a CPU: every GPU thread is a fiber, the blocks of one cluster run at a time.
+//
+// Fibers change only at barriers and shuffles, in an order that a seed shuffles. Shared memory
+// begins as NaN and is NaN again when its block has ended; asynchronous copies happen when they are
+// waited for. A barrier that not all threads reach is reported, not waited for. Nothing here models
+// the order in which a GPU's memory sees what threads of different blocks do without a barrier.
+#pragma once
+
+#include <cstdint>
+#include <cstdio>
+#include <cstdlib>
+#include <cstring>
+
+#include "context.h"
+
+namespace shim {
+
+struct Site {
+  const char* file;
+  int line;
+};
+
+// `generation` counts how often all have met. Two tokens, since the next meeting may begin before
+// the last one's waiters have gone on, but not the one after it.
+struct Barrier {
+  int expected = 0, arrived = 0;
+  unsigned generation = 0;
+  char tokens[2];
+  float mail[2][32];  // of shuffles
+};
+
+struct Copy {
+  char* to;
+  const char* from;
+  int group;
+};
+
+struct Fiber {
+  Context context;
+  int block, thread;
+  Barrier* waits = nullptr;
+  unsigned until = 0;
+  Site site{};
+  bool ended = false;
+  unsigned cluster_generation = 0;  // of its last arrival
+  Copy* copies = nullptr;
+  int pending = 0, done = 0, group = 0;
+};
+
+struct Block {
+  char* memory = nullptr;
+  int64_t index = 0;
+  int live = 0;
+  Barrier barrier;
+  Barrier warps[32];
+  char end_token;
+};
+
+// Bytes of global memory that a kernel may touch, and how often it did.
+struct Range {
+  uintptr_t begin, end;
+  uint8_t *reads, *writes;
+};
+
+struct Launch {
+  int64_t blocks;
+  int cluster, threads;
+  size_t shared_bytes;
+  unsigned seed;
+  void (*body)(const void*);
+  const void* arguments;
+};
+
+constexpr int most_fibers = 16 * 512;
+constexpr size_t stack_bytes = 32768;
+constexpr int most_ranges = 64;
+// With a sanitizer a stack is never used again within a launch: it would look shared.
+#if defined(__SANITIZE_THREAD__)
+constexpr bool fresh_stacks = true;
+#else
+constexpr bool fresh_stacks = false;
+#endif
+
+inline Launch now;
+inline Context scheduler;
+inline Fiber* current;
+inline Fiber* fibers;
+inline Block blocks[16];
+inline Barrier cluster_barrier;
+inline char begin_token, end_token;
+inline Range ranges[most_ranges];
+inline int range_count;
+inline Site skipped;        // a barrier that is left out, to see whether that is noticed
+inline size_t taken_bytes;  // of every block's shared memory, to see whether that is noticed
+inline char failure[512];
+
+SHIM_UNSEEN inline void fail(const char* what, Site site) {
+  if (!failure[0])
+    std::snprintf(failure, sizeof failure, "%s (%s:%d, block %lld, thread %d)", what,
+                  site.file ? site.file : "?", site.line,
+                  (long long)(current ? blocks[current->block].index : -1),
+                  current ? current->thread : -1);
+}
+
+SHIM_UNSEEN inline bool is_skipped(Site site) {
+  return skipped.line == site.line && skipped.file && std::strstr(site.file, skipped.file);
+}
+
+// The scheduler does not go on with a fiber before its barrier's generation has changed.
+SHIM_UNSEEN inline void pause(Barrier& barrier, unsigned generation, Site site) {
+  current->waits = &barrier;
+  current->until = generation;
+  current->site = site;
+  change(current->context, scheduler);
+}
+
+SHIM_UNSEEN inline unsigned arrive(Barrier& barrier) {
+  const unsigned generation = barrier.generation;
+  release(&barrier.tokens[generation & 1]);
+  if (++barrier.arrived == barrier.expected) {
+    barrier.arrived = 0;
+    barrier.generation++;
+  }
+  return generation;
+}
+
+SHIM_UNSEEN inline void wait(Barrier& barrier, unsigned generation, Site site) {
+  if (barrier.generation == generation || now.seed) pause(barrier, generation, site);
+  acquire(&barrier.tokens[generation & 1]);
+}
+
+SHIM_UNSEEN inline Barrier& warp_of(const Fiber& fiber) {
+  return blocks[fiber.block].warps[fiber.thread / 32];
+}
+
+SHIM_UNSEEN inline void check_same_site(Site site) {
+  for (int q = 0; q < now.threads; q++) {
+    const Fiber& other = fibers[current->block * now.threads + q];
+    if (&other != current && !other.ended && other.waits == &blocks[current->block].barrier &&
+        other.until == blocks[current->block].barrier.generation && other.site.line != site.line)
+      return fail("threads of a block wait at different barriers", site);
+  }
+}
+
+SHIM_UNSEEN inline float exchange(float value, int lane, Site site) {
+  Barrier& warp = warp_of(*current);
+  const unsigned generation = warp.generation;
+  warp.mail[generation & 1][current->thread % 32] = value;
+  wait(warp, arrive(warp), site);
+  return warp.mail[generation & 1][(current->thread % 32) ^ lane];
+}
+
+// All of a touched range must be known; nothing is checked while no range is.
+SHIM_UNSEEN inline void touch(const void* at, size_t bytes, bool writes) {
+  if (range_count == 0) return;
+  const uintptr_t address = reinterpret_cast<uintptr_t>(at);
+  for (int q = 0; q < range_count; q++) {
+    const Range& range = ranges[q];
+    if (address < range.begin || address + bytes > range.end) continue;
+    uint8_t* counts = writes ? range.writes : range.reads;
+    for (size_t byte = 0; byte < bytes; byte++)
+      if (counts[address - range.begin + byte] < 255) counts[address - range.begin + byte]++;
+    return;
+  }
+  fail(writes ? "writes outside of the tensors" : "reads outside of the tensors", {});
+}
+
+// Of a thread, each of 16 bytes; the last round of each of a few tiles may be incomplete.
+SHIM_UNSEEN inline int most_copies() {
+  return int(now.shared_bytes / 16 / size_t(now.threads)) + 16;
+}
+
+SHIM_UNSEEN inline void copy_later(void* to, const void* from) {
+  Fiber& fiber = *current;
+  if (fiber.pending == most_copies()) return fail("copies more than shared memory holds", {});
+  fiber.copies[fiber.pending++] = {static_cast<char*>(to), static_cast<const char*>(from),
+                                   fiber.group};
+}
+
+SHIM_UNSEEN inline bool next_copy(int pending, Copy& copy) {
+  Fiber& fiber = *current;
+  if (fiber.done == fiber.pending || fiber.copies[fiber.done].group >= fiber.group - pending)
+    return false;
+  copy = fiber.copies[fiber.done++];
+  return true;
+}
+
+// The end of a block ends its memory: a write, as far as a sanitizer sees.
+__attribute__((noinline)) inline void end_block(char* memory) {
+#if defined(__SANITIZE_ADDRESS__)
+  __asan_poison_memory_region(memory, now.shared_bytes);
+#else
+  std::memset(memory, 0xff, now.shared_bytes);
+#endif
+}
+
+SHIM_UNSEEN inline bool leave_block() {
+  Block& block = blocks[current->block];
+  release(&block.end_token);
+  current->ended = true;
+  if (--block.live > 0) return false;
+  acquire(&block.end_token);
+  return true;
+}
+
+SHIM_UNSEEN inline void run_fiber() {
+  arrived(current->context);
+  acquire(&begin_token);
+  now.body(now.arguments);
+  if (leave_block()) end_block(blocks[current->block].memory);
+  release(&end_token);
+  change(current->context, scheduler);
+}
+
+SHIM_UNSEEN inline void check_guard(const char* memory) {
+#if !defined(__SANITIZE_ADDRESS__)
+  for (int q = 0; q < 64; q++)
+    if (memory[now.shared_bytes + q] != 0x55) return fail("writes past its shared memory", {});
+#endif
+}
+
+SHIM_UNSEEN inline char* shared_memory_of_block() {
+#if defined(__SANITIZE_ADDRESS__)
+  char* memory = static_cast<char*>(std::aligned_alloc(16, now.shared_bytes));
+#else
+  char* memory = static_cast<char*>(std::aligned_alloc(16, now.shared_bytes + 64));
+  for (int q = 0; q < 64; q++) memory[now.shared_bytes + q] = 0x55;
+#endif
+  for (size_t byte = 0; byte < now.shared_bytes; byte++) memory[byte] = char(0xff);
+  return memory;
+}
+
+SHIM_UNSEEN inline void start_cluster(int64_t first, char* stacks) {
+  const int count = now.cluster * now.threads;
+  cluster_barrier = Barrier{};
+  cluster_barrier.expected = count;
+  for (int b = 0; b < now.cluster; b++) {
+    blocks[b] = Block{};
+    blocks[b].memory = shared_memory_of_block();
+    blocks[b].index = first + b;
+    blocks[b].live = blocks[b].barrier.expected = now.threads;
+    for (int w = 0; w < now.threads / 32; w++) blocks[b].warps[w].expected = 32;
+  }
+  for (int q = 0; q < count; q++) {
+    fibers[q] = Fiber{};
+    fibers[q].block = q / now.threads;
+    fibers[q].thread = q % now.threads;
+    fibers[q].copies = static_cast<Copy*>(std::malloc(sizeof(Copy) * size_t(most_copies())));
+    prepare(fibers[q].context, run_fiber, stacks + q * stack_bytes, stack_bytes);
+  }
+}
+
+SHIM_UNSEEN inline unsigned random_below(unsigned most) {
+  now.seed = now.seed * 1664525u + 1013904223u;
+  return (now.seed >> 8) % most;
+}
+
+// Goes round the fibers that can go on until all have ended; with a seed in another order each
+// time, and some blocks lag behind.
+SHIM_UNSEEN inline void run_cluster() {
+  const int count = now.cluster * now.threads;
+  static int order[most_fibers];
+  for (int q = 0; q < count; q++) order[q] = q;
+  unsigned lagging = 0;
+  for (bool ran = true; (ran || lagging) && !failure[0];) {
+    for (int q = count - 1; now.seed && q > 0; q--) {
+      const int other = int(random_below(unsigned(q + 1))), kept = order[q];
+      order[q] = order[other];
+      order[other] = kept;
+    }
+    lagging = ran && now.seed ? random_below(1u << now.cluster) : 0;
+    ran = false;
+    for (int q = 0; q < count && !failure[0]; q++) {
+      Fiber& fiber = fibers[order[q]];
+      if (fiber.ended || (fiber.waits && fiber.waits->generation == fiber.until)) continue;
+      if (lagging >> fiber.block & 1) continue;
+      fiber.waits = nullptr;
+      current = &fiber;
+      change(scheduler, fiber.context);
+      ran = true;
+    }
+  }
+  for (int q = 0; q < count; q++) {
+    current = &fibers[q];
+    if (!fibers[q].ended) fail("some threads never reach this barrier", fibers[q].site);
+    forget(fibers[q].context);
+    std::free(fibers[q].copies);
+  }
+  current = nullptr;
+  for (int b = 0; b < now.cluster; b++) check_guard(blocks[b].memory);
+}
+
+// Null, or what went wrong.
+SHIM_UNSEEN inline const char* run(const Launch& launch) {
+  now = launch;
+  now.shared_bytes -= taken_bytes;
+  failure[0] = 0;
+  const int64_t clusters = now.blocks / now.cluster;
+  const size_t of_cluster = stack_bytes * size_t(now.cluster * now.threads);
+  if (now.threads % 32 || now.threads > 512 || now.cluster > 16 || now.blocks % now.cluster) {
+    fail("no such launch", {});
+    return failure;
+  }
+  fibers = new Fiber[size_t(now.cluster * now.threads)];
+  char* stacks = static_cast<char*>(std::malloc(of_cluster * size_t(fresh_stacks ? clusters : 1)));
+  char** memories = new char*[size_t(now.blocks)];
+  int64_t made = 0;
+  adopt(scheduler);
+  release(&begin_token);
+  for (int64_t c = 0; c < clusters && !failure[0]; c++) {
+    start_cluster(c * now.cluster, stacks + (fresh_stacks ? size_t(c) * of_cluster : 0));
+    for (int b = 0; b < now.cluster; b++) memories[made++] = blocks[b].memory;
+    run_cluster();
+  }
+  acquire(&end_token);
+  for (int64_t q = 0; q < made; q++) {
+#if defined(__SANITIZE_ADDRESS__)
+    __asan_unpoison_memory_region(memories[q], now.shared_bytes);
+#endif
+    std::free(memories[q]);
+  }
+  delete[] memories;
+  std::free(stacks);
+  delete[] fibers;
+  return failure[0] ? failure : nullptr;
+}
+
+}  // namespace shim

@@ -1,0 +1,91 @@
+// Tiny grids of the shipped kernels, for a sanitizer. `races FILE LINE` leaves out that barrier;
+// `races BYTES` takes so many bytes from the shared memory of every block.
+#include <memory>
+#include <vector>
+
+#include "kernels.cpp"
+
+namespace {
+
+struct Floats {
+  explicit Floats(int64_t size) : values(new float[size]) {
+    for (int64_t q = 0; q < size; q++) values[q] = float((q * 37 + 11) % 64) / 64.f - 0.5f;
+  }
+  operator float*() const { return values.get(); }
+  std::unique_ptr<float[]> values;
+};
+
+// The maps of one side of a router, in an allocation each, so that no access past an end is missed.
+struct Maps {
+  Maps(const Geometry& geometry, int64_t count) {
+    const int64_t size = geometry.rows() * geometry.cols();
+    for (int64_t q = 0; q < count; q++) {
+      values.emplace_back(geometry.batch * size);
+      maps.push_back({values.back(), size, geometry.cols()});
+    }
+  }
+  std::vector<Floats> values;
+  std::vector<Map> maps;
+};
+
+bool report(const char* error) {
+  if (error) std::fprintf(stderr, "%s\n", error);
+  return error == nullptr;
+}
+
+// A value that no one has computed is NaN, as shared memory is to begin with.
+bool finite(const Maps& maps, int64_t size) {
+  for (const Floats& map : maps.values)
+    for (int64_t q = 0; q < size; q++)
+      if (!std::isfinite(map.values[q])) return report("an output is not a number");
+  return true;
+}
+
+bool run(const Geometry& geometry, int64_t cluster, int64_t threads, unsigned seed) {
+  constexpr int64_t m = 2, n = 2, hidden = 5;
+  const int64_t batch = geometry.batch, channels = geometry.channels;
+  Maps xs(geometry, m), ys(geometry, n), grad_ys(geometry, n), grad_xs(geometry, m);
+  Floats w1(m * hidden * channels), b1(m * hidden), w2(m * n * hidden), b2(m * n);
+  Floats gates(batch * m * n), pooled(batch * m * channels);
+  Floats grad_logits(batch * m * n), grad_hidden(batch * m * hidden), units(batch * m * hidden);
+  Floats grad_w1(m * hidden * channels), grad_b1(m * hidden), grad_w2(m * n * hidden),
+      grad_b2(m * n);
+  const GateParameters gate{m, n, hidden, w1, nullptr, b1, w2, b2};
+  const CrossConnect problem{geometry, gate, xs.maps.data(), ys.maps.data(), gates, pooled};
+  const int64_t output_of[] = {0, 1};
+  const CrossConnectBackward outer{geometry,
+                                   gate,
+                                   xs.maps.data(),
+                                   grad_ys.maps.data(),
+                                   output_of,
+                                   n,
+                                   grad_xs.maps.data(),
+                                   nullptr,
+                                   gates,
+                                   pooled,
+                                   nullptr,
+                                   grad_logits,
+                                   grad_hidden,
+                                   units,
+                                   true};
+  const GateWeightGradients sums{Dtype::f32, batch,   channels, m,           n,
+                                 hidden,     pooled,  units,    grad_logits, grad_hidden,
+                                 grad_w1,    grad_b1, grad_w2,  grad_b2};
+  const int64_t size = batch * channels * geometry.positions;
+  return report(forward(&problem, cluster, threads, seed)) &&
+         report(backward(&outer, cluster, threads, seed)) &&
+         report(weights(&sums, threads, seed)) && finite(ys, size) && finite(grad_xs, size);
+}
+
+}  // namespace
+
+int main(int count, char** arguments) {
+  if (count == 2) shim::taken_bytes = size_t(std::atoi(arguments[1]));
+  if (count == 3) skip(arguments[1], std::atoi(arguments[2]));
+  bool right = true;
+  for (const bool channels_last : {false, true})
+    for (const int64_t positions : {16, 7})
+      for (const int64_t cluster : {1, 2, 4})
+        right &= run({Dtype::f32, channels_last, 2, 12, positions}, cluster, 64, 1);
+  return right ? 0 : 1;
+}
