@@ -1,4 +1,4 @@
-"""Every Triton kernel once, on small maps: what compute-sanitizer watches.
+"""Every Triton kernel once, on small maps, and CUDA C++ ones: what compute-sanitizer watches.
 
 `python -m benchmarks.sanitized` fails unless every kernel ran, whatever the rule would choose.
 """
@@ -14,6 +14,7 @@ import torch
 import mpkernels as mpk
 from mpkernels.functional import gate, mix
 from mpkernels.ops.layout import geometry_of
+from mpkernels.ops.onchip import CLUSTERS, OnChip, chip_of
 from mpkernels.triton import cross_connect as routed
 from mpkernels.triton import gate as gated
 from mpkernels.triton import mix as mixed
@@ -75,6 +76,16 @@ def step(device: str, *shape: int, method: str | None = None) -> None:
             sum(y.sum() for y in mix(xs, weights)).backward(retain_graph=True)  # type: ignore[union-attr]
 
 
+def on_chip(device: str) -> None:
+    """Forward and backward by CUDA C++, in blocks and clusters, where the card has them."""
+    chip = chip_of(torch.empty(0, device=device).device)
+    for cluster in CLUSTERS[:4]:
+        if chip is not None and cluster <= chip.cluster:
+            with routed.forced(OnChip(cluster, 0)):
+                step(device, 3, 13, 5, 7)
+                step(device, 3, 24, 8, 8)
+
+
 def run(device: str) -> None:
     """Launches every kernel; RuntimeError if one was not."""
     with launched() as seen, mpk.use_backend("triton"):
@@ -82,6 +93,7 @@ def run(device: str) -> None:
         step(device, PARAMETER_SAMPLES + 1, 4)
         for method in ("streamed", "split"):
             step(device, 3, 33, 16, 17, method=method)
+        on_chip(device)
     missing = sorted({name for _, name in KERNELS} - seen)
     if missing:
         raise RuntimeError(f"not launched: {', '.join(missing)}")
