@@ -81,6 +81,8 @@ KERNEL_SOURCES = [
     "csrc/cpu/kernels.cpp",
 ]
 
+CUDA_SOURCES = ("mix", "register", "cross_connect", "cross_connect_backward")
+
 
 def why_no_cuda() -> str | None:
     if torch.version.cuda is None:
@@ -130,8 +132,8 @@ def extensions() -> list[Extension]:
         return [cpu, info]
     cuda = Extension(
         "mpkernels._C_cuda",
-        ["csrc/cuda/mix.cu"],
-        depends=[str(path) for path in Path("csrc").rglob("*.cuh")],
+        [f"csrc/cuda/{name}.cu" for name in CUDA_SOURCES],
+        depends=[str(path) for path in Path("csrc").rglob("*.*h") if "cpu" not in path.parts],
         include_dirs=[CSRC, *include_paths(), str(CUDA_TOOLKIT / "include")],
         library_dirs=[*library_paths(), str(CUDA_TOOLKIT / "lib64")],
         # The static runtime: the library then needs only the driver that torch already needs.

@@ -13,6 +13,8 @@ from benchmarks import baselines
 from benchmarks.cases import Case
 from benchmarks.measure import CudaClock, Spread, Step, contest, spread
 from benchmarks.problem import Problem
+from mpkernels.ops.layout import geometry_of
+from mpkernels.triton.launch import card_of, cross_connect_launch
 
 # batch, channels, spatial, inputs, outputs: small maps, a vector, and maps that exceed any L2.
 SHAPES = [
@@ -80,6 +82,8 @@ def kernels(report: dict[str, Any]) -> dict[str, Any]:
             row["right"] = problem.is_right(baselines.fused)
             if row["right"]:
                 steps = {f"fused {k}": s for k, s in _fused(problem).items()}
+                if row["method"] in ("shared", "cluster"):
+                    steps |= _two_passes(problem)
                 for name, of in (("loops", baselines.loops), ("stacked", baselines.stacked)):
                     steps[f"{name} forward"] = problem.forward(of)
                     steps[f"{name} both"] = problem.both(of)
@@ -98,6 +102,21 @@ def _fused(problem: Problem) -> dict[str, Step]:
         "forward graph": captured(forward),
         "backward graph": captured(backward),
     }
+
+
+def _two_passes(problem: Problem) -> dict[str, Step]:
+    """Triton's two passes over the samples that CUDA C++ keeps on chip, as graphs."""
+    from mpkernels.triton.cross_connect import forced
+
+    x, steps = problem.plain[0], {}
+    sizes = (problem.inputs, problem.outputs, problem.fixed[0].shape[1], x.dtype.itemsize)
+    card = card_of(x.device)._replace(chip=None)
+    for name, step in (
+        ("forward", problem.forward(baselines.fused)), ("backward", problem.backward())
+    ):  # fmt: skip
+        with forced(cross_connect_launch(geometry_of(x), *sizes, card, name == "backward")):
+            steps[f"two-pass {name} graph"] = captured(step)
+    return steps
 
 
 def launches(report: dict[str, Any]) -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""Every Triton kernel once, on small maps: what compute-sanitizer watches.
+"""Every Triton kernel once, on small maps, and CUDA C++ ones: what compute-sanitizer watches.
 
 `python -m benchmarks.sanitized` fails unless every kernel ran, whatever the rule would choose.
 """
@@ -14,6 +14,7 @@ import torch
 import mpkernels as mpk
 from mpkernels.functional import combine, gate, mix
 from mpkernels.ops.layout import geometry_of
+from mpkernels.ops.onchip import CLUSTERS, OnChip, chip_of
 from mpkernels.triton import combine as combined
 from mpkernels.triton import combine_sums as combined_sums
 from mpkernels.triton import cross_connect as routed
@@ -84,6 +85,16 @@ def step(device: str, *shape: int, method: str | None = None) -> None:
         torch.autograd.backward(ys, [torch.ones_like(y) for y in ys])
 
 
+def on_chip(device: str) -> None:
+    """Forward and backward by CUDA C++, in blocks and clusters, where the card has them."""
+    chip = chip_of(torch.empty(0, device=device).device)
+    for cluster in CLUSTERS[:4]:
+        if chip is not None and cluster <= chip.cluster:
+            with routed.forced(OnChip(cluster, 0)):
+                step(device, 3, 13, 5, 7)
+                step(device, 3, 24, 8, 8)
+
+
 def run(device: str) -> None:
     """Launches every kernel; RuntimeError if one was not."""
     with launched() as seen, mpk.use_backend("triton"):
@@ -91,6 +102,7 @@ def run(device: str) -> None:
         step(device, PARAMETER_SAMPLES + 1, 4)
         for method in ("streamed", "split"):
             step(device, 3, 33, 16, 17, method=method)
+        on_chip(device)
     missing = sorted({name for _, name in KERNELS} - seen)
     if missing:
         raise RuntimeError(f"not launched: {', '.join(missing)}")

@@ -14,6 +14,7 @@ from mpkernels.ops import backend as switch
 from mpkernels.ops import native
 from mpkernels.ops.check import check_gate, check_mix, check_paths
 from mpkernels.ops.layout import Geometry, empty_map, geometry_of, strides_in_place
+from mpkernels.ops.onchip import Chip, OnChip, chip_of, on_chip
 from mpkernels.triton.launch import (
     ASSUMED,
     Resident,
@@ -26,6 +27,7 @@ from mpkernels.triton.launch import (
 )
 from mpkernels.triton.tuned import launch_for
 
+_H100 = Chip(232448, 233472, 16)  # asked about where there is no GPU
 # A task of the C++ kernels holds at least this many elements (csrc/cpu/tasks.h has the same rules).
 _TASK_ELEMENTS = 32768
 
@@ -58,7 +60,9 @@ class Explanation:
     operator: str  # "cross_connect" or "mix"
     device: str
     backend: str  # "native", "triton" or "eager"
-    method: str | None  # of Triton's cross_connect: "resident", "streamed" or "split"
+    method: (
+        str | None
+    )  # on GPUs: Triton's "resident", "streamed", "split"; else "shared", "cluster"
     instruction_set: str | None  # of the C++ kernels on CPU
     forward: Cost
     backward: Cost
@@ -66,7 +70,8 @@ class Explanation:
 
     def __str__(self) -> str:
         detail = self.method or self.instruction_set
-        kernel = self.backend + (f" ({detail})" if detail else "")
+        backend = "CUDA C++" if self.method in ("shared", "cluster") else self.backend
+        kernel = backend + (f" ({detail})" if detail else "")
         lines = [
             f"{self.operator} on {self.device}: {kernel}",
             f"  forward:  {self.forward}",
@@ -82,11 +87,6 @@ def _bytes(count: int) -> str:
     return f"{count} B"
 
 
-def _why_no_cross_connect(name: str, device: str) -> str | None:
-    missing = (name, device) == ("native", "cuda")
-    return "the CUDA C++ library has no cross_connect yet" if missing else None
-
-
 def _choose(router: torch.nn.Module, device: str) -> tuple[str, list[str]]:
     """The backend for tensors on `device`, and what keeps it from being a faster one."""
     if not isinstance(router, (modules.CrossConnect, modules.CrossStitch)):
@@ -95,8 +95,6 @@ def _choose(router: torch.nn.Module, device: str) -> tuple[str, list[str]]:
     if forced != "auto":
         notes = [f"use_backend({forced!r}) is in force"]
         reason = why_no_kernel(forced, device)
-        if reason is None and isinstance(router, modules.CrossConnect):
-            reason = _why_no_cross_connect(forced, device)
         if reason:
             notes.append(f"it cannot run on {device} tensors, a call raises RuntimeError: {reason}")
         return forced, notes
@@ -129,10 +127,24 @@ def _why_walked(problem: _Problem, launch: Walk, backward: bool) -> str:
         reason = f"w1 of one path, {problem.hidden} x {geometry.channels}, does not fit beside them"
     if launch.method == "streamed":
         return f"{reason}; blocks own whole samples, {launch.samples} at a time stay in L2"
-    return (
-        f"{reason}; {launch.chunks.count} blocks share a sample, "
-        f"groups of {launch.samples} samples stay in L2"
-    )
+    groups = f"groups of {launch.samples} samples stay in L2"
+    return f"{reason}; {launch.chunks.count} blocks share a sample, {groups}"
+
+
+def _on_chip(problem: _Problem, backward: bool) -> OnChip | None:
+    """How CUDA C++ keeps a sample here, or without a GPU on an H100."""
+    sizes = len(problem.xs), problem.outputs, problem.hidden, problem.itemsize
+    here = _device(problem)
+    chip = (chip_of(here) if here else None) or _H100
+    return on_chip(problem.geometry, *sizes, chip, backward)
+
+
+def _why_not_on_chip(problem: _Problem, backward: bool) -> str:
+    """Why no shared memory keeps a sample that is walked."""
+    if (found := _on_chip(problem, backward)) is None:
+        return "nor does the shared memory of a cluster of blocks keep it"
+    missing = f": {native.why_no_cuda}" if native.why_no_cuda else ""
+    return f"CUDA C++ on an H100 keeps it, cluster of {found.cluster} block(s){missing}"
 
 
 def _shares_samples(geometry: Geometry, maps: int) -> bool:
@@ -214,6 +226,8 @@ def _copies(problem: _Problem) -> tuple[int, int, list[str]]:
 def _read_again(problem: _Problem, backend: str) -> tuple[int, int, list[str]]:
     """Maps read twice in a forward and in a backward, and why."""
     m, n = len(problem.xs), problem.outputs
+    if backend == "native" and problem.device == "cuda":
+        return 0, 0, []
     if backend == "native":
         return (m if problem.operator == "cross_connect" else 0), n, []
     if problem.operator == "mix":
@@ -224,15 +238,23 @@ def _read_again(problem: _Problem, backend: str) -> tuple[int, int, list[str]]:
         launch = _launch(problem, direction == 1)
         if isinstance(launch, Walk):
             again[direction] = kept
-            reason = _why_walked(problem, launch, direction == 1)
+            back = direction == 1
+            reason = f"{_why_walked(problem, launch, back)}; {_why_not_on_chip(problem, back)}"
             notes.append(f"{('forward', 'backward')[direction]} reads {maps} twice: {reason}")
     return again[0], again[1], notes
 
 
-def _launch(problem: _Problem, backward: bool) -> Resident | Walk:
+def _device(problem: _Problem) -> torch.device | None:
+    """The GPU that is asked about, if there is one."""
+    if problem.device != "cuda" or why_no_gpu():
+        return None
+    return torch.device("cuda", torch.cuda.current_device())
+
+
+def _launch(problem: _Problem, backward: bool) -> Resident | OnChip | Walk:
     m, n, hidden, itemsize = len(problem.xs), problem.outputs, problem.hidden, problem.itemsize
-    if problem.device == "cuda" and not why_no_gpu():
-        here = torch.device("cuda", torch.cuda.current_device())
+    here = _device(problem)
+    if here is not None:
         return launch_for(problem.geometry, m, n, hidden, itemsize, here, backward)
     return cross_connect_launch(problem.geometry, m, n, hidden, itemsize, ASSUMED, backward)
 
@@ -241,11 +263,13 @@ def _launches(problem: _Problem, backend: str, backward: bool) -> int:
     """Of the router's own kernels, without those of the parameters' gradients."""
     if problem.operator != "cross_connect":
         return 1
+    if backend != "triton" and problem.device == "cuda":
+        return 1
     if backend != "triton":
         maps = len(problem.xs) * (1 + backward) + problem.outputs
         return 2 * problem.geometry.batch if _shares_samples(problem.geometry, maps) else 1
     launch = _launch(problem, backward)
-    if isinstance(launch, Resident) or launch.method == "streamed":
+    if not isinstance(launch, Walk) or launch.method == "streamed":
         return 1
     return 2 * -(-problem.geometry.batch // launch.samples)
 
@@ -254,21 +278,17 @@ def _fused_costs(problem: _Problem, backend: str) -> tuple[Cost, Cost, list[str]
     m, n, one = len(problem.xs), problem.outputs, problem.one
     forward_copies, backward_copies, notes = _copies(problem)
     forward_again, backward_again, why = _read_again(problem, backend)
-    floors = (m + n) * one, (2 * m + n) * one
-    routed = (backend, problem.operator) == ("triton", "cross_connect")
-    of_parameters = parameter_launches(problem.geometry.batch) if routed else 1
-    forward = Cost(
-        _launches(problem, backend, False) + forward_copies,
-        floors[0],
-        floors[0] + 2 * forward_copies * one,
-        forward_again * one,
-    )
-    backward = Cost(
-        _launches(problem, backend, True) + of_parameters + backward_copies,
-        floors[1],
-        floors[1] + 2 * backward_copies * one,
-        backward_again * one,
-    )
+    of_parameters = 1
+    if (backend, problem.operator) == ("triton", "cross_connect"):
+        on_chip_here = isinstance(_launch(problem, True), OnChip)
+        of_parameters = 1 if on_chip_here else parameter_launches(problem.geometry.batch)
+
+    def cost(launches: int, maps: int, copies: int, again: int) -> Cost:
+        return Cost(launches + copies, maps * one, (maps + 2 * copies) * one, again * one)
+
+    launches = [_launches(problem, backend, back) for back in (False, True)]
+    forward = cost(launches[0], m + n, forward_copies, forward_again)
+    backward = cost(launches[1] + of_parameters, 2 * m + n, backward_copies, backward_again)
     return forward, backward, notes + why
 
 
@@ -317,7 +337,10 @@ def explain(
     else:
         forward, backward, why = _fused_costs(problem, backend)
         notes += why
-    if backend == "triton" and problem.operator == "cross_connect":
+    routed = problem.operator == "cross_connect"
+    if (backend, device, routed) == ("native", "cuda", True) and not _on_chip(problem, False):
+        notes.append("no shared memory keeps such a sample: a call raises RuntimeError")
+    if backend == "triton" and routed:
         method = _launch(problem, False).method
     if backend == "native" and device == "cpu" and native.why_no_cpu is None:
         instruction_set = torch.ops.mpkernels.instruction_set("")

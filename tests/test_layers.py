@@ -13,11 +13,16 @@ PUBLIC = {"mpkernels", "mpkernels.eager", "mpkernels.functional"}
 ALLOWED = {
     "mpkernels/version.py": set(),
     "mpkernels/eager": {"mpkernels.eager"},
-    "mpkernels/triton/launch.py": {"mpkernels.ops.layout"},
-    "mpkernels/triton/tuned.py": {"mpkernels.ops.layout", "mpkernels.triton.launch"},
+    "mpkernels/triton/launch.py": {"mpkernels.ops.layout", "mpkernels.ops.onchip"},
+    "mpkernels/triton/tuned.py": {
+        "mpkernels.ops.layout",
+        "mpkernels.ops.onchip",
+        "mpkernels.triton.launch",
+    },
     "mpkernels/triton": {
         "mpkernels.triton",
         "mpkernels.ops.layout",
+        "mpkernels.ops.onchip",
         "mpkernels.eager.functional",
         "triton",
     },

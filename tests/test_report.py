@@ -184,8 +184,12 @@ def test_explain_says_what_was_forced():
     assert (found.operator, found.backend) == ("mix", "eager")
     assert "use_backend('eager')" in str(found)
     with mpk.use_backend("native"):
-        found = mpk.explain(mpk.CrossConnect(32, 2, 2), maps(), device="cuda")
-    assert "RuntimeError" in str(found)
+        narrow = mpk.explain(mpk.CrossConnect(32, 2, 2), maps(), device="cuda")
+        wide = mpk.explain(
+            mpk.CrossConnect(2048, 2, 2), maps(channels=2048, size=56, device="meta"), device="cuda"
+        )
+    assert "RuntimeError" in str(wide)
+    assert ("RuntimeError" in str(narrow)) == (native.why_no_cuda is not None)
     plain = mpk.explain(eager.CrossConnect(32, 2, 2), maps())
     assert plain.backend == "eager" and "mpkernels.fuse" in str(plain)
 

@@ -91,20 +91,23 @@ MPK_DEVICE void sum_products(const SumOfProducts& layer, int64_t batch, int inpu
   }
 }
 
+// Tiles of one path's matrix.
+MPK_DEVICE int tiles_of(const SumOfProducts& layer) {
+  return ceil_divide(layer.rows, weight_rows) * ceil_divide(layer.cols, weight_cols);
+}
+
+MPK_DEVICE void sum_tile(const SumOfProducts& layer, int64_t batch, int inputs, int at) {
+  const int tiles = tiles_of(layer), across = ceil_divide(layer.cols, weight_cols);
+  const int i = at / tiles, tile = at % tiles;
+  sum_products(layer, batch, inputs, i, tile / across * weight_rows, tile % across * weight_cols);
+}
+
 MPK_DEVICE void gate_weights_block(const GateWeightArguments& p) {
-  int64_t at = block();
-  int64_t tiles[2];
-#pragma unroll
-  for (int q = 0; q < 2; q++)
-    tiles[q] = int64_t(ceil_divide(p.layers[q].rows, weight_rows)) *
-               ceil_divide(p.layers[q].cols, weight_cols);
-  const int second = at >= p.inputs * tiles[0];
-  if (second) at -= p.inputs * tiles[0];
-  const SumOfProducts& layer = p.layers[second];
-  const int i = int(at / tiles[second]), tile = int(at % tiles[second]);
-  const int across = ceil_divide(layer.cols, weight_cols);
-  sum_products(layer, p.batch, p.inputs, i, tile / across * weight_rows,
-               tile % across * weight_cols);
+  const int at = int(block()), first = p.inputs * tiles_of(p.layers[0]);
+  if (at < first)
+    sum_tile(p.layers[0], p.batch, p.inputs, at);
+  else
+    sum_tile(p.layers[1], p.batch, p.inputs, at - first);
 }
 
 }  // namespace mpk::cuda

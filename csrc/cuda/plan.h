@@ -53,8 +53,8 @@ constexpr int32_t round_up(int64_t size, int64_t to) { return int32_t((size + to
 // Elements of 16 bytes.
 inline int32_t vector_of(Dtype dtype) { return 16 / bytes_of(dtype); }
 
-// More threads hide the latency of more loads; a small block leaves room for others beside it.
-inline int32_t threads_for(int64_t kept_bytes) { return kept_bytes >= 49152 ? 512 : 256; }
+// A block that is alone on a multiprocessor has all loads to itself; two share the registers.
+inline int32_t threads_for(int64_t kept_bytes) { return kept_bytes > 114688 ? 512 : 256; }
 
 // The fewest rows that are whole vectors: parts of so many rows begin at 16 bytes.
 inline int32_t row_unit(const Geometry& geometry) {

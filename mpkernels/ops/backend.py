@@ -1,7 +1,8 @@
 """Which kernels the operators run: PyTorch's dispatcher is the switch, by device.
 
-CPU: the compiled extension. CUDA (NVIDIA and AMD): Triton. Anything else, and whatever could not be
-built: the eager definition. `use_backend` registers other kernels at those dispatch keys.
+CPU: the compiled extension. CUDA (NVIDIA and AMD): Triton, whose launcher calls CUDA C++ for
+samples that only shared memory keeps on chip. Anything else, and whatever could not be built: the
+eager definition. `use_backend` registers other kernels at those dispatch keys.
 """
 
 from __future__ import annotations
@@ -18,7 +19,7 @@ from torch import Tensor
 from torch._C import _is_any_autocast_enabled
 from torch.nn import Parameter
 
-from mpkernels.ops import combine, cross_connect, gate, mix, native
+from mpkernels.ops import combine, cross_connect, gate, mix, native, onchip
 from mpkernels.ops.autograd import nothing_above
 from mpkernels.ops.schema import OPERATORS, library
 
@@ -114,6 +115,8 @@ def _native_on_cuda(name: str) -> Callable[..., Any]:
         return _refuse("native", "CUDA", native.why_no_cuda)(name)
     if name == "mix":
         return lambda *arguments: torch.ops.mpkernels.mix_cuda(*arguments)
+    if name in ("cross_connect", "cross_connect_backward"):
+        return getattr(onchip, name)  # type: ignore[no-any-return]
     return _refuse("native", "CUDA", f"the CUDA C++ library has no {name} yet")(name)
 
 

@@ -8,9 +8,12 @@ from __future__ import annotations
 
 import math
 from functools import lru_cache
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
-from mpkernels.ops.layout import Geometry
+import torch
+from torch import Tensor
+
+from mpkernels.ops.layout import Geometry, geometry_of
 
 MAX_KEPT = 4
 MAX_PATHS = 8
@@ -39,9 +42,27 @@ class OnChip(NamedTuple):
         return "shared" if self.cluster == 1 else "cluster"
 
 
+@lru_cache(maxsize=64)
+def chip_of(device: torch.device) -> Chip | None:
+    """The chip behind a CUDA device, or None where the CUDA C++ library has no kernels for it."""
+    has = torch._C._dispatch_has_kernel_for_dispatch_key
+    if device.type != "cuda" or not has("mpkernels::cross_connect_cuda", "CUDA"):
+        return None
+    found = torch.cuda.get_device_properties(device)
+    generation = (found.major, found.minor)
+    if generation < (8, 0):
+        return None
+    cluster = 16 if found.major in (9, 10) else 8 if found.major > 10 else 1
+    return Chip(
+        found.shared_memory_per_block_optin,  # type: ignore[attr-defined]
+        found.shared_memory_per_multiprocessor,
+        cluster,
+    )
+
+
 def threads_for(kept_bytes: int) -> int:
     """Threads of a block that keeps so many bytes."""
-    return 512 if kept_bytes >= 49152 else 256
+    return 512 if kept_bytes > 114688 else 256
 
 
 def _parts(size: int, by: int) -> int:
@@ -129,3 +150,33 @@ def on_chip(
             if one.bytes <= most and (one.cluster <= 8 or most == chip.block_bytes):
                 return one
     return None
+
+
+def _launch(xs: list[Tensor], w1: Tensor, w2: Tensor, backward: bool) -> OnChip:
+    x, chip = xs[0], chip_of(xs[0].device)
+    sizes = len(xs), w2.shape[1], w1.shape[1], x.dtype.itemsize
+    found = chip and on_chip(geometry_of(x), *sizes, chip, backward)
+    if found:
+        return found
+    raise RuntimeError(
+        f"mpkernels.cross_connect: use_backend('native') cannot run on these CUDA tensors: no "
+        f"cluster of blocks keeps a sample of {len(xs)} to {w2.shape[1]} maps "
+        f"{list(x.shape[1:])} of {x.dtype} in shared memory"
+    )
+
+
+def cross_connect(xs: list[Tensor], w1: Tensor, b1: Any, w2: Tensor, b2: Any) -> Any:
+    """The operator by CUDA C++; RuntimeError where no cluster keeps a sample."""
+    cluster = _launch(xs, w1, w2, False).cluster
+    return torch.ops.mpkernels.cross_connect_cuda(xs, w1, b1, w2, b2, cluster)
+
+
+def cross_connect_backward(
+    grad_ys: Any, grad_gates: Any, xs: list[Tensor], gates: Tensor, pooled: Tensor,
+    w1: Tensor, b1: Any, w2: Tensor, b2: Any, wanted: list[bool],
+) -> Any:  # fmt: skip
+    """Its gradient; the same."""
+    cluster = _launch(xs, w1, w2, True).cluster
+    return torch.ops.mpkernels.cross_connect_backward_cuda(
+        grad_ys, grad_gates, xs, gates, pooled, w1, b1, w2, b2, wanted, cluster
+    )

@@ -30,5 +30,8 @@ for _schema in SCHEMAS:
     library.define(_schema)
 # CUDA C++ has operators of its own names, called where it is chosen over Triton.
 library.define("mix_cuda(Tensor[] xs, Tensor gates) -> Tensor[] ys")
+# So many blocks share a sample and keep it on chip.
+for _schema in SCHEMAS[:2]:
+    library.define(_schema.replace("(", "_cuda(", 1).replace(") -> ", ", int cluster) -> ", 1))
 # The instruction set of the CPU kernels; a name chooses it, "best" the widest, "" only asks.
 library.define("instruction_set(str name) -> str")

@@ -1,4 +1,7 @@
-"""cross_connect: chooses a method by `cross_connect_launch` and launches its kernels."""
+"""cross_connect: chooses a method by `cross_connect_launch` and launches its kernels.
+
+Samples that only shared memory keeps on chip go to the CUDA C++ library.
+"""
 
 from __future__ import annotations
 
@@ -11,6 +14,7 @@ import torch
 from torch import Tensor
 
 from mpkernels.ops.layout import Geometry
+from mpkernels.ops.onchip import OnChip
 from mpkernels.triton.launch import (
     Resident,
     Walk,
@@ -39,11 +43,11 @@ from mpkernels.triton.split import (
 from mpkernels.triton.streamed import streamed_backward_kernel, streamed_kernel
 from mpkernels.triton.tuned import launch_for
 
-_launch_of: Callable[..., Resident | Walk] = launch_for
+_launch_of: Callable[..., Resident | OnChip | Walk] = launch_for
 
 
 @contextmanager
-def forced(launch: Resident | Walk) -> Iterator[None]:
+def forced(launch: Resident | OnChip | Walk) -> Iterator[None]:
     """Every router takes this launch."""
     global _launch_of
     previous, _launch_of = _launch_of, lambda *sizes: launch
@@ -138,14 +142,19 @@ def cross_connect(
     x = xs[0]
     geometry, dtype = geometry_like(x), x.dtype
     m, n, units = len(xs), w2.shape[1], w1.shape[1]
+    launch = _launch_of(geometry, m, n, units, dtype.itemsize, x.device)
+    if isinstance(launch, OnChip) and geometry.batch > 0:
+        return torch.ops.mpkernels.cross_connect_cuda(  # type: ignore[no-any-return]
+            xs, w1, b1, w2, b2, launch.cluster
+        )
     accumulate = torch.float64 if dtype == torch.float64 else torch.float32
     made = new_maps([x] * n)
     gates = torch.empty((geometry.batch, m, n), dtype=accumulate, device=x.device)
     pooled = torch.empty((geometry.batch, m, geometry.channels), dtype=accumulate, device=x.device)
     if geometry.batch == 0:
         return finished(made, (tuple(made), (), ())), gates, pooled  # type: ignore[arg-type]
+    assert not isinstance(launch, OnChip)
     inputs, outputs = reading(xs, geometry, x), writing(made, geometry, x)
-    launch = _launch_of(geometry, m, n, units, dtype.itemsize, x.device)
     constants = _constants(geometry, launch, m, n, units)
     parameters = contiguous(w1, b1, w2, b2)
     with on_device_of(x):
@@ -226,13 +235,18 @@ def cross_connect_backward(
     x = xs[0]
     geometry = geometry_like(x)
     batch, m, n, units = geometry.batch, len(xs), w2.shape[1], w1.shape[1]
+    launch = _launch_of(geometry, m, n, units, x.dtype.itemsize, x.device, True)
+    if isinstance(launch, OnChip) and batch > 0:
+        return torch.ops.mpkernels.cross_connect_backward_cuda(  # type: ignore[no-any-return]
+            grad_ys, grad_gates, xs, gates, pooled, w1, b1, w2, b2, wanted, launch.cluster
+        )
     made = new_maps([x if w else None for x, w in zip(xs, wanted)])
     grad_logits = pooled.new_empty((batch, m, n))
     grad_hidden, hidden = (pooled.new_empty((batch, m, units)) for _ in range(2))
     outer, inputs = reading(grad_ys, geometry, x), reading(xs, geometry, x)
     grads = writing(made, geometry, x)
     if batch > 0:
-        launch = _launch_of(geometry, m, n, units, x.dtype.itemsize, x.device, True)
+        assert not isinstance(launch, OnChip)
         constants = _constants(geometry, launch, m, n, units)
         masks = {
             "PRESENT": sum(1 << j for j, grad in enumerate(grad_ys) if grad is not None),

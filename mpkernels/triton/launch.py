@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from mpkernels.ops.layout import Geometry
+from mpkernels.ops.onchip import Chip, OnChip, chip_of, on_chip
 
 
 def next_power_of_2(size: int) -> int:
@@ -55,6 +56,7 @@ class Card(NamedTuple):
 
     multiprocessors: int
     l2_bytes: int
+    chip: Chip | None = None  # where CUDA C++ can run
 
 
 # An H100: what `explain` and the interpreter assume where there is no GPU.
@@ -67,7 +69,8 @@ def card_of(device: torch.device) -> Card:
     if device.type != "cuda":
         return ASSUMED
     found = torch.cuda.get_device_properties(device)
-    return Card(found.multi_processor_count, found.L2_cache_size or ASSUMED.l2_bytes)
+    l2_bytes = found.L2_cache_size or ASSUMED.l2_bytes
+    return Card(found.multi_processor_count, l2_bytes, chip_of(device))
 
 
 class Resident(NamedTuple):
@@ -159,8 +162,10 @@ def cross_connect_launch(
     itemsize: int,
     card: Card,
     backward: bool = False,
-) -> Resident | Walk:
-    """Keeps m maps (backward: n gradients) of a sample in a block that can; else walks the sample.
+) -> Resident | OnChip | Walk:
+    """Keeps m maps (backward: n gradients) of a sample on chip where it fits; else walks it twice.
+
+    In the registers of a Triton block, else in shared memory, of a block or of a cluster of them.
 
     Args:
         geometry: of one map.
@@ -187,6 +192,10 @@ def cross_connect_launch(
         # 64 to 128 values a thread leave room for addresses below the 255 registers of a thread.
         warps = 4 if samples * elements <= 8192 else 8
         return Resident(samples, rows, cols, warps)
+    if card.chip is not None:
+        shared = on_chip(geometry, inputs, outputs, hidden, itemsize, card.chip, backward)
+        if shared is not None:
+            return shared
     chunks = chunks_of(geometry, hidden, itemsize, inputs * outputs)
     one = max(1, kept * geometry.channels * geometry.positions * itemsize)
     fit = max(1, int(card.l2_bytes * L2_SHARE) // one)

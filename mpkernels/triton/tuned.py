@@ -13,6 +13,7 @@ from pathlib import Path
 import torch
 
 from mpkernels.ops.layout import Geometry
+from mpkernels.ops.onchip import OnChip
 from mpkernels.triton.launch import (
     RESIDENT_ELEMENTS,
     Card,
@@ -91,7 +92,7 @@ def launch_for(
     itemsize: int,
     device: torch.device,
     backward: bool = False,
-) -> Resident | Walk:
+) -> Resident | OnChip | Walk:
     """The tuned launch where the card's table has one, else the rule's."""
     card = card_of(device)
     ruled = cross_connect_launch(geometry, inputs, outputs, hidden, itemsize, card, backward)
@@ -109,20 +110,22 @@ def launch_for(
     return ruled
 
 
-def describe(launch: Resident | Walk) -> list[object]:
+def describe(launch: Resident | OnChip | Walk) -> list[object]:
     """A launch as the table keeps it."""
+    if isinstance(launch, OnChip):
+        return [launch.method, launch.cluster]
     return [launch.method, launch.num_warps if isinstance(launch, Resident) else launch.samples]
 
 
 def candidates(
-    ruled: Resident | Walk,
+    ruled: Resident | OnChip | Walk,
     geometry: Geometry,
     inputs: int,
     outputs: int,
     hidden: int,
     itemsize: int,
     card: Card,
-) -> Iterator[Resident | Walk]:
+) -> Iterator[Resident | OnChip | Walk]:
     """What `tune` tries: the rule's launch first, then its neighbours."""
     yield ruled
     if isinstance(ruled, Resident):
@@ -142,7 +145,9 @@ def candidates(
             yield launch
 
 
-def fastest(times: Mapping[Resident | Walk, float]) -> tuple[Resident | Walk, float]:
+def fastest(
+    times: Mapping[Resident | OnChip | Walk, float],
+) -> tuple[Resident | OnChip | Walk, float]:
     """The launch to use and its share of the ruled one's time, which is the first."""
     ruled, base = next(iter(times.items()))
     best = min(times, key=times.__getitem__)

@@ -85,7 +85,7 @@ int main(int count, char** arguments) {
   bool right = true;
   for (const bool channels_last : {false, true})
     for (const int64_t positions : {16, 7})
-      for (const int64_t cluster : {1, 2, 4})
+      for (const int64_t cluster : {1, 3})
         right &= run({Dtype::f32, channels_last, 2, 12, positions}, cluster, 64, 1);
   return right ? 0 : 1;
 }

@@ -1,0 +1,202 @@
+// cross_connect for CUDA tensors, as mpkernels::cross_connect_cuda and its backward: checks,
+// outputs, launches. `cluster` is the number of blocks that share a sample.
+#include <torch/csrc/inductor/aoti_torch/c/shim.h>
+#include <torch/csrc/stable/accelerator.h>
+
+#include "cuda/launch.h"
+#include "cuda/limits.h"
+#include "tensors.h"
+
+namespace mpk::cuda {
+namespace {
+
+// The device of x, current as long as this lives, and its current stream.
+class OnDevice {
+ public:
+  explicit OnDevice(const Tensor& x) : guard_(index_of(x)) {
+    TORCH_ERROR_CODE_CHECK(aoti_torch_get_current_cuda_stream(index_of(x), &stream_));
+  }
+  void* stream() const { return stream_; }
+
+ private:
+  static int32_t index_of(const Tensor& x) {
+    int32_t index = 0;
+    TORCH_ERROR_CODE_CHECK(aoti_torch_get_device_index(x.get(), &index));
+    return index;
+  }
+  torch::stable::accelerator::DeviceGuard guard_;
+  void* stream_ = nullptr;
+};
+
+// The gates' parameters in float32, with the copies that were made of those that are not.
+struct GateTensors {
+  Values w1, w2;
+  std::optional<Values> b1, b2;
+
+  GateParameters parameters(int64_t m, int64_t n, int64_t hidden) const {
+    return {m,
+            n,
+            hidden,
+            w1.data_ptr(),
+            nullptr,
+            b1 ? b1->data_ptr() : nullptr,
+            w2.data_ptr(),
+            b2 ? b2->data_ptr() : nullptr};
+  }
+};
+
+std::optional<Values> values_of(const OptionalTensor& t) {
+  return t ? std::optional<Values>(std::in_place, *t, Dtype::f32) : std::nullopt;
+}
+
+void check(const Geometry& geometry, int64_t m, const Tensor& w1, const OptionalTensor& b1,
+           const Tensor& w2, const OptionalTensor& b2, int64_t cluster) {
+  STD_TORCH_CHECK(geometry.channels * geometry.positions > 0, "xs must not be empty");
+  STD_TORCH_CHECK(cluster >= 1 && cluster <= max_cluster, "cluster must be 1 to ", max_cluster);
+  STD_TORCH_CHECK(w1.dim() == 3 && w2.dim() == 3, "w1 must be [m, K, C], w2 [m, n, K]");
+  const int64_t hidden = w1.size(1), n = w2.size(1);
+  STD_TORCH_CHECK(m <= max_paths && n >= 1 && n <= max_paths, "cross_connect_cuda takes 1 to ",
+                  max_paths, " paths");
+  STD_TORCH_CHECK(hidden > 0 && w1.has_shape({m, hidden, geometry.channels}),
+                  "w1 must be [m, K, C]");
+  STD_TORCH_CHECK(w2.has_shape({m, n, hidden}), "w2 must be [m, n, K]");
+  STD_TORCH_CHECK(!b1 || b1->has_shape({m, hidden}), "b1 must be [m, K]");
+  STD_TORCH_CHECK(!b2 || b2->has_shape({m, n}), "b2 must be [m, n]");
+}
+
+std::tuple<std::vector<Tensor>, Tensor, Tensor> forward(std::vector<Tensor> xs, Tensor w1,
+                                                        OptionalTensor b1, Tensor w2,
+                                                        OptionalTensor b2, int64_t cluster) {
+  check_paths(xs);
+  const Geometry geometry = geometry_of(xs[0]);
+  const int64_t m = int64_t(xs.size());
+  check(geometry, m, w1, b1, w2, b2, cluster);
+  const OnDevice device(xs[0]);
+  const int64_t n = w2.size(1), hidden = w1.size(1);
+  const GateTensors gate{Values(w1, Dtype::f32), Values(w2, Dtype::f32), values_of(b1),
+                         values_of(b2)};
+  Maps inputs(m), outputs(n);
+  for (const Tensor& x : xs) inputs.read(x, geometry);
+  for (int64_t j = 0; j < n; j++) outputs.write(xs[0], geometry);
+  Tensor gates = empty(xs[0], {geometry.batch, m, n}, Dtype::f32);
+  Tensor pooled = empty(xs[0], {geometry.batch, m, geometry.channels}, Dtype::f32);
+  const CrossConnect problem{geometry,         gate.parameters(m, n, hidden),
+                             inputs.data(),    outputs.data(),
+                             gates.data_ptr(), pooled.data_ptr()};
+  cross_connect(problem, cluster, device.stream());
+  return {outputs.finish(), std::move(gates), std::move(pooled)};
+}
+
+// What the launch over samples leaves for the gradients of the parameters.
+struct GateGradients {
+  Tensor grad_logits, grad_hidden, hidden;
+  GateGradients(const Tensor& x, int64_t batch, int64_t m, int64_t n, int64_t units)
+      : grad_logits(empty(x, {batch, m, n}, Dtype::f32)),
+        grad_hidden(empty(x, {batch, m, units}, Dtype::f32)),
+        hidden(empty(x, {batch, m, units}, Dtype::f32)) {}
+};
+
+// The wanted ones of dW1, db1, dW2, db2, in this order and in the dtype of their parameters.
+std::vector<Tensor> parameter_gradients(const GateGradients& gradients, const void* pooled,
+                                        int64_t batch, const Tensor& w1, const OptionalTensor& b1,
+                                        const Tensor& w2, const OptionalTensor& b2,
+                                        const std::vector<bool>& wanted, void* stream) {
+  const int64_t m = w1.size(0), hidden = w1.size(1), channels = w1.size(2), n = w2.size(1);
+  const Tensor* const parameters[4] = {&w1, b1 ? &*b1 : nullptr, &w2, b2 ? &*b2 : nullptr};
+  std::vector<Tensor> made;
+  void* data[4] = {};
+  for (size_t q = 0; q < 4; q++) {
+    if (!wanted[wanted.size() - 4 + q]) continue;
+    STD_TORCH_CHECK(parameters[q], "the gradient of a bias that is None was wanted");
+    made.push_back(empty(w1, parameters[q]->sizes(), parameters[q]->dim(), Dtype::f32));
+    data[q] = made.back().data_ptr();
+  }
+  if (made.empty()) return made;
+  const GateWeightGradients problem{Dtype::f32,
+                                    batch,
+                                    channels,
+                                    m,
+                                    n,
+                                    hidden,
+                                    pooled,
+                                    gradients.hidden.data_ptr(),
+                                    gradients.grad_logits.data_ptr(),
+                                    gradients.grad_hidden.data_ptr(),
+                                    data[0],
+                                    data[1],
+                                    data[2],
+                                    data[3]};
+  gate_weight_gradients(problem, stream);
+  for (size_t q = 0, at = 0; q < 4; q++)
+    if (data[q]) {
+      const Dtype dtype = parameters[q]->dtype();
+      if (dtype != Dtype::f32) made[at] = contiguous_copy(made[at], dtype);
+      at++;
+    }
+  return made;
+}
+
+std::tuple<std::vector<Tensor>, std::vector<Tensor>> backward(
+    std::vector<OptionalTensor> grad_ys, OptionalTensor grad_gates, std::vector<Tensor> xs,
+    Tensor gates, Tensor pooled, Tensor w1, OptionalTensor b1, Tensor w2, OptionalTensor b2,
+    std::vector<bool> wanted, int64_t cluster) {
+  check_paths(xs);
+  const Geometry geometry = geometry_of(xs[0]);
+  const int64_t m = int64_t(xs.size()), batch = geometry.batch;
+  check(geometry, m, w1, b1, w2, b2, cluster);
+  const int64_t n = w2.size(1), hidden = w1.size(1);
+  STD_TORCH_CHECK(int64_t(grad_ys.size()) == n, "grad_ys must hold n entries");
+  STD_TORCH_CHECK(wanted.size() == xs.size() + 4,
+                  "wanted must hold a flag for each x and parameter");
+  STD_TORCH_CHECK(
+      gates.has_shape({batch, m, n}) && (!grad_gates || grad_gates->has_shape({batch, m, n})),
+      "gates and grad_gates must be [B, m, n]");
+  STD_TORCH_CHECK(pooled.has_shape({batch, m, geometry.channels}), "pooled must be [B, m, C]");
+  const OnDevice device(xs[0]);
+  Maps inputs(m), grad_outputs(n), grad_inputs(m);
+  std::vector<int64_t> output_of;
+  for (int64_t j = 0; j < n; j++) {
+    if (!grad_ys[j]) continue;
+    grad_outputs.read(*grad_ys[j], geometry);
+    output_of.push_back(j);
+  }
+  for (int64_t i = 0; i < m; i++) {
+    inputs.read(xs[i], geometry);
+    if (wanted[i])
+      grad_inputs.write(xs[i], geometry);
+    else
+      grad_inputs.skip();
+  }
+  const GateTensors gate{Values(w1, Dtype::f32), Values(w2, Dtype::f32), values_of(b1),
+                         std::nullopt};
+  const Values g(gates, Dtype::f32), z(pooled, Dtype::f32);
+  const std::optional<Values> dg = values_of(grad_gates);
+  const GateGradients gradients(xs[0], batch, m, n, hidden);
+  CrossConnectBackward problem{};
+  problem.geometry = geometry;
+  problem.gate = gate.parameters(m, n, hidden);
+  problem.xs = inputs.data();
+  problem.grad_ys = grad_outputs.data();
+  problem.output_of = output_of.data();
+  problem.present = grad_outputs.size();
+  problem.grad_xs = grad_inputs.data();
+  problem.grad_gates = dg ? dg->data_ptr() : nullptr;
+  problem.gates = g.data_ptr();
+  problem.pooled = z.data_ptr();
+  problem.grad_logits = gradients.grad_logits.data_ptr();
+  problem.grad_hidden = gradients.grad_hidden.data_ptr();
+  problem.hidden = gradients.hidden.data_ptr();
+  for (size_t q = xs.size(); q < wanted.size(); q++) problem.parameters_wanted |= wanted[q];
+  cross_connect_backward(problem, cluster, device.stream());
+  std::vector<Tensor> of_parameters =
+      parameter_gradients(gradients, z.data_ptr(), batch, w1, b1, w2, b2, wanted, device.stream());
+  return {grad_inputs.finish(), std::move(of_parameters)};
+}
+
+}  // namespace
+}  // namespace mpk::cuda
+
+STABLE_TORCH_LIBRARY_IMPL(mpkernels, CUDA, library) {
+  library.impl("cross_connect_cuda", &mpk::boxed<&mpk::cuda::forward>);
+  library.impl("cross_connect_backward_cuda", &mpk::boxed<&mpk::cuda::backward>);
+}
