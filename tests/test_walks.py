@@ -1,4 +1,7 @@
-"""cross_connect by every method, whatever the shape would choose; interpreted, or on a GPU."""
+"""cross_connect by every method, sums by parts of the batch, whatever the shape would choose.
+
+Interpreted, or on a GPU.
+"""
 
 from dataclasses import replace
 
@@ -7,6 +10,7 @@ import pytest
 import torch
 from cases import CASES, make_grad_ys, make_parameters, make_paths
 from conftest import INTERPRETED
+from test_operators import test_combine as check_combine
 from test_operators import test_cross_connect as check_cross_connect
 
 if not INTERPRETED and cases.DEVICE == "cpu":
@@ -17,8 +21,8 @@ import triton.language as tl
 
 from mpkernels import use_backend
 from mpkernels.ops.layout import Geometry, geometry_of
+from mpkernels.triton import combine_sums, launch, parameters
 from mpkernels.triton import cross_connect as launcher
-from mpkernels.triton import launch, parameters
 from mpkernels.triton.maps import _rows
 from mpkernels.triton.stages import chunk_size, elements
 from mpkernels.triton.tuned import launch_for
@@ -120,3 +124,10 @@ def test_a_chunk_of_more_elements_than_32_bits_count(channels, positions, block,
     last, step = torch.zeros(1, dtype=torch.int64, device=cases.DEVICE), 2**26
     _last_element_kernel[(1,)](last, channels, positions, block, channels_last, wide, step)
     assert last.item() == (positions * block - 1) // step * step + 15
+
+
+@pytest.mark.parametrize("layout", ["nchw", "channels_last"])
+def test_combine_by_parts_of_the_batch(layout, monkeypatch):
+    monkeypatch.setattr(combine_sums, "PARAMETER_SAMPLES", 2)
+    with use_backend("triton"):
+        check_combine(cases.Case("parts", "", batch=5, layout=layout), "folded_relu", "triton")
