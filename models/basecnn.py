@@ -1,6 +1,6 @@
 """BaseCNN, its wider and its deeper form, for 32x32 images, and BaseCNN of several paths.
 
-C32 C32 P C64 C64 P C128 C128 Flatten F32 F32 F (paper.md section 2, Table 1 of the paper).
+C32 C32 P C64 C64 P C128 C128 Flatten F32 F32 F (the paper's Table 1).
 """
 
 from __future__ import annotations

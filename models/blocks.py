@@ -6,7 +6,7 @@ from torch import Tensor, nn
 
 
 class BasicBlock(nn.Module):
-    """relu(s(x) + BN conv3x3 relu BN conv3x3 x), convolutions with bias (paper.md section 3).
+    """relu(s(x) + BN conv3x3 relu BN conv3x3 x), convolutions with bias.
 
     The shortcut s is the identity, or where the shape changes a 1x1 convolution with bias and
     without batch norm (option B): the block that gives the paper's parameter counts.

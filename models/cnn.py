@@ -1,7 +1,7 @@
 """Plain convolutional networks with one path, with several, and with routers between them.
 
-Stages of 3x3 convolutions with a max pool between them, then dense layers (paper.md sections 2
-and 5). Every convolution is followed by batch norm and ReLU.
+Stages of 3x3 convolutions with a max pool between them, then dense layers. Every convolution is
+followed by batch norm and ReLU.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """The parameter counts that the paper prints, in millions (its Tables 2 to 4), with remarks.
 
-Remarks say what paper.md section 6 found out about a figure that does not fit. Quoted: the
-authors took the figure over from another paper.
+Remarks say what is known of a figure that does not fit. Quoted: the authors took the figure over
+from another paper.
 """
 
 from __future__ import annotations

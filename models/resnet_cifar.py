@@ -1,7 +1,7 @@
 """ResNets for 32x32 images, with one path and with routers between their stacks.
 
 A stem of 16 channels, three stacks of N blocks with 16, 32 and 64 channels (times the width, and
-times 4 for bottlenecks), global average, one dense layer (paper.md section 3).
+times 4 for bottlenecks), global average, one dense layer.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ class ResNetConfig(PathsConfig):
 
     Args:
         depth: N, blocks of each of the three stacks.
-        block: "basic" (paper.md section 3; the only one with routers), "bottleneck" (torchvision's)
+        block: "basic" (the only one with routers), "bottleneck" (torchvision's)
             or "preactivation" (that of Wide ResNets).
         widen: factor of the stacks' widths.
     """

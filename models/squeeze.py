@@ -6,9 +6,9 @@ Follows Hu, Shen and Sun, "Squeeze-and-Excitation Networks" (2017): equations 2 
 16, and in residual blocks the scaling of the branch before the shortcut is added (figure 3). Both
 dense layers have biases.
 
-SEBaseCNN and SEDeepCNN scale the result of every convolution, behind batch norm and ReLU (paper.md
-section 2). The paper's two counts do not follow from one rule, so `squeeze` offers, besides the
-reduction of 16, rules that give one of them each:
+SEBaseCNN and SEDeepCNN scale the result of every convolution, behind batch norm and ReLU. The
+paper's two counts do not follow from one rule, so `squeeze` offers, besides the reduction of 16,
+rules that give one of them each:
 
 | squeeze | hidden units of a layer of C channels | trainable | paper |
 |---|---|---|---|

@@ -5,13 +5,13 @@ from __future__ import annotations
 from models._registry import register_config
 from models.cnn import CNNConfig
 
-# The CIFAR form: one hidden dense layer of 512, batch norm everywhere (paper.md section 6).
+# The CIFAR form: one hidden dense layer of 512, batch norm everywhere.
 VGG16 = CNNConfig(
     stages=((64,) * 2, (128,) * 2, (256,) * 3, (512,) * 3, (512,) * 3),
     dense=(512,),
     pool_last=True,
 )
-# 224x224 images of 100 classes (paper.md section 5). The paper does not say whether there is batch
+# 224x224 images of 100 classes. The paper does not say whether there is batch
 # norm: here behind the convolutions, and not behind the dense layers.
 VGG13_2_CC = CNNConfig(
     num_classes=100,

@@ -14,7 +14,8 @@ from mpkernels.ops import backend as switch
 from mpkernels.ops import native
 from mpkernels.ops.check import check_gate, check_mix, check_paths
 from mpkernels.ops.layout import Geometry, empty_map, geometry_of, strides_in_place
-from mpkernels.ops.onchip import Chip, OnChip, chip_of, on_chip
+from mpkernels.ops.onchip import ASSUMED as ASSUMED_CHIP
+from mpkernels.ops.onchip import OnChip, chip_of, on_chip
 from mpkernels.triton.launch import (
     ASSUMED,
     Resident,
@@ -27,7 +28,6 @@ from mpkernels.triton.launch import (
 )
 from mpkernels.triton.tuned import launch_for
 
-_H100 = Chip(232448, 233472, 16)  # asked about where there is no GPU
 # A task of the C++ kernels holds at least this many elements (csrc/cpu/tasks.h has the same rules).
 _TASK_ELEMENTS = 32768
 
@@ -60,9 +60,8 @@ class Explanation:
     operator: str  # "cross_connect" or "mix"
     device: str
     backend: str  # "native", "triton" or "eager"
-    method: (
-        str | None
-    )  # on GPUs: Triton's "resident", "streamed", "split"; else "shared", "cluster"
+    # On GPUs, by Triton: "resident", "streamed", "split"; by CUDA C++: "shared", "cluster".
+    method: str | None
     instruction_set: str | None  # of the C++ kernels on CPU
     forward: Cost
     backward: Cost
@@ -135,7 +134,7 @@ def _on_chip(problem: _Problem, backward: bool) -> OnChip | None:
     """How CUDA C++ keeps a sample here, or without a GPU on an H100."""
     sizes = len(problem.xs), problem.outputs, problem.hidden, problem.itemsize
     here = _device(problem)
-    chip = (chip_of(here) if here else None) or _H100
+    chip = (chip_of(here) if here else None) or ASSUMED_CHIP
     return on_chip(problem.geometry, *sizes, chip, backward)
 
 

@@ -59,7 +59,7 @@ COUNTS = {
     "wrn_18_1_5": (25_875_816, 25_890_344),
     "wrn_40_2": (2_243_546, 2_248_954),
 }
-# The same with 100 classes (paper.md section 3).
+# The same with 100 classes.
 HUNDRED = {
     "resnet20_2_cc": 561_542, "resnet20_3_cc": 842_090, "resnet20_4_cc": 1_122_740,
     "resnet32_2_cc": 951_302, "resnet32_3_cc": 1_426_730, "resnet32_4_cc": 1_902_260,
@@ -91,7 +91,7 @@ def test_counts_with_a_hundred_classes(name):
 
 @pytest.mark.parametrize("paths", [1, 2, 5])
 def test_counts_of_any_number_of_paths(paths):
-    # paper.md section 2.
+    # What each part of the network adds, summed by hand.
     cc = on_meta("basecnn", paths=paths, kind="cc")
     assert trainable(cc) == 555_771 * paths + 68 * paths**2 + 64
     cp = on_meta("basecnn", paths=paths, kind="cp")

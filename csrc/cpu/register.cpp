@@ -1,7 +1,9 @@
 // cross_connect and gate for CPU tensors: checks, outputs, threads over samples.
+#include <algorithm>
 #include <cstring>
 
 #include "cpu/tasks.h"
+#include "gradients.h"
 
 namespace mpk::cpu {
 namespace {
@@ -108,48 +110,26 @@ struct GateGradients {
 std::vector<Tensor> parameter_gradients(const GateGradients& gradients, const Values& pooled,
                                         int64_t batch, Dtype type, const Tensor& w1,
                                         const OptionalTensor& b1, const Tensor& w2,
-                                        const OptionalTensor& b2, const bool (&wanted)[4]) {
-  const int64_t m = w1.size(0), hidden = w1.size(1), channels = w1.size(2), n = w2.size(1);
-  const Tensor* const parameters[4] = {&w1, b1 ? &*b1 : nullptr, &w2, b2 ? &*b2 : nullptr};
-  std::vector<Tensor> made;
-  made.reserve(4);
-  void* data[4] = {};
-  for (int q = 0; q < 4; q++) {
-    if (!wanted[q]) continue;
-    STD_TORCH_CHECK(parameters[q], "the gradient of a bias that is None was wanted");
-    made.push_back(empty(w1, parameters[q]->sizes(), parameters[q]->dim(), type));
-    data[q] = made.back().data_ptr();
-  }
-  if (made.empty()) return made;
-  const GateWeightGradients problem{
-      type,
-      batch,
-      channels,
-      m,
-      n,
-      hidden,
-      pooled.data_ptr(),
-      gradients.hidden.data_ptr(),
-      gradients.grad_logits.data_ptr(),
-      gradients.grad_hidden.data_ptr(),
-      data[0],
-      data[1],
-      data[2],
-      data[3],
-  };
-  run(problem);
-  for (int q = 0, at = 0; q < 4; q++)
-    if (wanted[q]) {
-      const Dtype dtype = parameters[q]->dtype();
-      if (dtype != type) made[at] = contiguous_copy(made[at], dtype);
-      at++;
-    }
-  return made;
-}
-
-void copy_flags(const std::vector<bool>& wanted, size_t first, bool (&flags)[4]) {
-  STD_TORCH_CHECK(wanted.size() == first + 4, "wanted must hold a flag for each x and parameter");
-  for (size_t q = 0; q < 4; q++) flags[q] = wanted[first + q];
+                                        const OptionalTensor& b2, const std::vector<bool>& wanted) {
+  ParameterGradients made({&w1, b1 ? &*b1 : nullptr, &w2, b2 ? &*b2 : nullptr}, wanted, type);
+  if (made.any())
+    run(GateWeightGradients{
+        type,
+        batch,
+        w1.size(2),
+        w1.size(0),
+        w2.size(1),
+        w1.size(1),
+        pooled.data_ptr(),
+        gradients.hidden.data_ptr(),
+        gradients.grad_logits.data_ptr(),
+        gradients.grad_hidden.data_ptr(),
+        made.data(0),
+        made.data(1),
+        made.data(2),
+        made.data(3),
+    });
+  return made.finish();
 }
 
 std::tuple<std::vector<Tensor>, std::vector<Tensor>> cross_connect_backward(
@@ -160,43 +140,29 @@ std::tuple<std::vector<Tensor>, std::vector<Tensor>> cross_connect_backward(
   const Geometry geometry = geometry_of(xs[0]);
   const int64_t m = int64_t(xs.size());
   const Dtype type = accumulate_type(geometry.dtype);
-  bool parameters[4];
-  copy_flags(wanted, xs.size(), parameters);
+  STD_TORCH_CHECK(wanted.size() == xs.size() + 4,
+                  "wanted must hold a flag for each x and parameter");
   const GateTensors gate = gate_tensors(geometry, m, w1, b1, w2, std::nullopt);
   const int64_t n = w2.size(1);
   STD_TORCH_CHECK(int64_t(grad_ys.size()) == n, "grad_ys must hold n entries");
   STD_TORCH_CHECK(gates.has_shape({geometry.batch, m, n}), "gates must be [B, m, n]");
   STD_TORCH_CHECK(pooled.has_shape({geometry.batch, m, geometry.channels}),
                   "pooled must be [B, m, C]");
-  Maps inputs(m), grad_outputs(n), grad_inputs(m);
-  std::vector<int64_t> output_of;
-  output_of.reserve(n);
-  for (int64_t j = 0; j < n; j++) {
-    if (!grad_ys[j]) continue;
-    grad_outputs.read(*grad_ys[j], geometry);
-    output_of.push_back(j);
-  }
-  for (int64_t i = 0; i < m; i++) {
-    inputs.read(xs[i], geometry);
-    if (wanted[i])
-      grad_inputs.write(xs[i], geometry);
-    else
-      grad_inputs.skip();
-  }
+  BackwardMaps maps(grad_ys, xs, wanted, geometry);
   STD_TORCH_CHECK(!grad_gates || grad_gates->has_shape({geometry.batch, m, n}),
                   "grad_gates must be [B, m, n]");
   const Values g(gates, type), z(pooled, type);
   const std::optional<Values> dg = values_of(grad_gates, type);
   const GateGradients gradients(geometry.batch, gate.parameters, type);
-  const bool any = parameters[0] || parameters[1] || parameters[2] || parameters[3];
+  const bool any = std::find(wanted.end() - 4, wanted.end(), true) != wanted.end();
   const CrossConnectBackward problem{
       geometry,
       gate.parameters,
-      inputs.data(),
-      grad_outputs.data(),
-      output_of.data(),
-      grad_outputs.size(),
-      grad_inputs.data(),
+      maps.inputs.data(),
+      maps.grad_outputs.data(),
+      maps.output_of.data(),
+      maps.grad_outputs.size(),
+      maps.grad_inputs.data(),
       dg ? dg->data_ptr() : nullptr,
       g.data_ptr(),
       z.data_ptr(),
@@ -208,8 +174,8 @@ std::tuple<std::vector<Tensor>, std::vector<Tensor>> cross_connect_backward(
   };
   run(problem, 2 * m + n);
   return {
-      grad_inputs.finish(),
-      parameter_gradients(gradients, z, geometry.batch, type, w1, b1, w2, b2, parameters),
+      maps.grad_inputs.finish(),
+      parameter_gradients(gradients, z, geometry.batch, type, w1, b1, w2, b2, wanted),
   };
 }
 
@@ -222,8 +188,7 @@ std::tuple<Tensor, std::vector<Tensor>> gate_backward(Tensor grad_gates, Tensor 
   const int64_t batch = pooled.size(0), m = pooled.size(1);
   const Dtype type = accumulate_type(pooled.dtype());
   const Geometry geometry{type, true, batch, pooled.size(2), 1};
-  bool parameters[4];
-  copy_flags(wanted, 0, parameters);
+  STD_TORCH_CHECK(wanted.size() == 4, "wanted must hold a flag for each parameter");
   const GateTensors gate = gate_tensors(geometry, m, w1, b1, w2, std::nullopt);
   const int64_t n = w2.size(1);
   STD_TORCH_CHECK(gates.has_shape({batch, m, n}) && grad_gates.has_shape({batch, m, n}),
@@ -252,7 +217,7 @@ std::tuple<Tensor, std::vector<Tensor>> gate_backward(Tensor grad_gates, Tensor 
   run(problem, 2 * m + n);
   return {
       std::move(grad_pooled),
-      parameter_gradients(gradients, z, batch, type, w1, b1, w2, b2, parameters),
+      parameter_gradients(gradients, z, batch, type, w1, b1, w2, b2, wanted),
   };
 }
 

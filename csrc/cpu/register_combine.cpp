@@ -2,6 +2,7 @@
 #include <cstring>
 
 #include "cpu/tasks.h"
+#include "gradients.h"
 
 namespace mpk::cpu {
 namespace {
@@ -95,35 +96,25 @@ std::vector<Tensor> combine(std::vector<Tensor> us, Tensor gates, OptionalTensor
   return outputs.finish();
 }
 
-// The wanted gradients of gates, bias, scale and shift, in this order and in their dtypes.
-std::vector<Tensor> parameter_gradients(const CombineBackward& backward, Dtype type,
-                                        const Tensor* const (&parameters)[4],
-                                        const bool (&wanted)[4]) {
-  std::vector<Tensor> made;
-  made.reserve(4);
-  void* data[4] = {};
-  for (int q = 0; q < 4; q++) {
-    if (!wanted[q]) continue;
-    const Tensor& like = *parameters[q];
-    made.push_back(empty(like, like.sizes(), like.dim(), type));
-    data[q] = made.back().data_ptr();
-  }
-  if (made.empty()) return made;
+// Writes the gradients of gates, bias, scale and shift from what the batch loop left.
+void sum_parameter_gradients(const CombineBackward& backward, const ParameterGradients& made) {
+  if (!made.any()) return;
   const Predictions& p = backward.predictions;
-  const CombineParameterGradients problem{p,       backward.dots, backward.sums, backward.products,
-                                          data[0], data[1],       data[2],       data[3]};
+  const CombineParameterGradients problem{
+      p,
+      backward.dots,
+      backward.sums,
+      backward.products,
+      made.data(0),
+      made.data(1),
+      made.data(2),
+      made.data(3),
+  };
   const int64_t terms = p.geometry.batch * combine_sum_parts(p.geometry) * (p.inputs + 2);
   parallel_for(0, combine_tasks(p), 1 + 4096 / at_least_one(terms),
                [&](int64_t begin, int64_t end) {
                  kernels().combine_parameter_gradients(problem, begin, end);
                });
-  for (int q = 0, at = 0; q < 4; q++)
-    if (wanted[q]) {
-      const Dtype dtype = parameters[q]->dtype();
-      if (dtype != type) made[at] = contiguous_copy(made[at], dtype);
-      at++;
-    }
-  return made;
 }
 
 std::tuple<std::vector<Tensor>, std::vector<Tensor>> combine_backward(
@@ -135,13 +126,9 @@ std::tuple<std::vector<Tensor>, std::vector<Tensor>> combine_backward(
   STD_TORCH_CHECK(wanted.size() == us.size() + 4,
                   "wanted must hold a flag for each u and parameter");
   STD_TORCH_CHECK(int64_t(grad_ys.size()) == n, "grad_ys must hold n entries");
-  const Tensor* const parameters[4] = {&gates, bias ? &*bias : nullptr, scale ? &*scale : nullptr,
-                                       shift ? &*shift : nullptr};
-  bool flags[4];
-  for (size_t q = 0; q < 4; q++) {
-    flags[q] = wanted[us.size() + q];
-    STD_TORCH_CHECK(!flags[q] || parameters[q], "a gradient of None must not be wanted");
-  }
+  ParameterGradients parameters(
+      {&gates, bias ? &*bias : nullptr, scale ? &*scale : nullptr, shift ? &*shift : nullptr},
+      wanted, tensors.type());
   Maps grad_outputs(n), grad_us(m);
   for (const OptionalTensor& grad : grad_ys) {
     if (grad)
@@ -157,7 +144,7 @@ std::tuple<std::vector<Tensor>, std::vector<Tensor>> combine_backward(
   }
   const int64_t batch = p.geometry.batch;
   const int64_t channels = batch * combine_sum_parts(p.geometry) * n * p.geometry.channels;
-  const bool summed = p.bias || flags[3], multiplied = flags[2];
+  const bool summed = p.bias || parameters.data(3), multiplied = parameters.data(2);
   const Buffer dots(batch * combine_parts(p.geometry) * m * n, tensors.type());
   const Buffer sums(summed ? channels : 0, tensors.type());
   const Buffer products(multiplied ? channels : 0, tensors.type());
@@ -173,7 +160,8 @@ std::tuple<std::vector<Tensor>, std::vector<Tensor>> combine_backward(
     Buffer scratch(combine_scratch(p), Dtype::f64);
     kernels().combine_backward(problem, begin, end, scratch.data_ptr());
   });
-  return {grad_us.finish(), parameter_gradients(problem, tensors.type(), parameters, flags)};
+  sum_parameter_gradients(problem, parameters);
+  return {grad_us.finish(), parameters.finish()};
 }
 
 }  // namespace

@@ -16,8 +16,8 @@
 
 namespace mpk::cpu::MPK_NAMESPACE {
 
-// AVX-512 adds masks and registers. Its vectors of 64 bytes would move maps a fifth slower than
-// these on AMD's Zen 4, and no loop here is bound by arithmetic alone.
+// AVX-512 adds masks and registers. On AMD's Zen 4 its vectors of 64 bytes move maps slower than
+// these, and no loop here is bound by arithmetic alone.
 #if defined(__AVX__)
 inline constexpr int vector_bytes = 32;
 #else

@@ -5,7 +5,7 @@
 
 #include "cuda/launch.h"
 #include "cuda/limits.h"
-#include "tensors.h"
+#include "gradients.h"
 
 namespace mpk::cuda {
 namespace {
@@ -101,39 +101,27 @@ std::vector<Tensor> parameter_gradients(const GateGradients& gradients, const vo
                                         int64_t batch, const Tensor& w1, const OptionalTensor& b1,
                                         const Tensor& w2, const OptionalTensor& b2,
                                         const std::vector<bool>& wanted, void* stream) {
-  const int64_t m = w1.size(0), hidden = w1.size(1), channels = w1.size(2), n = w2.size(1);
-  const Tensor* const parameters[4] = {&w1, b1 ? &*b1 : nullptr, &w2, b2 ? &*b2 : nullptr};
-  std::vector<Tensor> made;
-  void* data[4] = {};
-  for (size_t q = 0; q < 4; q++) {
-    if (!wanted[wanted.size() - 4 + q]) continue;
-    STD_TORCH_CHECK(parameters[q], "the gradient of a bias that is None was wanted");
-    made.push_back(empty(w1, parameters[q]->sizes(), parameters[q]->dim(), Dtype::f32));
-    data[q] = made.back().data_ptr();
-  }
-  if (made.empty()) return made;
-  const GateWeightGradients problem{Dtype::f32,
-                                    batch,
-                                    channels,
-                                    m,
-                                    n,
-                                    hidden,
-                                    pooled,
-                                    gradients.hidden.data_ptr(),
-                                    gradients.grad_logits.data_ptr(),
-                                    gradients.grad_hidden.data_ptr(),
-                                    data[0],
-                                    data[1],
-                                    data[2],
-                                    data[3]};
-  gate_weight_gradients(problem, stream);
-  for (size_t q = 0, at = 0; q < 4; q++)
-    if (data[q]) {
-      const Dtype dtype = parameters[q]->dtype();
-      if (dtype != Dtype::f32) made[at] = contiguous_copy(made[at], dtype);
-      at++;
-    }
-  return made;
+  ParameterGradients made({&w1, b1 ? &*b1 : nullptr, &w2, b2 ? &*b2 : nullptr}, wanted, Dtype::f32);
+  if (made.any())
+    gate_weight_gradients(
+        GateWeightGradients{
+            Dtype::f32,
+            batch,
+            w1.size(2),
+            w1.size(0),
+            w2.size(1),
+            w1.size(1),
+            pooled,
+            gradients.hidden.data_ptr(),
+            gradients.grad_logits.data_ptr(),
+            gradients.grad_hidden.data_ptr(),
+            made.data(0),
+            made.data(1),
+            made.data(2),
+            made.data(3),
+        },
+        stream);
+  return made.finish();
 }
 
 std::tuple<std::vector<Tensor>, std::vector<Tensor>> backward(
@@ -153,20 +141,7 @@ std::tuple<std::vector<Tensor>, std::vector<Tensor>> backward(
       "gates and grad_gates must be [B, m, n]");
   STD_TORCH_CHECK(pooled.has_shape({batch, m, geometry.channels}), "pooled must be [B, m, C]");
   const OnDevice device(xs[0]);
-  Maps inputs(m), grad_outputs(n), grad_inputs(m);
-  std::vector<int64_t> output_of;
-  for (int64_t j = 0; j < n; j++) {
-    if (!grad_ys[j]) continue;
-    grad_outputs.read(*grad_ys[j], geometry);
-    output_of.push_back(j);
-  }
-  for (int64_t i = 0; i < m; i++) {
-    inputs.read(xs[i], geometry);
-    if (wanted[i])
-      grad_inputs.write(xs[i], geometry);
-    else
-      grad_inputs.skip();
-  }
+  BackwardMaps maps(grad_ys, xs, wanted, geometry);
   const GateTensors gate{Values(w1, Dtype::f32), Values(w2, Dtype::f32), values_of(b1),
                          std::nullopt};
   const Values g(gates, Dtype::f32), z(pooled, Dtype::f32);
@@ -175,11 +150,11 @@ std::tuple<std::vector<Tensor>, std::vector<Tensor>> backward(
   CrossConnectBackward problem{};
   problem.geometry = geometry;
   problem.gate = gate.parameters(m, n, hidden);
-  problem.xs = inputs.data();
-  problem.grad_ys = grad_outputs.data();
-  problem.output_of = output_of.data();
-  problem.present = grad_outputs.size();
-  problem.grad_xs = grad_inputs.data();
+  problem.xs = maps.inputs.data();
+  problem.grad_ys = maps.grad_outputs.data();
+  problem.output_of = maps.output_of.data();
+  problem.present = maps.grad_outputs.size();
+  problem.grad_xs = maps.grad_inputs.data();
   problem.grad_gates = dg ? dg->data_ptr() : nullptr;
   problem.gates = g.data_ptr();
   problem.pooled = z.data_ptr();
@@ -190,7 +165,7 @@ std::tuple<std::vector<Tensor>, std::vector<Tensor>> backward(
   cross_connect_backward(problem, cluster, device.stream());
   std::vector<Tensor> of_parameters =
       parameter_gradients(gradients, z.data_ptr(), batch, w1, b1, w2, b2, wanted, device.stream());
-  return {grad_inputs.finish(), std::move(of_parameters)};
+  return {maps.grad_inputs.finish(), std::move(of_parameters)};
 }
 
 }  // namespace

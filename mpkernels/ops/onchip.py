@@ -30,6 +30,10 @@ class Chip(NamedTuple):
     cluster: int
 
 
+# An H100: what is asked about where there is no GPU.
+ASSUMED = Chip(232448, 233472, 16)
+
+
 class OnChip(NamedTuple):
     """The blocks of a cluster keep a sample; a cluster of one is a block."""
 

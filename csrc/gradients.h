@@ -1,0 +1,76 @@
+// What the callers of backward kernels make: maps of a cross_connect, gradients of parameters.
+#pragma once
+
+#include <vector>
+
+#include "tensors.h"
+
+namespace mpk {
+
+// The maps of cross_connect's backward. Outputs without a gradient are left out.
+struct BackwardMaps {
+  Maps inputs, grad_outputs, grad_inputs;
+  std::vector<int64_t> output_of;  // of each gradient, which output it is
+
+  BackwardMaps(const std::vector<OptionalTensor>& grad_ys, const std::vector<Tensor>& xs,
+               const std::vector<bool>& wanted, const Geometry& geometry)
+      : inputs(int64_t(xs.size())),
+        grad_outputs(int64_t(grad_ys.size())),
+        grad_inputs(int64_t(xs.size())) {
+    output_of.reserve(grad_ys.size());
+    for (size_t j = 0; j < grad_ys.size(); j++) {
+      if (!grad_ys[j]) continue;
+      grad_outputs.read(*grad_ys[j], geometry);
+      output_of.push_back(int64_t(j));
+    }
+    for (size_t i = 0; i < xs.size(); i++) {
+      inputs.read(xs[i], geometry);
+      if (wanted[i])
+        grad_inputs.write(xs[i], geometry);
+      else
+        grad_inputs.skip();
+    }
+  }
+};
+
+// The gradients of the wanted ones of four parameters. Kernels write them in the accumulate dtype.
+class ParameterGradients {
+ public:
+  using Parameters = const Tensor* [4];  // null where there is none
+
+  // The last four flags of `wanted` are the parameters'.
+  ParameterGradients(const Parameters& parameters, const std::vector<bool>& wanted, Dtype type)
+      : type_(type) {
+    STD_TORCH_CHECK(wanted.size() >= 4, "wanted must hold a flag for each parameter");
+    for (size_t q = 0; q < 4; q++) {
+      if (!wanted[wanted.size() - 4 + q]) continue;
+      const Tensor* like = parameters[q];
+      STD_TORCH_CHECK(like, "a gradient of None must not be wanted");
+      made_[q] = empty(*like, like->sizes(), like->dim(), type);
+      dtypes_[q] = like->dtype();
+      any_ = true;
+    }
+  }
+
+  bool any() const { return any_; }
+  // Of parameter q, null where its gradient is not wanted.
+  void* data(size_t q) const { return made_[q] ? made_[q]->data_ptr() : nullptr; }
+
+  // In the order and the dtypes of the parameters.
+  std::vector<Tensor> finish() {
+    std::vector<Tensor> found;
+    found.reserve(4);
+    for (size_t q = 0; q < 4; q++)
+      if (made_[q])
+        found.push_back(dtypes_[q] == type_ ? std::move(*made_[q])
+                                            : contiguous_copy(*made_[q], dtypes_[q]));
+    return found;
+  }
+
+ private:
+  Dtype type_, dtypes_[4] = {};
+  OptionalTensor made_[4];
+  bool any_ = false;
+};
+
+}  // namespace mpk
