@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import gzip
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 import torch
 from torch import Tensor
 from torch.nn.functional import interpolate, pad
+
+from models.augment import augment, seeded
 
 # Where Debian's package dataset-fashion-mnist puts its files.
 FASHION_MNIST = Path("/usr/share/datasets/fashion-mnist")
@@ -21,9 +23,50 @@ class DataMissing(RuntimeError):
     """Images or the library that reads them are not there; the message says how to get them."""
 
 
+class DataSet(Protocol):
+    """What training and evaluation need of a data set."""
+
+    @property
+    def classes(self) -> int:
+        """Number of labels."""
+
+    @property
+    def size(self) -> int:
+        """Height and width of the batches' images."""
+
+    @property
+    def train_count(self) -> int:
+        """Number of training images."""
+
+    @property
+    def test_count(self) -> int:
+        """Number of test images."""
+
+    def train_batches(
+        self, parts: Iterable[Tensor], shift: int, seed: int, epoch: int, device: str
+    ) -> Iterator[tuple[Tensor, Tensor]]:
+        """Augmented training images, normalised.
+
+        How an image is augmented follows from (seed, epoch, image): it does not depend on the
+        batch that it is in, on the step at which a run resumes or on the process that reads it.
+
+        Args:
+            parts: the indices of each batch.
+            shift: images are moved by up to so many pixels.
+            seed, epoch: of the augmentation.
+            device: where the batches are wanted.
+
+        Yields:
+            images, float32 [B, 3, size, size], and labels, int64 [B].
+        """
+
+    def test_batches(self, parts: Iterable[Tensor], device: str) -> Iterator[tuple[Tensor, Tensor]]:
+        """Test images, normalised: as `train_batches` without chance."""
+
+
 @dataclass(frozen=True)
 class Images:
-    """A training and a test set.
+    """A training and a test set, in memory.
 
     Args:
         train_x, test_x: uint8 [N, 3, 32, 32].
@@ -40,6 +83,38 @@ class Images:
     mean: tuple[float, float, float]
     std: tuple[float, float, float]
     flip: bool
+
+    @property
+    def size(self) -> int:
+        """Height and width of the images."""
+        return self.train_x.shape[-1]
+
+    @property
+    def train_count(self) -> int:
+        """Number of training images."""
+        return len(self.train_y)
+
+    @property
+    def test_count(self) -> int:
+        """Number of test images."""
+        return len(self.test_y)
+
+    def train_batches(
+        self, parts: Iterable[Tensor], shift: int, seed: int, epoch: int, device: str
+    ) -> Iterator[tuple[Tensor, Tensor]]:
+        """See `DataSet`."""
+        generator = seeded(seed, epoch)
+        offsets = torch.randint(0, 2 * shift + 1, (2, self.train_count), generator=generator)
+        mirrored = torch.rand(self.train_count, generator=generator) < 0.5 * self.flip
+        for index in parts:
+            x = normalise(self, self.train_x[index].to(device))
+            x = augment(x, shift, offsets[:, index].to(device), mirrored[index].to(device))
+            yield x, self.train_y[index].to(device)
+
+    def test_batches(self, parts: Iterable[Tensor], device: str) -> Iterator[tuple[Tensor, Tensor]]:
+        """See `DataSet`."""
+        for index in parts:
+            yield normalise(self, self.test_x[index].to(device)), self.test_y[index].to(device)
 
 
 def normalise(images: Images, x: Tensor) -> Tensor:

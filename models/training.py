@@ -1,7 +1,7 @@
 """The training loop: exact to resume, safe to interrupt.
 
 Nothing random is kept between steps: the order of an epoch follows from (seed, epoch), the
-augmentation of a step from (seed, epoch, step). A checkpoint therefore holds weights, optimizer,
+augmentation of an image from (seed, epoch, image). A checkpoint therefore holds weights, optimizer,
 scaler and the place, and a resumed run repeats the uninterrupted one bit for bit.
 """
 
@@ -16,38 +16,17 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.nn.functional import cross_entropy, pad
+from torch.nn.functional import cross_entropy
 from tqdm import tqdm
 
 from models import checkpoint
-from models.data import Images, normalise
+from models.augment import seeded
+from models.data import DataSet
 from models.recipe import Recipe
 
 
 class Interrupted(KeyboardInterrupt):
     """Training stopped on request after its state was saved."""
-
-
-def _generator(*key: int) -> torch.Generator:
-    seed = 0
-    for part in key:
-        seed = (seed * 1_000_003 + part + 1) % 2**63
-    return torch.Generator().manual_seed(seed)
-
-
-def augment(x: Tensor, shift: int, flip: bool, generator: torch.Generator) -> Tensor:
-    """Shifts each image [3, H, W] by up to `shift` pixels, filling with 0, and mirrors half."""
-    batch, _, height, width = x.shape
-    offsets = torch.randint(0, 2 * shift + 1, (2, batch), generator=generator).to(x.device)
-    mirrored = torch.rand(batch, generator=generator).to(x.device) < 0.5
-    rows = torch.arange(height, device=x.device) + offsets[0][:, None]
-    cols = torch.arange(width, device=x.device).expand(batch, width)
-    if flip:
-        cols = torch.where(mirrored[:, None], cols.flip(1), cols)
-    cols = cols + offsets[1][:, None]
-    padded = pad(x, (shift,) * 4).permute(0, 2, 3, 1)
-    sample = torch.arange(batch, device=x.device)[:, None, None]
-    return padded[sample, rows[:, :, None], cols[:, None, :]].permute(0, 3, 1, 2)
 
 
 def judge(model: nn.Module, output: Any, y: Tensor) -> tuple[Tensor, Tensor]:
@@ -71,25 +50,24 @@ def judge(model: nn.Module, output: Any, y: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def evaluate(
-    model: nn.Module, images: Images, device: str = "cpu", batch_size: int = 512
+    model: nn.Module, images: DataSet, device: str = "cpu", batch_size: int = 512
 ) -> tuple[float, float]:
     """Mean loss and accuracy (0 to 1) on the test set; leaves the model in training mode."""
     model.eval()
     loss, right = 0.0, 0
     with torch.no_grad():
-        for x, y in zip(images.test_x.split(batch_size), images.test_y.split(batch_size)):
-            y = y.to(device)
-            mean, logits = judge(model, model(normalise(images, x.to(device))), y)
+        for x, y in images.test_batches(torch.arange(images.test_count).split(batch_size), device):
+            mean, logits = judge(model, model(x), y)
             loss += mean.item() * len(y)
             right += int((logits.argmax(1) == y).sum())
     model.train()
-    return loss / len(images.test_y), right / len(images.test_y)
+    return loss / images.test_count, right / images.test_count
 
 
 class Trainer:
     """A model with its optimizer and its place in the training."""
 
-    def __init__(self, model: nn.Module, images: Images, recipe: Recipe, device: str) -> None:
+    def __init__(self, model: nn.Module, images: DataSet, recipe: Recipe, device: str) -> None:
         self.model, self.images, self.recipe = model.to(device).train(), images, recipe
         self.device = device
         self.optimizer = torch.optim.SGD(
@@ -102,22 +80,17 @@ class Trainer:
 
     def batches(self) -> list[Tensor]:
         """Indices of this epoch's batches; a last batch of one image is left out (batch norm)."""
-        order = torch.randperm(
-            len(self.images.train_y), generator=_generator(self.recipe.seed, self.epoch)
-        )
+        generator = seeded(self.recipe.seed, self.epoch)
+        order = torch.randperm(self.images.train_count, generator=generator)
         return [part for part in order.split(self.recipe.batch_size) if len(part) > 1]
 
-    def train_step(self, index: Tensor) -> None:
+    def train_step(self, x: Tensor, y: Tensor) -> None:
         """One batch: forward, backward, update.
 
         Raises:
             FloatingPointError: the loss is not finite.
         """
         recipe = self.recipe
-        x = normalise(self.images, self.images.train_x[index].to(self.device))
-        generator = _generator(recipe.seed, self.epoch, self.step)
-        x = augment(x, recipe.shift, self.images.flip, generator)
-        y = self.images.train_y[index].to(self.device)
         dtype = torch.float16 if recipe.amp == "fp16" else torch.bfloat16
         with torch.autocast(self.device, dtype, enabled=recipe.amp != "off"):
             output = self.model(x)
@@ -134,8 +107,8 @@ class Trainer:
         self.scaler.step(self.optimizer)
         self.scaler.update()
         self.step += 1
-        self.seen += len(index)
-        self.loss += value * len(index)
+        self.seen += len(y)
+        self.loss += value * len(y)
         self.right += int((logits.argmax(1) == y).sum())
 
     def state(self, options: dict[str, Any]) -> dict[str, Any]:
@@ -178,7 +151,7 @@ class Trainer:
 
 def fit(
     model: nn.Module,
-    images: Images,
+    images: DataSet,
     recipe: Recipe,
     *,
     device: str = "cpu",
@@ -209,7 +182,7 @@ def fit(
         Interrupted: Ctrl-C; the state is saved.
         FloatingPointError: the loss is not finite.
     """
-    options = {**(names or {}), "images": len(images.train_y), **recipe.as_dict()}
+    options = {**(names or {}), "images": images.train_count, **recipe.as_dict()}
     trainer = Trainer(model, images, recipe, device)
     path = None if out is None else out / "checkpoint.pt"
     if path is not None and resume:
@@ -247,9 +220,12 @@ def _run_epoch(trainer: Trainer, progress: bool, stop: list[int]) -> None:
     seen = trainer.seen
     begin = time.perf_counter()
     with tqdm(total=total, initial=seen, desc=title, unit="img", disable=not progress) as bar:
-        for index in batches[first:]:
-            trainer.train_step(index)
-            bar.update(len(index))
+        recipe = trainer.recipe
+        for x, y in trainer.images.train_batches(
+            batches[first:], recipe.shift, recipe.seed, trainer.epoch, trainer.device
+        ):
+            trainer.train_step(x, y)
+            bar.update(len(y))
             bar.set_postfix(
                 loss=f"{trainer.loss / trainer.seen:.3f}",
                 accuracy=f"{100 * trainer.right / trainer.seen:.1f}%",
