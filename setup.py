@@ -69,7 +69,14 @@ if platform.machine().lower() in ("x86_64", "amd64"):
 else:
     INSTRUCTION_SETS = {"portable": []}
 
-GLUE_SOURCES = ("select", "caches", "register", "register_mix", "register_combine")
+GLUE_SOURCES = (
+    "select",
+    "caches",
+    "register",
+    "register_mix",
+    "register_combine",
+    "register_cross_predict",
+)
 KERNEL_SOURCES = [
     "csrc/cpu/cross_connect.cpp",
     "csrc/cpu/cross_connect_backward.cpp",
@@ -78,6 +85,7 @@ KERNEL_SOURCES = [
     "csrc/cpu/combine.cpp",
     "csrc/cpu/combine_backward.cpp",
     "csrc/cpu/combine_parameters.cpp",
+    "csrc/cpu/predict.cpp",
     "csrc/cpu/kernels.cpp",
 ]
 

@@ -1,6 +1,7 @@
 // What the callers of backward kernels make: maps of a cross_connect, gradients of parameters.
 #pragma once
 
+#include <initializer_list>
 #include <vector>
 
 #include "tensors.h"
@@ -33,34 +34,40 @@ struct BackwardMaps {
   }
 };
 
-// The gradients of the wanted ones of four parameters. Kernels write them in the accumulate dtype.
+// The gradients of the wanted ones of some parameters, null where there is none. Kernels write them
+// in the accumulate dtype.
 class ParameterGradients {
  public:
-  using Parameters = const Tensor* [4];  // null where there is none
-
-  // The last four flags of `wanted` are the parameters'.
-  ParameterGradients(const Parameters& parameters, const std::vector<bool>& wanted, Dtype type)
-      : type_(type) {
-    STD_TORCH_CHECK(wanted.size() >= 4, "wanted must hold a flag for each parameter");
-    for (size_t q = 0; q < 4; q++) {
-      if (!wanted[wanted.size() - 4 + q]) continue;
-      const Tensor* like = parameters[q];
-      STD_TORCH_CHECK(like, "a gradient of None must not be wanted");
-      made_[q] = empty(*like, like->sizes(), like->dim(), type);
-      dtypes_[q] = like->dtype();
-      any_ = true;
+  // The last flags of `wanted` are the parameters'.
+  ParameterGradients(std::initializer_list<const Tensor*> parameters,
+                     const std::vector<bool>& wanted, Dtype type)
+      : type_(type), made_(parameters.size()), dtypes_(parameters.size()) {
+    STD_TORCH_CHECK(wanted.size() >= parameters.size(),
+                    "wanted must hold a flag for each parameter");
+    size_t q = 0, flag = wanted.size() - parameters.size();
+    for (const Tensor* like : parameters) {
+      if (wanted[flag++]) {
+        STD_TORCH_CHECK(like, "a gradient of None must not be wanted");
+        made_[q] = empty(*like, like->sizes(), like->dim(), type);
+        dtypes_[q] = like->dtype();
+      }
+      q++;
     }
   }
 
-  bool any() const { return any_; }
+  bool any() const {
+    for (const OptionalTensor& one : made_)
+      if (one) return true;
+    return false;
+  }
   // Of parameter q, null where its gradient is not wanted.
   void* data(size_t q) const { return made_[q] ? made_[q]->data_ptr() : nullptr; }
 
   // In the order and the dtypes of the parameters.
   std::vector<Tensor> finish() {
     std::vector<Tensor> found;
-    found.reserve(4);
-    for (size_t q = 0; q < 4; q++)
+    found.reserve(made_.size());
+    for (size_t q = 0; q < made_.size(); q++)
       if (made_[q])
         found.push_back(dtypes_[q] == type_ ? std::move(*made_[q])
                                             : contiguous_copy(*made_[q], dtypes_[q]));
@@ -68,9 +75,9 @@ class ParameterGradients {
   }
 
  private:
-  Dtype type_, dtypes_[4] = {};
-  OptionalTensor made_[4];
-  bool any_ = false;
+  Dtype type_;
+  std::vector<OptionalTensor> made_;
+  std::vector<Dtype> dtypes_;
 };
 
 }  // namespace mpk

@@ -164,6 +164,26 @@ struct CombineBackward {
   void* products;      // the same of D_j T_j; or null
 };
 
+// U_i = W_i X_i for vectors, all of one dtype, f32 or f64.
+struct Predict {
+  Geometry geometry;  // of X_i
+  int64_t inputs, rows;
+  const Map* xs;       // [m]
+  const void* weight;  // [m, rows, C]
+  void* us;            // [m, B, rows]
+};
+
+struct PredictBackward {
+  Geometry geometry;
+  int64_t inputs, rows;
+  const Map* xs;            // [m]; read only for grad_weight
+  const void* weight;       // [m, rows, C]
+  const void* grad_us;      // [m, B, rows]
+  const void* grad_pooled;  // [B, m, C]: what the gates add to dX_i
+  const Map* grad_xs;       // [m]; data is null where no gradient is wanted
+  void* grad_weight;        // [m, rows, C], or null
+};
+
 // Sums over the parts of a sample, then over the batch, each in its order.
 struct CombineParameterGradients {
   Predictions predictions;

@@ -151,6 +151,10 @@ class Values {
   void* data_;
 };
 
+inline std::optional<Values> values_of(const OptionalTensor& t, Dtype dtype) {
+  return t ? std::optional<Values>(std::in_place, *t, dtype) : std::nullopt;
+}
+
 // Memory that no tensor shows, 64-byte aligned and not initialised. Small buffers share a block
 // that each thread keeps: asking the allocator for each would take as long as a small kernel.
 class Buffer {

@@ -5,14 +5,24 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import Any
 
+import torch
 from torch import Tensor
+from torch.nn.functional import linear
 
 from mpkernels.eager.functional import follow_autocast
 from mpkernels.ops.autograd import Operator
-from mpkernels.ops.backend import kernel_checks
-from mpkernels.ops.check import check_combine, check_flag, check_gate, check_mix, check_tensors
+from mpkernels.ops.backend import compiled_on_cpu, kernel_checks
+from mpkernels.ops.check import (
+    check_combine,
+    check_cross_predict,
+    check_flag,
+    check_gate,
+    check_mix,
+    check_tensors,
+)
 from mpkernels.ops.combine import combine as _combine
 from mpkernels.ops.cross_connect import cross_connect as _cross_connect
+from mpkernels.ops.cross_predict import cross_predict as _cross_predict
 from mpkernels.ops.gate import gate as _gate
 from mpkernels.ops.mix import mix as _mix
 
@@ -175,3 +185,72 @@ def combine(
     rest = (gates, bias, scale, shift)
     ys: list[Tensor] = _call(_combine, check_combine, us, *rest, options=(relu,), name="us")
     return ys
+
+
+# Beyond so many weights in all, a matrix library's products are faster than those of one operator.
+FUSED_WEIGHTS = 1 << 14
+
+
+def cross_predict(
+    xs: Tensor | Sequence[Tensor],
+    weight: Tensor,
+    bias: Tensor | None,
+    w1: Tensor,
+    b1: Tensor | None,
+    w2: Tensor,
+    b2: Tensor | None,
+    relu: bool = True,
+    scale: Tensor | None = None,
+    shift: Tensor | None = None,
+) -> tuple[list[Tensor], Tensor]:
+    """A whole layer of cross-predictions of vectors (paper Eq. 2 to 4).
+
+    Y_j = relu(scale_j sum_i g_ij (W_ij X_i + b_ij) + shift_j),
+    G_i = softmax_j(W2_i relu(W1_i X_i + b1_i) + b2_i)
+
+    One operator where the weights are few (`FUSED_WEIGHTS`) and C++ runs; else `gate`, a matrix
+    product a path and `combine`.
+
+    Args:
+        xs: m vectors [B, C]; one tensor is a path.
+        weight: [m, n*C', C] in the dtype of xs (autocast aside), ordered path, output, channel.
+        bias: [m, n*C'] or None.
+        w1, b1, w2, b2: the gates' parameters, as in `cross_connect`.
+        relu: whether the last step is a ReLU.
+        scale, shift: [n, C'] or None, as in `combine`.
+
+    Returns:
+        ys, n vectors [B, C']; and gates [B, m, n], differentiable too.
+
+    Raises:
+        ValueError: a shape or device does not fit; the message names it.
+        TypeError: a dtype does not fit, or an argument is not a tensor.
+
+    Example:
+        >>> xs = [torch.randn(8, 4) for _ in range(2)]
+        >>> w1, w2 = torch.randn(2, 16, 4), torch.randn(2, 3, 16)
+        >>> ys, gates = cross_predict(xs, torch.randn(2, 3 * 5, 4), None, w1, None, w2, None)
+        >>> len(ys), tuple(ys[0].shape), tuple(gates.shape)
+        (3, (8, 5), (8, 2, 3))
+    """
+    check_flag("cross_predict", "relu", relu)
+    paths = [xs] if isinstance(xs, Tensor) else list(xs)
+    rest = (weight, bias, w1, b1, w2, b2, scale, shift)
+    if compiled_on_cpu() and _fits(paths, weight):
+        ys, gates, _ = _call(_cross_predict, check_cross_predict, paths, *rest, options=(relu,))
+        return ys, gates
+    check_tensors("cross_predict", paths)
+    paths = follow_autocast(paths)
+    check_cross_predict("cross_predict", paths, *rest)
+    gates = gate(paths, w1, b1, w2, b2)
+    us = [linear(x, w) for x, w in zip(paths, weight.unbind())]
+    return combine(us, gates, bias, relu, scale, shift), gates
+
+
+def _fits(paths: list[Any], weight: Any) -> bool:
+    """Whether one operator takes these vectors and is faster than its parts."""
+    if not all(isinstance(t, Tensor) and t.is_cpu for t in (*paths, weight)):
+        return False
+    if weight.numel() > FUSED_WEIGHTS or torch.is_autocast_enabled("cpu"):
+        return False
+    return bool(weight.dtype in (torch.float32, torch.float64))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -9,7 +10,7 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from mpkernels import eager, functional
-from mpkernels.eager.cross_predict import CrossPredict
+from mpkernels.eager.cross_prediction import CrossPredict
 from mpkernels.eager.functional import accumulate_dtype
 
 
@@ -61,14 +62,15 @@ def _fold(norms: nn.ModuleList) -> tuple[Tensor, Tensor] | None:
     return scale, stacked("bias") - stacked("running_mean") * scale
 
 
-def _cross_predict(router: CrossPredict, xs: list[Tensor]) -> tuple[list[Tensor], Tensor]:
-    """The route of both cross-prediction routers."""
-    gates, us = router._gates_and_predictions(xs, functional.gate)
+def _normalised(
+    router: CrossPredict, sums: Callable[..., tuple[list[Tensor], Tensor]]
+) -> tuple[list[Tensor], Tensor]:
+    """The route of a cross-prediction router; sums(relu, scale, shift) weights the predictions."""
     if not router.norms:
-        return functional.combine(us, gates, router.bias, router.relu), gates
+        return sums(router.relu)
     if (folded := _fold(router.norms)) is not None:
-        return functional.combine(us, gates, router.bias, router.relu, *folded), gates
-    ys = functional.combine(us, gates, router.bias, relu=False)
+        return sums(router.relu, *folded)
+    ys, gates = sums(False)
     return router._normalise(ys), gates
 
 
@@ -76,11 +78,22 @@ class CrossPredictConv2d(eager.CrossPredictConv2d):
     __doc__ = eager.CrossPredictConv2d.__doc__
 
     def _route(self, xs: list[Tensor]) -> tuple[list[Tensor], Tensor]:
-        return _cross_predict(self, xs)
+        gates, us = self._gates_and_predictions(xs, functional.gate)
+
+        def sums(relu: bool, *folded: Tensor) -> tuple[list[Tensor], Tensor]:
+            return functional.combine(us, gates, self.bias, relu, *folded), gates
+
+        return _normalised(self, sums)
 
 
 class CrossPredictLinear(eager.CrossPredictLinear):
     __doc__ = eager.CrossPredictLinear.__doc__
 
     def _route(self, xs: list[Tensor]) -> tuple[list[Tensor], Tensor]:
-        return _cross_predict(self, xs)
+        self._check(xs)
+        layer = xs, self.weight, self.bias, self.w1, self.b1, self.w2, self.b2
+
+        def sums(relu: bool, *folded: Tensor) -> tuple[list[Tensor], Tensor]:
+            return functional.cross_predict(*layer, relu, *folded)
+
+        return _normalised(self, sums)

@@ -22,5 +22,8 @@ void mix_backward(const MixBackward&, int64_t begin, int64_t end, void* scratch)
 void combine(const Combine&, int64_t begin, int64_t end, void* scratch);
 void combine_backward(const CombineBackward&, int64_t begin, int64_t end, void* scratch);
 void combine_parameter_gradients(const CombineParameterGradients&, int64_t begin, int64_t end);
+void predict(const Predict&, int64_t begin, int64_t end);
+void predict_grads(const PredictBackward&, int64_t begin, int64_t end);
+void predict_weight_gradients(const PredictBackward&, int64_t begin, int64_t end);
 
 }  // namespace mpk::cpu::MPK_NAMESPACE

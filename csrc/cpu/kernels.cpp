@@ -25,6 +25,9 @@ const Kernels table = {
     combine,
     combine_backward,
     combine_parameter_gradients,
+    predict,
+    predict_grads,
+    predict_weight_gradients,
 };
 
 }  // namespace mpk::cpu::MPK_NAMESPACE

@@ -13,9 +13,9 @@ namespace mpk::cpu {
 // computed, and its parts [begin, end) mixed; backward, <dY_j, X_i> of its parts summed to
 // `partial` [parts, m, present], the gates differentiated, and dX of its parts written.
 // combine and its backward work on parts [begin, end) of all samples, numbered sample by sample.
-// gate_weight_gradients and combine_parameter_gradients work on tasks, see `weight_tasks` and
-// `combine_tasks`. `scratch` is 64-byte aligned and has
-// at least the size that its `..._scratch` function asks for.
+// predict and predict_grads (dX) work on samples; its weights' gradients, those of the gates and
+// those of combine's parameters on tasks, see `predict_tasks`, `weight_tasks` and `combine_tasks`.
+// `scratch` is 64-byte aligned and has at least the size that its `..._scratch` function asks for.
 struct Kernels {
   const char* name;
   void (*cross_connect)(const CrossConnect&, int64_t begin, int64_t end, void* scratch);
@@ -36,6 +36,9 @@ struct Kernels {
   void (*combine)(const Combine&, int64_t begin, int64_t end, void* scratch);
   void (*combine_backward)(const CombineBackward&, int64_t begin, int64_t end, void* scratch);
   void (*combine_parameter_gradients)(const CombineParameterGradients&, int64_t begin, int64_t end);
+  void (*predict)(const Predict&, int64_t begin, int64_t end);
+  void (*predict_grads)(const PredictBackward&, int64_t begin, int64_t end);
+  void (*predict_weight_gradients)(const PredictBackward&, int64_t begin, int64_t end);
 };
 
 // In values of double, the widest accumulate dtype.
@@ -62,6 +65,9 @@ inline int64_t combine_tasks(const Predictions& p) {
 
 // Eight hidden units of a path are a task, the first of a path takes its logits too.
 inline int64_t weight_tasks(int64_t inputs, int64_t hidden) { return inputs * ((hidden + 7) / 8); }
+
+// Eight rows of a path's weight are a task.
+inline int64_t predict_tasks(int64_t inputs, int64_t rows) { return inputs * ((rows + 7) / 8); }
 
 // The table in use: the best one for this processor, unless `choose` was called.
 const Kernels& kernels();

@@ -1,67 +1,10 @@
 // cross_connect and gate for CPU tensors: checks, outputs, threads over samples.
 #include <algorithm>
-#include <cstring>
 
-#include "cpu/tasks.h"
-#include "gradients.h"
+#include "cpu/gate_tensors.h"
 
 namespace mpk::cpu {
 namespace {
-
-// The gates' parameters as the kernels read them, with the memory that was made for them.
-struct GateTensors {
-  Values w1, w2;
-  std::optional<Values> b1, b2;
-  Buffer w1_by_channel, zeros;
-  GateParameters parameters;
-};
-
-template <class A>
-void transpose_each(const Values& from, const Buffer& to, int64_t m, int64_t rows, int64_t cols) {
-  const A* source = static_cast<const A*>(from.data_ptr());
-  A* target = static_cast<A*>(to.data_ptr());
-  for (int64_t i = 0; i < m; i++, source += rows * cols, target += rows * cols)
-    for (int64_t c = 0; c < cols; c++)
-      for (int64_t r = 0; r < rows; r++) target[c * rows + r] = source[r * cols + c];
-}
-
-std::optional<Values> values_of(const OptionalTensor& t, Dtype type) {
-  return t ? std::optional<Values>(std::in_place, *t, type) : std::nullopt;
-}
-
-// Refuses all that mpkernels/ops/check.py refuses, which then says what is wrong.
-GateTensors gate_tensors(const Geometry& geometry, int64_t m, const Tensor& w1,
-                         const OptionalTensor& b1, const Tensor& w2, const OptionalTensor& b2) {
-  const Dtype type = accumulate_type(geometry.dtype);
-  STD_TORCH_CHECK(w1.dim() == 3 && w1.size(1) > 0, "w1 must be [m, K, C]");
-  STD_TORCH_CHECK(w2.dim() == 3 && w2.size(1) > 0, "w2 must be [m, n, K]");
-  const int64_t hidden = w1.size(1), n = w2.size(1), channels = geometry.channels;
-  STD_TORCH_CHECK(w1.has_shape({m, hidden, channels}), "w1 must be [m, K, C]");
-  STD_TORCH_CHECK(w2.has_shape({m, n, hidden}), "w2 must be [m, n, K]");
-  STD_TORCH_CHECK(!b1 || b1->has_shape({m, hidden}), "b1 must be [m, K]");
-  STD_TORCH_CHECK(!b2 || b2->has_shape({m, n}), "b2 must be [m, n]");
-  const int64_t none = (b1 ? 0 : m * hidden) + (b2 ? 0 : m * n);
-  GateTensors gate{Values(w1, type),
-                   Values(w2, type),
-                   values_of(b1, type),
-                   values_of(b2, type),
-                   Buffer(m * channels * hidden, type),
-                   Buffer(none, type)};
-  if (type == Dtype::f64)
-    transpose_each<double>(gate.w1, gate.w1_by_channel, m, hidden, channels);
-  else
-    transpose_each<float>(gate.w1, gate.w1_by_channel, m, hidden, channels);
-  std::memset(gate.zeros.data_ptr(), 0, size_t(none) * (type == Dtype::f64 ? 8 : 4));
-  gate.parameters = {m,
-                     n,
-                     hidden,
-                     gate.w1.data_ptr(),
-                     gate.w1_by_channel.data_ptr(),
-                     gate.b1 ? gate.b1->data_ptr() : gate.zeros.data_ptr(),
-                     gate.w2.data_ptr(),
-                     gate.b2 ? gate.b2->data_ptr() : gate.zeros.data_ptr()};
-  return gate;
-}
 
 std::tuple<std::vector<Tensor>, Tensor, Tensor> forward(const std::vector<Tensor>& xs,
                                                         const Tensor& w1, const OptionalTensor& b1,
@@ -97,38 +40,14 @@ std::tuple<Tensor, Tensor> gate(std::vector<Tensor> xs, Tensor w1, OptionalTenso
   return {std::move(gates), std::move(pooled)};
 }
 
-// What the batch loop leaves for the gradients of the gates' parameters.
-struct GateGradients {
-  Buffer grad_logits, grad_hidden, hidden;
-  GateGradients(int64_t batch, const GateParameters& gate, Dtype type)
-      : grad_logits(batch * gate.inputs * gate.outputs, type),
-        grad_hidden(batch * gate.inputs * gate.hidden, type),
-        hidden(batch * gate.inputs * gate.hidden, type) {}
-};
-
 // The wanted ones of dW1, db1, dW2, db2, in this order and in the dtype of their parameters.
 std::vector<Tensor> parameter_gradients(const GateGradients& gradients, const Values& pooled,
-                                        int64_t batch, Dtype type, const Tensor& w1,
+                                        const Geometry& geometry, const Tensor& w1,
                                         const OptionalTensor& b1, const Tensor& w2,
                                         const OptionalTensor& b2, const std::vector<bool>& wanted) {
-  ParameterGradients made({&w1, b1 ? &*b1 : nullptr, &w2, b2 ? &*b2 : nullptr}, wanted, type);
-  if (made.any())
-    run(GateWeightGradients{
-        type,
-        batch,
-        w1.size(2),
-        w1.size(0),
-        w2.size(1),
-        w1.size(1),
-        pooled.data_ptr(),
-        gradients.hidden.data_ptr(),
-        gradients.grad_logits.data_ptr(),
-        gradients.grad_hidden.data_ptr(),
-        made.data(0),
-        made.data(1),
-        made.data(2),
-        made.data(3),
-    });
+  ParameterGradients made({&w1, b1 ? &*b1 : nullptr, &w2, b2 ? &*b2 : nullptr}, wanted,
+                          accumulate_type(geometry.dtype));
+  gradients.sum(geometry, pooled.data_ptr(), w1, w2, made, 0);
   return made.finish();
 }
 
@@ -175,7 +94,7 @@ std::tuple<std::vector<Tensor>, std::vector<Tensor>> cross_connect_backward(
   run(problem, 2 * m + n);
   return {
       maps.grad_inputs.finish(),
-      parameter_gradients(gradients, z, geometry.batch, type, w1, b1, w2, b2, wanted),
+      parameter_gradients(gradients, z, geometry, w1, b1, w2, b2, wanted),
   };
 }
 
@@ -217,7 +136,7 @@ std::tuple<Tensor, std::vector<Tensor>> gate_backward(Tensor grad_gates, Tensor 
   run(problem, 2 * m + n);
   return {
       std::move(grad_pooled),
-      parameter_gradients(gradients, z, batch, type, w1, b1, w2, b2, wanted),
+      parameter_gradients(gradients, z, geometry, w1, b1, w2, b2, wanted),
   };
 }
 

@@ -13,6 +13,9 @@ using torch::stable::parallel_for;
 // Elements of all maps that make a task worth a thread.
 constexpr int64_t task_elements = 32768;
 
+// Products of weights that make a task worth a thread.
+constexpr int64_t task_products = 262144;
+
 inline int64_t sample_elements(const Geometry& geometry, int64_t maps) {
   return maps * geometry.channels * geometry.positions;
 }
@@ -80,8 +83,59 @@ inline void run(const CrossConnectBackward& p, int64_t maps) {
 
 inline void run(const GateWeightGradients& p) {
   const int64_t work = at_least_one(8 * p.batch * p.channels);
-  parallel_for(0, weight_tasks(p.inputs, p.hidden_units), 1 + 262144 / work,
+  parallel_for(0, weight_tasks(p.inputs, p.hidden_units), 1 + task_products / work,
                [&](int64_t begin, int64_t end) { kernels().gate_weight_gradients(p, begin, end); });
+}
+
+// Calls body(begin, end) on parts of samples that hold `maps` maps of the geometry.
+template <class Body>
+void for_each_part(const Geometry& geometry, int64_t maps, Body body) {
+  const int64_t parts = combine_parts(geometry);
+  Geometry part = geometry;
+  part.positions = geometry.positions / at_least_one(parts);
+  parallel_for(0, geometry.batch * parts, grain(part, maps), body);
+}
+
+inline void run(const Combine& c) {
+  const Predictions& p = c.predictions;
+  for_each_part(p.geometry, (p.inputs + 1) * p.outputs, [&](int64_t begin, int64_t end) {
+    Buffer scratch(combine_scratch(p), Dtype::f64);
+    kernels().combine(c, begin, end, scratch.data_ptr());
+  });
+}
+
+inline void run(const CombineBackward& c) {
+  const Predictions& p = c.predictions;
+  for_each_part(p.geometry, (2 * p.inputs + 1) * p.outputs, [&](int64_t begin, int64_t end) {
+    Buffer scratch(combine_scratch(p), Dtype::f64);
+    kernels().combine_backward(c, begin, end, scratch.data_ptr());
+  });
+}
+
+inline void run(const CombineParameterGradients& c) {
+  const Predictions& p = c.predictions;
+  const int64_t terms = p.geometry.batch * combine_sum_parts(p.geometry) * (p.inputs + 2);
+  parallel_for(
+      0, combine_tasks(p), 1 + 4096 / at_least_one(terms),
+      [&](int64_t begin, int64_t end) { kernels().combine_parameter_gradients(c, begin, end); });
+}
+
+inline void run(const Predict& p) {
+  const int64_t work = at_least_one(p.inputs * p.rows * p.geometry.channels);
+  parallel_for(0, p.geometry.batch, 1 + task_products / work,
+               [&](int64_t begin, int64_t end) { kernels().predict(p, begin, end); });
+}
+
+// Writes dX, then dW if it is wanted.
+inline void run(const PredictBackward& p) {
+  int64_t work = at_least_one(p.inputs * p.rows * p.geometry.channels);
+  parallel_for(0, p.geometry.batch, 1 + task_products / work,
+               [&](int64_t begin, int64_t end) { kernels().predict_grads(p, begin, end); });
+  if (!p.grad_weight) return;
+  work = at_least_one(8 * p.geometry.batch * p.geometry.channels);
+  parallel_for(
+      0, predict_tasks(p.inputs, p.rows), 1 + task_products / work,
+      [&](int64_t begin, int64_t end) { kernels().predict_weight_gradients(p, begin, end); });
 }
 
 }  // namespace mpk::cpu

@@ -45,10 +45,6 @@ struct GateTensors {
   }
 };
 
-std::optional<Values> values_of(const OptionalTensor& t) {
-  return t ? std::optional<Values>(std::in_place, *t, Dtype::f32) : std::nullopt;
-}
-
 void check(const Geometry& geometry, int64_t m, const Tensor& w1, const OptionalTensor& b1,
            const Tensor& w2, const OptionalTensor& b2, int64_t cluster) {
   STD_TORCH_CHECK(geometry.channels * geometry.positions > 0, "xs must not be empty");
@@ -73,8 +69,8 @@ std::tuple<std::vector<Tensor>, Tensor, Tensor> forward(std::vector<Tensor> xs, 
   check(geometry, m, w1, b1, w2, b2, cluster);
   const OnDevice device(xs[0]);
   const int64_t n = w2.size(1), hidden = w1.size(1);
-  const GateTensors gate{Values(w1, Dtype::f32), Values(w2, Dtype::f32), values_of(b1),
-                         values_of(b2)};
+  const GateTensors gate{Values(w1, Dtype::f32), Values(w2, Dtype::f32), values_of(b1, Dtype::f32),
+                         values_of(b2, Dtype::f32)};
   Maps inputs(m), outputs(n);
   for (const Tensor& x : xs) inputs.read(x, geometry);
   for (int64_t j = 0; j < n; j++) outputs.write(xs[0], geometry);
@@ -142,10 +138,10 @@ std::tuple<std::vector<Tensor>, std::vector<Tensor>> backward(
   STD_TORCH_CHECK(pooled.has_shape({batch, m, geometry.channels}), "pooled must be [B, m, C]");
   const OnDevice device(xs[0]);
   BackwardMaps maps(grad_ys, xs, wanted, geometry);
-  const GateTensors gate{Values(w1, Dtype::f32), Values(w2, Dtype::f32), values_of(b1),
+  const GateTensors gate{Values(w1, Dtype::f32), Values(w2, Dtype::f32), values_of(b1, Dtype::f32),
                          std::nullopt};
   const Values g(gates, Dtype::f32), z(pooled, Dtype::f32);
-  const std::optional<Values> dg = values_of(grad_gates);
+  const std::optional<Values> dg = values_of(grad_gates, Dtype::f32);
   const GateGradients gradients(xs[0], batch, m, n, hidden);
   CrossConnectBackward problem{};
   problem.geometry = geometry;

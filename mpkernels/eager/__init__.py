@@ -1,7 +1,7 @@
 """The definition of every router in plain PyTorch: the fallback, and the oracle of every test."""
 
-from mpkernels.eager.cross_predict import CrossPredictConv2d, CrossPredictLinear
-from mpkernels.eager.functional import combine, cross_connect, gate, mix, pool
+from mpkernels.eager.cross_prediction import CrossPredictConv2d, CrossPredictLinear
+from mpkernels.eager.functional import combine, cross_connect, cross_predict, gate, mix, pool
 from mpkernels.eager.modules import CrossConnect, CrossStitch
 
 __all__ = [
@@ -11,6 +11,7 @@ __all__ = [
     "CrossStitch",
     "combine",
     "cross_connect",
+    "cross_predict",
     "gate",
     "mix",
     "pool",

@@ -158,3 +158,31 @@ def combine(
             y = y + shift[j].to(dtype)[(..., *spatial)]
         ys.append((y.relu() if relu else y).to(us[0].dtype))
     return ys
+
+
+def cross_predict(
+    xs: Sequence[Tensor],
+    weight: Tensor,
+    bias: Tensor | None,
+    w1: Tensor,
+    b1: Tensor | None,
+    w2: Tensor,
+    b2: Tensor | None,
+    relu: bool = True,
+    scale: Tensor | None = None,
+    shift: Tensor | None = None,
+) -> tuple[list[Tensor], Tensor]:
+    """combine(us, gate(xs)) with U_i = W_i X_i (Eq. 2 to 4), for vectors.
+
+    Args:
+        xs: m vectors [B, C].
+        weight: [m, n*C', C] in the dtype of xs, ordered path, output, channel.
+        bias, relu, scale, shift: of `combine`.
+        w1, b1, w2, b2: of `gate`.
+
+    Returns:
+        ys, n vectors [B, C']; and gates [B, m, n].
+    """
+    gates = gate(xs, w1, b1, w2, b2)
+    us = [linear(x, w) for x, w in zip(xs, weight.unbind())]
+    return combine(us, gates, bias, relu, scale, shift), gates

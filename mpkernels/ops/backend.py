@@ -19,7 +19,7 @@ from torch import Tensor
 from torch._C import _is_any_autocast_enabled
 from torch.nn import Parameter
 
-from mpkernels.ops import combine, cross_connect, gate, mix, native, onchip
+from mpkernels.ops import combine, cross_connect, cross_predict, gate, mix, native, onchip
 from mpkernels.ops.autograd import nothing_above
 from mpkernels.ops.schema import OPERATORS, library
 
@@ -34,6 +34,8 @@ _EAGER: dict[str, Callable[..., Any]] = {
     "mix_backward": mix.run_eager_backward,
     "combine": combine.run_eager,
     "combine_backward": combine.run_eager_backward,
+    "cross_predict": cross_predict.run_eager,
+    "cross_predict_backward": cross_predict.run_eager_backward,
 }
 _FAKE: dict[str, Callable[..., Any]] = {
     "cross_connect": cross_connect.fake,
@@ -44,6 +46,8 @@ _FAKE: dict[str, Callable[..., Any]] = {
     "mix_backward": mix.fake_backward,
     "combine": combine.fake,
     "combine_backward": combine.fake_backward,
+    "cross_predict": cross_predict.fake,
+    "cross_predict_backward": cross_predict.fake_backward,
 }
 
 
@@ -170,6 +174,11 @@ def _install(backend: str) -> None:
 def active_backend() -> str:
     """The backend in force: "auto" unless `use_backend` says otherwise."""
     return _active
+
+
+def compiled_on_cpu() -> bool:
+    """Whether CPU tensors meet the compiled kernels now."""
+    return _checks_on_cpu
 
 
 _PLAIN = frozenset((Tensor, Parameter, type(None)))

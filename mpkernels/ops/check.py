@@ -10,6 +10,7 @@ from collections.abc import Sequence
 
 from torch import Tensor
 
+from mpkernels.eager.cross_prediction import check_dtype
 from mpkernels.ops.layout import is_floating
 
 
@@ -143,6 +144,41 @@ def check_combine(
     for name, value in (("scale", scale), ("shift", shift)):
         if value is not None:
             _check_tensor(function, name, value, "[n, C']", sizes, us[0], "us")
+
+
+def check_cross_predict(
+    function: str,
+    xs: Sequence[Tensor],
+    weight: Tensor,
+    bias: Tensor | None,
+    w1: Tensor,
+    b1: Tensor | None,
+    w2: Tensor,
+    b2: Tensor | None,
+    scale: Tensor | None,
+    shift: Tensor | None,
+) -> None:
+    """Raises unless xs are vectors, and the parameters gates and predictions of them."""
+    check_gate(function, xs, w1, b1, w2, b2)
+    if xs[0].dim() != 2:
+        raise ValueError(f"{function}: xs[0] must be [B, C], got {_shape(xs[0].shape)}")
+    if not isinstance(weight, Tensor):
+        raise TypeError(f"{function}: weight must be a tensor, got {type(weight).__name__}")
+    inputs, outputs = w2.shape[:2]
+    if weight.dim() != 3 or weight.shape[1] % outputs != 0:
+        raise ValueError(
+            f"{function}: weight must be [m, n*C', C] with n = {outputs} as w2, "
+            f"got {_shape(weight.shape)}"
+        )
+    rows, channels = weight.shape[1], xs[0].shape[1]
+    _check_tensor(function, "weight", weight, "[m, n*C', C]", (inputs, rows, channels), xs[0])
+    check_dtype(xs[0], weight)
+    if bias is not None:
+        _check_tensor(function, "bias", bias, "[m, n*C']", (inputs, rows), xs[0])
+    for name, value in (("scale", scale), ("shift", shift)):
+        if value is not None:
+            sizes = outputs, rows // outputs
+            _check_tensor(function, name, value, "[n, C']", sizes, xs[0])
 
 
 def check_flag(function: str, name: str, value: bool) -> None:

@@ -8,6 +8,7 @@ import torch
 
 _PARAMETERS = "Tensor w1, Tensor? b1, Tensor w2, Tensor? b2"
 _PREDICTIONS = "Tensor[] us, Tensor gates, Tensor? bias, Tensor? scale, Tensor? shift, bool relu"
+_LAYER = f"Tensor weight, Tensor? bias, {_PARAMETERS}, Tensor? scale, Tensor? shift, bool relu"
 
 SCHEMAS = (
     f"cross_connect(Tensor[] xs, {_PARAMETERS}) -> (Tensor[] ys, Tensor gates, Tensor pooled)",
@@ -22,6 +23,9 @@ SCHEMAS = (
     f"combine({_PREDICTIONS}) -> Tensor[] ys",
     f"combine_backward(Tensor?[] grad_ys, {_PREDICTIONS}, bool[] wanted) "
     "-> (Tensor[] grad_us, Tensor[] grad_parameters)",
+    f"cross_predict(Tensor[] xs, {_LAYER}) -> (Tensor[] ys, Tensor gates, Tensor us)",
+    "cross_predict_backward(Tensor?[] grad_ys, Tensor? grad_gates, Tensor[] xs, Tensor gates, "
+    f"Tensor us, {_LAYER}, bool[] wanted) -> (Tensor[] grad_xs, Tensor[] grad_parameters)",
 )
 OPERATORS = tuple(schema.partition("(")[0] for schema in SCHEMAS)
 

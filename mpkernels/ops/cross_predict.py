@@ -1,0 +1,177 @@
+"""cross_predict: the whole layer of small vectors, its fake and eager kernels and its gradient.
+
+Eq. 2 to 4. Large products belong to a matrix library: `fuses` says where this operator is faster
+than its parts.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from mpkernels import eager
+from mpkernels.eager.functional import without_autocast
+from mpkernels.ops.autograd import Operator, applier, place
+from mpkernels.ops.check import check_cross_predict
+from mpkernels.ops.differentiate import Definition, gradients, second_gradients
+
+_op = torch.ops.mpkernels.cross_predict.default
+_backward_op = torch.ops.mpkernels.cross_predict_backward.default
+
+# Eight parameters stand between xs and relu: weight, bias, w1, b1, w2, b2, scale, shift.
+
+
+def fake(
+    xs: list[Tensor],
+    weight: Tensor,
+    bias: Tensor | None,
+    w1: Tensor,
+    b1: Tensor | None,
+    w2: Tensor,
+    b2: Tensor | None,
+    scale: Tensor | None,
+    shift: Tensor | None,
+    relu: bool,
+) -> tuple[list[Tensor], Tensor, Tensor]:
+    """Outputs without values."""
+    x, m, n = xs[0], len(xs), w2.shape[1]
+    batch, rows = x.shape[0], weight.shape[1]
+    ys = [x.new_empty((batch, rows // n)) for _ in range(n)]
+    return ys, x.new_empty((batch, m, n)), x.new_empty((m, batch, rows))
+
+
+def fake_backward(
+    grad_ys: list[Tensor | None],
+    grad_gates: Tensor | None,
+    xs: list[Tensor],
+    gates: Tensor,
+    us: Tensor,
+    *rest: Any,
+) -> tuple[list[Tensor], list[Tensor]]:
+    """Gradients without values."""
+    *parameters, _, wanted = rest
+    m = len(xs)
+    grad_xs = [x.new_empty(x.shape) for x, w in zip(xs, wanted) if w]
+    made = [p.new_empty(p.shape) for p, w in zip(parameters, wanted[m:]) if w and p is not None]
+    return grad_xs, made
+
+
+def _definition(relu: bool, m: int) -> Definition:
+    def definition(inputs: Sequence[Any]) -> list[Tensor]:
+        xs, (weight, bias, w1, b1, w2, b2, scale, shift) = inputs[:m], inputs[m:]
+        with without_autocast(weight.device.type):
+            ys, gates = eager.cross_predict(xs, weight, bias, w1, b1, w2, b2, relu, scale, shift)
+        return [*ys, gates]
+
+    return definition
+
+
+def run_eager(xs: list[Tensor], *rest: Any) -> tuple[list[Tensor], Tensor, Tensor]:
+    """The operator by its definition."""
+    *parameters, relu = rest
+    check_cross_predict("cross_predict", xs, *parameters)
+    *ys, gates = _definition(relu, len(xs))([*xs, *parameters])
+    with without_autocast(gates.device.type):
+        us = torch.stack([x @ w.T for x, w in zip(xs, parameters[0].unbind())])
+    return [y.contiguous() for y in ys], gates, us
+
+
+def run_eager_backward(
+    grad_ys: list[Tensor | None],
+    grad_gates: Tensor | None,
+    xs: list[Tensor],
+    gates: Tensor,
+    us: Tensor,
+    *rest: Any,
+) -> tuple[list[Tensor], list[Tensor]]:
+    """The operator's gradient by its definition."""
+    *parameters, relu, wanted = rest
+    definition = _definition(relu, len(xs))
+    found = gradients(definition, [*xs, *parameters], [*grad_ys, grad_gates], wanted)
+    found = [grad.contiguous() for grad in found]
+    count = sum(wanted[: len(xs)])
+    return found[:count], found[count:]
+
+
+class _CrossPredict(torch.autograd.Function):
+    @staticmethod
+    def forward(relu: bool, *flat: Any) -> tuple[Tensor, ...]:
+        ys, gates, us = _op(flat[:-8], *flat[-8:], relu)
+        return (*ys, gates, us)
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
+        ctx.relu, *flat = inputs
+        *_, gates, us = output
+        ctx.mark_non_differentiable(us)
+        ctx.save_for_backward(gates, us, *flat)
+        ctx.set_materialize_grads(False)
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor | None) -> tuple[Tensor | None, ...]:
+        *grad_ys, grad_gates, _ = grads
+        gates, us, *flat = saved = ctx.saved_tensors
+        wanted = list(ctx.needs_input_grad[1:])
+        backward = cross_predict_backward.route((*grads[:-1], *saved))
+        grad_xs, grad_parameters = backward(
+            grad_ys, grad_gates, flat[:-8], gates, us, *flat[-8:], ctx.relu, wanted
+        )
+        return (None, *place(grad_xs + grad_parameters, wanted))
+
+
+class _CrossPredictBackward(torch.autograd.Function):
+    """The gradient, differentiable: through the definition."""
+
+    @staticmethod
+    def forward(relu: bool, wanted: list[bool], n: int, *flat: Any) -> tuple[Tensor, ...]:
+        grad_ys, (grad_gates, gates, us, *inputs) = list(flat[:n]), flat[n:]
+        grad_xs, grad_parameters = _backward_op(
+            grad_ys, grad_gates, inputs[:-8], gates, us, *inputs[-8:], relu, wanted
+        )
+        return (*grad_xs, *grad_parameters)
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
+        ctx.relu, ctx.wanted, ctx.n, *flat = inputs
+        grads, (_, _, *rest) = flat[: ctx.n + 1], flat[ctx.n + 1 :]
+        ctx.save_for_backward(*grads, *rest)
+        ctx.set_materialize_grads(False)
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor | None) -> tuple[Tensor | None, ...]:
+        outer, inputs = ctx.saved_tensors[: ctx.n + 1], ctx.saved_tensors[ctx.n + 1 :]
+        definition = _definition(ctx.relu, len(inputs) - 8)
+        of_inputs, of_grads = second_gradients(definition, inputs, outer, ctx.wanted, grads)
+        return (None, None, None, *of_grads, None, None, *of_inputs)
+
+
+_apply, _apply_backward = applier(_CrossPredict), applier(_CrossPredictBackward)
+
+
+def _differentiable(xs: list[Tensor], *rest: Any) -> Any:
+    *parameters, relu = rest
+    *ys, gates, us = _apply(relu, *xs, *parameters)
+    return ys, gates, us
+
+
+def _differentiable_backward(
+    grad_ys: list[Tensor | None],
+    grad_gates: Tensor | None,
+    xs: list[Tensor],
+    gates: Tensor,
+    us: Tensor,
+    *rest: Any,
+) -> Any:
+    *parameters, relu, wanted = rest
+    flat = _apply_backward(
+        relu, wanted, len(grad_ys), *grad_ys, grad_gates, gates, us, *xs, *parameters
+    )
+    count = sum(wanted[: len(xs)])
+    return list(flat[:count]), list(flat[count:])
+
+
+cross_predict = Operator("cross_predict", _differentiable)
+cross_predict_backward = Operator("cross_predict_backward", _differentiable_backward)
