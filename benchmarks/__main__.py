@@ -17,6 +17,7 @@ from typing import Any
 
 from benchmarks import (
     cpu_combine,
+    cpu_layers,
     cpu_memory,
     cpu_overhead,
     cpu_profile,
@@ -33,6 +34,7 @@ RESULTS = Path(__file__).parent / "results"
 SUITES = {
     "routers": cpu_routers,
     "combine": cpu_combine,
+    "layers": cpu_layers,
     "overhead": cpu_overhead,
     "steps": cpu_steps,
     "profile": cpu_profile,

@@ -53,7 +53,11 @@ class Case(NamedTuple):
 # The step's batches are those of the paper's recipes, and one that shows what calls cost.
 CASES = [
     *(Case("basecnn_2_cc", batch, contenders=CONTENDERS) for batch in (8, 128)),
-    *(Case(name, 64) for name in ("basecnn_3_cc", "resnet20_3_cc", "resnet32_4_cc")),
+    Case("basecnn_2_cp", 128),
+    *(
+        Case(name, 64)
+        for name in ("resnet20_2_cp", "basecnn_3_cc", "resnet20_3_cc", "resnet32_4_cc")
+    ),
     *(Case("resnet18_2_cc", batch, part="forward") for batch in (1, 32)),
 ]
 

@@ -21,7 +21,7 @@ ROOT = Path(__file__).parents[1]
 RESULTS = Path(__file__).parent / "results"
 README, DOCUMENT = ROOT / "README.md", ROOT / "docs" / "benchmarks.md"
 BEGIN, END = "<!-- results: begin -->", "<!-- results: end -->"
-SUITES = ("routers", "combine", "overhead", "steps", "profile", "memory", "scaling")
+SUITES = ("routers", "combine", "layers", "overhead", "steps", "profile", "memory", "scaling")
 NOTHING = "Not measured yet: `python -m benchmarks`, then `python -m benchmarks.report`."
 Results = dict[str, dict[str, Any]]
 
@@ -180,11 +180,15 @@ ABOUT = {
     "combine": "Predictions [2 C, ...] of two paths, weighted for two outputs [C, ...] with biases "
     "and a ReLU: what follows the convolutions of a cross-prediction router. copy: torch's `copy_` "
     "of as many bytes as reading and writing every map once moves.",
+    "layers": "Whole layers of cross-predictions of small vectors: gates, matrix products, biases, "
+    "weighted sums and ReLUs. fused: one operator. parts: the gate, a matrix product a path, and "
+    "combine, as larger layers run. loops: the layer in PyTorch.",
     "overhead": "Tiny vectors, where the calls themselves are the cost. One more router in a chain "
     "is half of what three in a row take beyond one, forward and backward.",
     "steps": "A training step: forward, backward and SGD. Routers alone are all routers of the "
-    "network, forward and backward, on the maps that they meet in it, in the same rounds. Networks "
-    "for 224x224 images: forward alone.",
+    "network, forward and backward, on the maps that they meet in it, in the same rounds; those of "
+    "_cp networks have the convolutions of their predictions in them. Networks for 224x224 images: "
+    "forward alone.",
     "profile": "Percent of a training step's operators by kind of layer; of eager: over fused's. "
     "Eager routers are operators that other layers use too, and stand under the rest.",
     "memory": "Peak of what PyTorch's allocator has given out during a training step or a forward "

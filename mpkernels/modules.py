@@ -14,18 +14,20 @@ from mpkernels.eager.cross_prediction import CrossPredict
 from mpkernels.eager.functional import accumulate_dtype
 
 
+def _own(router: nn.Module, *names: str) -> list[Any]:
+    """Parameters by name, in a tenth of the time that nn.Module's own lookup takes."""
+    own: dict[str, Any] = router._parameters
+    try:
+        return [own[name] for name in names]
+    except KeyError:  # a parameter that was replaced (parametrized, pruned)
+        return [getattr(router, name) for name in names]
+
+
 class CrossConnect(eager.CrossConnect):
     __doc__ = eager.CrossConnect.__doc__
 
     def _route(self, xs: list[Tensor]) -> tuple[list[Tensor], Tensor]:
-        # nn.Module's own lookup takes half a microsecond a name; a parameter that was replaced
-        # (parametrized, pruned) is not in the dictionary.
-        own: dict[str, Any] = self._parameters
-        try:
-            w1, b1, w2, b2 = own["w1"], own["b1"], own["w2"], own["b2"]
-        except KeyError:
-            w1, b1, w2, b2 = self.w1, self.b1, self.w2, self.b2
-        return functional.cross_connect(xs, w1, b1, w2, b2)
+        return functional.cross_connect(xs, *_own(self, "w1", "b1", "w2", "b2"))
 
 
 class CrossStitch(eager.CrossStitch):
@@ -90,10 +92,13 @@ class CrossPredictLinear(eager.CrossPredictLinear):
     __doc__ = eager.CrossPredictLinear.__doc__
 
     def _route(self, xs: list[Tensor]) -> tuple[list[Tensor], Tensor]:
-        self._check(xs)
-        layer = xs, self.weight, self.bias, self.w1, self.b1, self.w2, self.b2
+        weight, bias, w1, b1, w2, b2 = _own(self, "weight", "bias", "w1", "b1", "w2", "b2")
 
         def sums(relu: bool, *folded: Tensor) -> tuple[list[Tensor], Tensor]:
-            return functional.cross_predict(*layer, relu, *folded)
+            return functional.cross_predict(xs, weight, bias, w1, b1, w2, b2, relu, *folded)
 
-        return _normalised(self, sums)
+        try:
+            return _normalised(self, sums)
+        except (TypeError, ValueError):
+            self._check(xs)  # says it in the router's terms
+            raise
