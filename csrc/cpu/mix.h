@@ -5,6 +5,7 @@
 #pragma once
 
 #include "cpu/pool.h"
+#include "cpu/tiles.h"
 
 namespace mpk::cpu::MPK_NAMESPACE {
 
@@ -86,6 +87,24 @@ inline __attribute__((always_inline)) void mix_lanes(Lanes lanes, const Vec<A> (
   }
 }
 
+// The same for any number of paths.
+template <class T, class A = Accumulate<T>>
+inline void mix_rows_of_any(const Paths& xs, const Paths& ys, Block rows, const A* gates) {
+  if (xs.dense(rows.cols) && ys.dense(rows.cols))  // one long row
+    rows = {rows.first, rows.first + 1, (rows.last - rows.first) * rows.cols};
+  RowTable<const T> x(xs);
+  for (int64_t r = rows.first; r < rows.last; r++)
+    for_blocks(rows.cols, columns_in_cache<T>(xs.count), [&](int64_t begin, int64_t end) {
+      const T* const* from = x.at(r, begin);
+      for_tiles(ys.count, [&](auto size, int64_t first) {
+        T* to[size];
+        for (int q = 0; q < size; q++) to[q] = ys.row<T>(first + q, r) + begin;
+        sum_tile(from, xs.count, WeightTable<A>{gates + first, ys.count, 1}, to, end - begin,
+                 [](auto, int, int64_t) { return Vec<A>{}; });
+      });
+    });
+}
+
 template <class T, int M, int N, class A = Accumulate<T>>
 inline void mix_rows(const Paths& xs, const Paths& ys, Block rows, const A* gates, bool streamed) {
   if constexpr (M > 0) {
@@ -107,14 +126,7 @@ inline void mix_rows(const Paths& xs, const Paths& ys, Block rows, const A* gate
         target.finish(r, begin, end - begin, r + 1 == rows.last);
       });
   } else {
-    for (int64_t r = rows.first; r < rows.last; r++)
-      for (int64_t j = 0; j < ys.count; j++)
-        for_lanes<A>(rows.cols, [&](auto lanes, int64_t at) {
-          Vec<A> sum = {};
-          for (int64_t i = 0; i < xs.count; i++)
-            sum += lanes.load(xs.row<const T>(i, r) + at) * gates[i * ys.count + j];
-          lanes.store(ys.row<T>(j, r) + at, sum);
-        });
+    mix_rows_of_any<T>(xs, ys, rows, gates);
   }
 }
 
@@ -151,12 +163,15 @@ inline void dot_rows(const Paths& xs, const Paths& grad_ys, Block rows, A* d) {
     }
     dots.finish(d);
   } else {
-    // One pair at a time: any number of paths, at the price of reading each map once per partner.
-    for (int64_t i = 0; i < xs.count; i++)
-      for (int64_t j = 0; j < grad_ys.count; j++) {
-        const Paths x{xs.maps + i, 1, xs.sample}, dy{grad_ys.maps + j, 1, grad_ys.sample};
-        dot_rows<T, 1, 1>(x, dy, rows, d + i * grad_ys.count + j);
-      }
+    // Tiles of both: a map is read once for every four of its partners.
+    for_tiles(xs.count, [&](auto m, int64_t i) {
+      for_tiles(grad_ys.count, [&](auto n, int64_t j) {
+        A tile[m * n];
+        dot_rows<T, m, n>({xs.maps + i, m, xs.sample}, {grad_ys.maps + j, n, grad_ys.sample}, rows,
+                          tile);
+        for (int q = 0; q < m * n; q++) d[(i + q / n) * grad_ys.count + j + q % n] = tile[q];
+      });
+    });
   }
 }
 
@@ -209,15 +224,23 @@ inline void grad_rows(const Geometry& geometry, const Paths& grad_ys, const Path
 template <class T, class A = Accumulate<T>>
 inline void grad_rows_of_any(const Geometry& geometry, const Paths& grad_ys, const Paths& grad_xs,
                              Block rows, const A* gates, const A* add) {
+  const int64_t n = grad_ys.count, channels = geometry.channels;
+  RowTable<const T> dy(grad_ys);
   for (int64_t r = rows.first; r < rows.last; r++)
-    for (int64_t i = 0; i < grad_xs.count; i++)
-      for_lanes<A>(rows.cols, [&](auto lanes, int64_t at) {
-        const A* of_path = add + i * geometry.channels;
-        Vec<A> sum = geometry.channels_last ? lanes.load(of_path + at) : Vec<A>{} + of_path[r];
-        for (int64_t j = 0; j < grad_ys.count; j++)
-          sum += lanes.load(grad_ys.row<const T>(j, r) + at) * gates[i * grad_ys.count + j];
-        lanes.store(grad_xs.row<T>(i, r) + at, sum);
+    for_blocks(rows.cols, columns_in_cache<T>(n), [&](int64_t begin, int64_t end) {
+      const T* const* from = dy.at(r, begin);
+      for_tiles(grad_xs.count, [&](auto size, int64_t first) {
+        T* to[size];
+        for (int q = 0; q < size; q++) to[q] = grad_xs.row<T>(first + q, r) + begin;
+        const A* of_paths = add + first * channels;
+        sum_tile(from, n, WeightTable<A>{gates + first * n, 1, n}, to, end - begin,
+                 [&](auto lanes, int q, int64_t at) {
+                   const A* of_path = of_paths + q * channels;
+                   return geometry.channels_last ? lanes.load(of_path + begin + at)
+                                                 : Vec<A>(Vec<A>{} + of_path[r]);
+                 });
       });
+    });
 }
 
 }  // namespace mpk::cpu::MPK_NAMESPACE
