@@ -24,7 +24,7 @@ from torch import nn
 
 import models
 from models import comparison, data
-from models.checkpoint import write_whole
+from models.checkpoint import place, write_whole
 from models.data import DataSet
 from models.recipe import Recipe, recipe_for
 from models.suites import ENSEMBLES, SUITES, Entry
@@ -106,8 +106,8 @@ def train(
     options = options_of(name, plan, images)
     torch.manual_seed(trial)
     model = models.create(name, **options)
-    names = {"name": name, "data": plan.data, **json.loads(json.dumps(options))}
-    resume = (folder / "checkpoint.pt").exists()
+    names = {"name": name, "data": plan.data, "network": options}
+    resume = place(folder).exists()
     metrics = fit(
         model, images, recipe, device=device, out=folder, resume=resume, names=names,
         progress=sys.stderr.isatty(),

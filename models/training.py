@@ -1,152 +1,143 @@
-"""The training loop: exact to resume, safe to interrupt.
-
-Nothing random is kept between steps: the order of an epoch follows from (seed, epoch), the
-augmentation of an image from (seed, epoch, image). A checkpoint therefore holds weights, optimizer,
-scaler and the place, and a resumed run repeats the uninterrupted one bit for bit.
-"""
+"""The training loop: safe to interrupt, exact to resume, on one process or several."""
 
 from __future__ import annotations
 
-import math
+import json
 import signal
+import sys
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from types import FrameType
 from typing import Any
 
-import torch
-from torch import Tensor, nn
-from torch.nn.functional import cross_entropy
+from torch import nn
 from tqdm import tqdm
 
 from models import checkpoint
-from models.augment import seeded
 from models.data import DataSet
+from models.parallel import Processes
 from models.recipe import Recipe
+from models.runs import Run
+from models.trainer import Trainer, evaluate, judge
+
+__all__ = ["Interrupted", "evaluate", "fit", "judge"]
+SAVE_EVERY = 600.0
 
 
 class Interrupted(KeyboardInterrupt):
-    """Training stopped on request after its state was saved."""
+    """Training stopped on request after its state was saved; `signal` is the signal's number."""
+
+    def __init__(self, number: int) -> None:
+        super().__init__()
+        self.signal = number
 
 
-def judge(model: nn.Module, output: Any, y: Tensor) -> tuple[Tensor, Tensor]:
-    """The mean loss of a batch and its logits, whatever the network returns.
+@contextmanager
+def _stops() -> Iterator[list[int]]:
+    """Collects Ctrl-C and SIGTERM, to be looked at between steps."""
+    found: list[int] = []
 
-    A network with a loss of its own has a method `loss(output, target)`; the others have
-    cross-entropy.
+    def request(number: int, frame: FrameType | None) -> None:
+        found.append(number)
 
-    Args:
-        model: the network, in training or evaluation mode, in which its loss may differ.
-        output: what `model(x)` returned: logits [B, num_classes], or a tuple that starts with
-            them (or with other scores whose largest is the predicted class).
-        y: labels [B].
-
-    Returns:
-        the loss, a scalar, and the logits.
-    """
-    logits = output if isinstance(output, Tensor) else output[0]
-    own = getattr(model, "loss", None)
-    return cross_entropy(logits.float(), y) if own is None else own(output, y), logits
+    numbers = (signal.SIGINT, signal.SIGTERM)
+    before = [signal.signal(number, request) for number in numbers]
+    try:
+        yield found
+    finally:
+        for number, handler in zip(numbers, before):
+            signal.signal(number, handler)
 
 
-def evaluate(
-    model: nn.Module, images: DataSet, device: str = "cpu", batch_size: int = 512
-) -> tuple[float, float]:
-    """Mean loss and accuracy (0 to 1) on the test set; leaves the model in training mode."""
-    model.eval()
-    loss, right = 0.0, 0
-    with torch.no_grad():
-        for x, y in images.test_batches(torch.arange(images.test_count).split(batch_size), device):
-            mean, logits = judge(model, model(x), y)
-            loss += mean.item() * len(y)
-            right += int((logits.argmax(1) == y).sum())
-    model.train()
-    return loss / images.test_count, right / images.test_count
+class _Progress:
+    """A bar in a terminal, a line every half minute elsewhere."""
+
+    def __init__(self, trainer: Trainer, total: int, shown: bool) -> None:
+        recipe = trainer.recipe
+        self.title = f"epoch {trainer.epoch + 1}/{recipe.epochs}"
+        self.trainer, self.total, self.shown = trainer, total, shown
+        self.bar = tqdm(total=total, initial=trainer.step, desc=self.title, unit="step",
+                        disable=None if shown else True, leave=False)  # fmt: skip
+        self.told = time.perf_counter()
+
+    def step(self) -> None:
+        """One more is done."""
+        trainer = self.trainer
+        text = f"loss {trainer.loss / trainer.seen:.3f}, {100 * trainer.right / trainer.seen:.1f}%"
+        self.bar.set_postfix_str(text, refresh=False)
+        self.bar.update()
+        now = time.perf_counter()
+        if self.shown and self.bar.disable and now - self.told > 30:
+            self.told = now
+            print(f"{self.title}: step {trainer.step}/{self.total}, {text}", file=sys.stderr)
+
+    def close(self, finished: bool) -> None:
+        """The epoch is over, or training stops."""
+        self.bar.close()
+        if self.shown and finished:
+            last = self.trainer.metrics[-1]
+            print(
+                f"{self.title}: test loss {last['test_loss']:.4f}, test accuracy "
+                f"{100 * last['test_accuracy']:.2f}%, {last['images_per_second']:.0f} images/s",
+                file=sys.stderr, flush=True,
+            )  # fmt: skip
 
 
-class Trainer:
-    """A model with its optimizer and its place in the training."""
+class _Loop:
+    """The epochs of a trainer, with what is kept of them."""
 
-    def __init__(self, model: nn.Module, images: DataSet, recipe: Recipe, device: str) -> None:
-        self.model, self.images, self.recipe = model.to(device).train(), images, recipe
-        self.device = device
-        self.optimizer = torch.optim.SGD(
-            model.parameters(), recipe.learning_rate, momentum=recipe.momentum
-        )
-        self.scaler = torch.amp.GradScaler(device, enabled=recipe.amp == "fp16")
-        self.epoch = self.step = self.right = self.seen = 0
-        self.loss = 0.0
-        self.metrics: list[dict[str, float]] = []
+    def __init__(
+        self, trainer: Trainer, run: Run, options: dict[str, Any], save_every: float, shown: bool
+    ) -> None:
+        self.trainer, self.run, self.options = trainer, run, options
+        self.save_every, self.shown = save_every, shown
+        self.saved = time.monotonic()
 
-    def batches(self) -> list[Tensor]:
-        """Indices of this epoch's batches; a last batch of one image is left out (batch norm)."""
-        generator = seeded(self.recipe.seed, self.epoch)
-        order = torch.randperm(self.images.train_count, generator=generator)
-        return [part for part in order.split(self.recipe.batch_size) if len(part) > 1]
+    def save(self) -> None:
+        """Makes the present state the checkpoint."""
+        state = self.trainer.state(self.options)
+        self.run.save(state)
+        self.saved = time.monotonic()
 
-    def train_step(self, x: Tensor, y: Tensor) -> None:
-        """One batch: forward, backward, update.
+    def agreed(self, stops: list[int]) -> tuple[int, bool]:
+        """A signal that any process got, and whether it is time to save."""
+        due = time.monotonic() - self.saved >= self.save_every
+        total = self.trainer.processes
+        if total.world == 1:
+            return (stops[0] if stops else 0), due
+        number, any_due = total.sums(max(stops, default=0), due and total.rank == 0)
+        return int(number), any_due > 0
+
+    def epoch(self, stops: list[int]) -> None:
+        """The rest of this epoch.
 
         Raises:
-            FloatingPointError: the loss is not finite.
+            Interrupted: a signal came; the state is saved.
         """
-        recipe = self.recipe
-        dtype = torch.float16 if recipe.amp == "fp16" else torch.bfloat16
-        with torch.autocast(self.device, dtype, enabled=recipe.amp != "off"):
-            output = self.model(x)
-        loss, logits = judge(self.model, output, y)
-        value = loss.item()
-        if not math.isfinite(value):
-            raise FloatingPointError(
-                f"the loss is {value} in epoch {self.epoch}, step {self.step}: try a lower --lr"
-            )
-        for group in self.optimizer.param_groups:
-            group["lr"] = recipe.rate(self.epoch)
-        self.optimizer.zero_grad(set_to_none=True)
-        self.scaler.scale(loss).backward()
-        self.scaler.step(self.optimizer)
-        self.scaler.update()
-        self.step += 1
-        self.seen += len(y)
-        self.loss += value * len(y)
-        self.right += int((logits.argmax(1) == y).sum())
-
-    def state(self, options: dict[str, Any]) -> dict[str, Any]:
-        """What a resumed run needs."""
-        return {
-            "options": options,
-            "model": self.model.state_dict(),
-            "optimizer": self.optimizer.state_dict(),
-            "scaler": self.scaler.state_dict(),
-            "place": [self.epoch, self.step, self.right, self.seen],
-            "loss": self.loss,
-            "metrics": self.metrics,
-        }
-
-    def restore(self, state: dict[str, Any]) -> None:
-        """Goes on where `state` was taken."""
-        self.model.load_state_dict(state["model"])
-        self.optimizer.load_state_dict(state["optimizer"])
-        self.scaler.load_state_dict(state["scaler"])
-        self.epoch, self.step, self.right, self.seen = state["place"]
-        self.loss, self.metrics = state["loss"], state["metrics"]
-
-    def finish_epoch(self, images: int, seconds: float) -> None:
-        """Evaluates, notes the metrics, goes to the next epoch; the speed is that of `images`."""
-        test_loss, test_accuracy = evaluate(self.model, self.images, self.device)
-        self.metrics.append(
-            {
-                "epoch": self.epoch + 1,
-                "lr": self.recipe.rate(self.epoch),
-                "train_loss": self.loss / self.seen,
-                "train_accuracy": self.right / self.seen,
-                "test_loss": test_loss,
-                "test_accuracy": test_accuracy,
-                "images_per_second": images / seconds,
-                "seconds": seconds,
-            }
+        trainer, recipe = self.trainer, self.trainer.recipe
+        batches = trainer.batches()
+        progress = _Progress(trainer, len(batches), self.shown)
+        begin, images = time.perf_counter(), 0
+        parts = [trainer.processes.part(batch) for batch in batches[trainer.step :]]
+        reader = trainer.images.train_batches(
+            parts, recipe.shift, recipe.seed, trainer.epoch, trainer.processes.device
         )
-        self.epoch, self.step, self.right, self.seen, self.loss = self.epoch + 1, 0, 0, 0, 0.0
+        for batch, (x, y) in zip(batches[trainer.step :], reader):
+            trainer.train_step(x, y, len(batch))
+            images += len(batch)
+            progress.step()
+            number, due = self.agreed(stops)
+            if number or (due and trainer.step < len(batches)):
+                self.save()
+            if number:
+                progress.close(finished=False)
+                raise Interrupted(number)
+        trainer.finish_epoch(images, time.perf_counter() - begin)
+        self.run.note(trainer.metrics)
+        self.save()
+        progress.close(finished=True)
 
 
 def fit(
@@ -159,18 +150,26 @@ def fit(
     resume: bool = False,
     progress: bool = True,
     names: dict[str, Any] | None = None,
+    processes: Processes | None = None,
+    compile: bool = False,
+    save_every: float = SAVE_EVERY,
+    tensorboard: bool = False,
 ) -> list[dict[str, float]]:
-    """Trains, evaluates after each epoch, and keeps checkpoint and metrics in `out`.
+    """Trains, evaluates after each epoch, and keeps what a run's folder has in `out`.
 
     Args:
-        model: maps [B, 3, 32, 32] to logits, or to what its `loss` takes; trained in place.
+        model: maps images to logits, or to what its `loss` takes; trained in place.
         images: the data.
         recipe: the numbers.
-        device: "cpu" or "cuda".
-        out: folder for checkpoint.pt and metrics.jsonl; nothing is written without one.
+        device: "cpu" or "cuda"; `processes` have their own.
+        out: the run's folder (see `models.runs`); nothing is written without one.
         resume: go on from the checkpoint in `out`.
-        progress: draw a progress bar.
+        progress: show it on standard error.
         names: further options that a resumed run must share, such as the model's name.
+        processes: those that train together; alone if not given.
+        compile: whether torch.compile makes the network's code.
+        save_every: seconds between checkpoints within an epoch.
+        tensorboard: write its events too.
 
     Returns:
         One dict an epoch: epoch, lr, train_loss, train_accuracy, test_loss, test_accuracy,
@@ -179,63 +178,45 @@ def fit(
     Raises:
         FileExistsError: `out` holds a checkpoint and `resume` is false.
         FileNotFoundError, ValueError: it does not, or was made with other options.
-        Interrupted: Ctrl-C; the state is saved.
+        Interrupted: Ctrl-C or SIGTERM; the state is saved.
         FloatingPointError: the loss is not finite.
     """
-    options = {**(names or {}), "images": images.train_count, **recipe.as_dict()}
-    trainer = Trainer(model, images, recipe, device)
-    path = None if out is None else out / "checkpoint.pt"
-    if path is not None and resume:
-        trainer.restore(checkpoint.load(path, options))
-    elif path is not None and path.exists():
-        raise FileExistsError(f"{path} exists: resume it, or choose another folder")
-
-    def save() -> None:
-        if path is not None and out is not None:
-            checkpoint.write_lines(out / "metrics.jsonl", trainer.metrics)
-            checkpoint.save(path, trainer.state(options))
-
-    stop: list[int] = []
-
-    def request(number: int, frame: FrameType | None) -> None:
-        stop.append(number)
-
-    previous = signal.signal(signal.SIGINT, request)
-    try:
+    together = processes or Processes(device=device)
+    mine = {**(names or {}), "images": images.train_count, **recipe.as_dict()}
+    options: dict[str, Any] = json.loads(json.dumps(mine))
+    run = Run(out, together.rank == 0, tensorboard)
+    held = None
+    if out is not None and resume:
+        held = checkpoint.load(out)
+        checkpoint.check_options(out, held["options"], options)
+    elif out is not None and checkpoint.place(out).exists():
+        raise FileExistsError(
+            f"{checkpoint.place(out)} exists: resume it, or choose another folder"
+        )
+    trainer = Trainer(model, images, recipe, together, compile)
+    if held is not None:
+        trainer.restore(held)
+    else:
+        run.begin(recipe, together.device)
+    loop = _Loop(trainer, run, options, save_every, progress and together.rank == 0)
+    with _stops() as stops:
         while trainer.epoch < recipe.epochs:
-            _run_epoch(trainer, progress, stop)
-            if stop:
-                save()
-                raise Interrupted
-            save()
-    finally:
-        signal.signal(signal.SIGINT, previous)
+            loop.epoch(stops)
+    run.draw(str(options.get("name", "")), trainer.metrics)
     return trainer.metrics
 
 
-def _run_epoch(trainer: Trainer, progress: bool, stop: list[int]) -> None:
-    batches, first = trainer.batches(), trainer.step
-    total = sum(len(part) for part in batches)
-    title = f"epoch {trainer.epoch + 1}/{trainer.recipe.epochs}"
-    seen = trainer.seen
-    begin = time.perf_counter()
-    with tqdm(total=total, initial=seen, desc=title, unit="img", disable=not progress) as bar:
-        recipe = trainer.recipe
-        for x, y in trainer.images.train_batches(
-            batches[first:], recipe.shift, recipe.seed, trainer.epoch, trainer.device
-        ):
-            trainer.train_step(x, y)
-            bar.update(len(y))
-            bar.set_postfix(
-                loss=f"{trainer.loss / trainer.seen:.3f}",
-                accuracy=f"{100 * trainer.right / trainer.seen:.1f}%",
-            )
-            if stop and trainer.step < len(batches):
-                return
-    trainer.finish_epoch(trainer.seen - seen, time.perf_counter() - begin)
-    if progress:
-        last = trainer.metrics[-1]
-        tqdm.write(
-            f"{title}: test loss {last['test_loss']:.4f}, test accuracy "
-            f"{100 * last['test_accuracy']:.2f}%, {last['images_per_second']:.0f} images/s"
+def estimate(trainer: Trainer, steps: int = 3) -> float:
+    """Seconds that training would take, by its first steps; the weights move."""
+    recipe, batches = trainer.recipe, trainer.batches()
+    parts = [trainer.processes.part(batch) for batch in batches[: steps + 1]]
+    reader = trainer.images.train_batches(parts, recipe.shift, recipe.seed, 0, "cpu")
+    times = []
+    for batch, (x, y) in zip(batches, reader):
+        begin = time.perf_counter()
+        trainer.train_step(
+            x.to(trainer.processes.device), y.to(trainer.processes.device), len(batch)
         )
+        times.append(time.perf_counter() - begin)
+    one = min(times[1:] or times)  # the first one makes buffers and kernels
+    return one * len(batches) * recipe.epochs

@@ -192,7 +192,7 @@ def test_pretrained(tmp_path):
     images = replace(images, test_x=images.test_x[:8], test_y=images.test_y[:8])
     recipe = recipe_for("basecnn_2_cc", epochs=1, batch_size=8)
     fit(model, images, recipe, out=tmp_path, progress=False, names={"name": "basecnn_2_cc"})
-    path = tmp_path / "checkpoint.pt"
+    path = tmp_path / "checkpoint.json"
     x = torch.randn(2, 3, 32, 32)
     for routers in ("fused", "eager"):
         found = models.create("basecnn_2_cc", pretrained=path, routers=routers)
@@ -203,12 +203,12 @@ def test_pretrained(tmp_path):
     assert torch.equal(
         models.create("basecnn_2_cc", pretrained=str(path)).eval()(x), model.eval()(x)
     )
-    with pytest.raises(ValueError, match="checkpoint.pt holds basecnn_2_cc, not basecnn_3_cc"):
+    with pytest.raises(ValueError, match="checkpoint.json holds basecnn_2_cc, not basecnn_3_cc"):
         models.create("basecnn_3_cc", pretrained=path)
     with pytest.raises(ValueError, match="(?s)does not fit basecnn_2_cc: .*size mismatch"):
         models.create("basecnn_2_cc", pretrained=path, num_classes=7)
     with pytest.raises(FileNotFoundError, match="pretrained: there is no checkpoint at"):
-        models.create("basecnn_2_cc", pretrained=tmp_path / "none.pt")
+        models.create("basecnn_2_cc", pretrained=tmp_path / "none.json")
     torch.save({"weights": {}}, tmp_path / "other.pt")
     with pytest.raises(ValueError, match="other.pt is not a checkpoint that training wrote"):
         models.create("basecnn_2_cc", pretrained=tmp_path / "other.pt")

@@ -5,6 +5,7 @@ import torch
 from torch import nn
 
 import models
+from models import checkpoint
 from models.aig import GatedBlock, gumbel_gate
 from models.blockdrop import Decided, policy_loss, reward
 from models.draws import Draws
@@ -214,7 +215,7 @@ def test_the_policy_learns_to_drop_what_nobody_needs():
 
 
 def test_a_stage_starts_from_the_weights_of_the_one_before(tmp_path):
-    path, known, bias = tmp_path / "checkpoint.pt", None, torch.empty(0)
+    known, bias = None, torch.empty(0)
     for stage in ("pretrain", "curriculum", "joint"):
         model = blockdrop(stage=stage, pretrained=known)
         assert model.stage == stage
@@ -222,8 +223,8 @@ def test_a_stage_starts_from_the_weights_of_the_one_before(tmp_path):
             assert torch.equal(model.backbone.head[-1].bias, bias)
         with torch.no_grad():
             bias = model.backbone.head[-1].bias.add_(1).clone()
-        torch.save({"model": model.state_dict()}, path)
-        known = path
+        checkpoint.save(tmp_path, {"options": {}, "model": model.state_dict()})
+        known = tmp_path
 
 
 def test_pretraining_keeps_every_block():

@@ -1,0 +1,143 @@
+"""Training on several processes: `torchrun --nproc-per-node N -m models.train ... --parallel ddp`.
+
+Every process takes its part of each global batch, so that N processes train as one would with the
+same batch size; only batch norm sees a part alone (on GPUs it is synchronised). State is kept
+whole, under the parameters' names, whichever way it is spread: a run may go on with another number
+of processes, or with one.
+"""
+
+from __future__ import annotations
+
+import os
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from torch import Tensor, nn
+from torch.distributed.checkpoint.state_dict import (
+    StateDictOptions,
+    get_model_state_dict,
+    get_optimizer_state_dict,
+    set_model_state_dict,
+    set_optimizer_state_dict,
+)
+from torch.distributed.device_mesh import init_device_mesh
+from torch.distributed.fsdp import FSDPModule, fully_shard
+from torch.nn.parallel import DistributedDataParallel
+
+KINDS = ("ddp", "fsdp")
+_WHOLE = StateDictOptions(full_state_dict=True, cpu_offload=True)
+
+
+@dataclass(frozen=True)
+class Processes:
+    """Those that train together.
+
+    Args:
+        rank: of this one, from 0.
+        world: their number.
+        kind: "ddp" (every process has the weights) or "fsdp" (a share of them); "" alone.
+        device: of this process.
+    """
+
+    rank: int = 0
+    world: int = 1
+    kind: str = ""
+    device: str = "cpu"
+
+    def wrap(self, model: nn.Module) -> nn.Module:
+        """The network as it runs in all of them."""
+        if self.kind == "":
+            return model
+        gpu = self.device.startswith("cuda")
+        if gpu:
+            model = nn.SyncBatchNorm.convert_sync_batchnorm(model)
+        if self.kind == "ddp":
+            return DistributedDataParallel(model, [self.device] if gpu else None)
+        fully_shard(model, mesh=init_device_mesh("cuda" if gpu else "cpu", (self.world,)))
+        return model
+
+    def part(self, index: Tensor) -> Tensor:
+        """What this process takes of a global batch."""
+        return index.tensor_split(self.world)[self.rank]
+
+    def sums(self, *values: float) -> list[float]:
+        """Of all processes."""
+        if self.world == 1:
+            return list(values)
+        total = torch.tensor(values, dtype=torch.float64, device=self.device)
+        dist.all_reduce(total)
+        found: list[float] = total.tolist()
+        return found
+
+
+ALONE = Processes()
+
+
+def start(kind: str | None, device: str) -> Processes:
+    """Joins the processes that torchrun started, or trains alone where `kind` is None.
+
+    Raises:
+        ValueError: the kind needs torchrun, or torchrun needs a kind.
+    """
+    under = "TORCHELASTIC_RUN_ID" in os.environ
+    if kind is None and under and int(os.environ["WORLD_SIZE"]) > 1:
+        raise ValueError(f"parallel must be one of {', '.join(KINDS)} under torchrun, got none")
+    if kind is None:
+        return Processes(device=device)
+    if not under:
+        raise ValueError(
+            f"parallel {kind} needs several processes: "
+            "torchrun --nproc-per-node N -m models.train ..."
+        )
+    if device == "cuda":
+        device = f"cuda:{os.environ['LOCAL_RANK']}"
+        torch.cuda.set_device(device)
+    # Processes that were started again must not find the addresses of those that died.
+    store, rank, world = next(dist.rendezvous("env://"))
+    store = dist.PrefixStore(f"attempt {attempt()}", store)
+    backend = "nccl" if device.startswith("cuda") else "gloo"
+    dist.init_process_group(backend, store=store, rank=rank, world_size=world)
+    return Processes(dist.get_rank(), dist.get_world_size(), kind, device)
+
+
+def wait() -> None:
+    """Until all processes are here: none may leave while another still talks to it."""
+    if dist.is_initialized():
+        dist.barrier()
+
+
+def finish() -> None:
+    """Leaves the other processes, if there are some."""
+    if dist.is_initialized():
+        dist.destroy_process_group()
+
+
+def attempt() -> int:
+    """How often torchrun has started these processes again after one of them had died."""
+    return int(os.environ.get("TORCHELASTIC_RESTART_COUNT", "0"))
+
+
+def without_sync(model: nn.Module, last: bool) -> AbstractContextManager[Any]:
+    """For a part of a batch: gradients come together after the last one."""
+    if isinstance(model, FSDPModule):
+        model.set_requires_gradient_sync(last)
+    if isinstance(model, DistributedDataParallel) and not last:
+        return model.no_sync()
+    return nullcontext()
+
+
+def state_of(model: nn.Module, optimizer: torch.optim.Optimizer) -> dict[str, Any]:
+    """Weights and optimizer, whole, by the parameters' names; all processes must ask."""
+    return {
+        "model": get_model_state_dict(model, options=_WHOLE),
+        "optimizer": get_optimizer_state_dict(model, optimizer, options=_WHOLE),
+    }
+
+
+def restore(model: nn.Module, optimizer: torch.optim.Optimizer, state: dict[str, Any]) -> None:
+    """Takes what `state_of` gave."""
+    set_model_state_dict(model, state["model"], options=_WHOLE)
+    set_optimizer_state_dict(model, optimizer, state["optimizer"], options=_WHOLE)

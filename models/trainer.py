@@ -1,0 +1,225 @@
+"""A network with its optimizer and its place in the training, and the step it takes.
+
+Nothing random is kept between steps: the order of an epoch follows from (seed, epoch), the
+augmentation of an image from (seed, epoch, image), anything random in the network from (seed,
+epoch, step, process). A checkpoint therefore holds weights, optimizer, scaler and the place, and a
+resumed run repeats the uninterrupted one bit for bit.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn.functional import cross_entropy
+from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
+
+from models import parallel
+from models.augment import seeded
+from models.culprit import culprit
+from models.data import DataSet
+from models.parallel import ALONE, Processes
+from models.recipe import Recipe
+
+
+def judge(
+    model: nn.Module, output: Any, y: Tensor, label_smoothing: float = 0.0
+) -> tuple[Tensor, Tensor]:
+    """The mean loss of a batch and its logits, whatever the network returns.
+
+    A network with a loss of its own has a method `loss(output, target)`; the others have
+    cross-entropy.
+
+    Args:
+        model: the network, in training or evaluation mode, in which its loss may differ.
+        output: what `model(x)` returned: logits [B, num_classes], or a tuple that starts with
+            them (or with other scores whose largest is the predicted class).
+        y: labels [B].
+        label_smoothing: of the cross-entropy.
+
+    Returns:
+        the loss, a scalar, and the logits.
+    """
+    logits = output if isinstance(output, Tensor) else output[0]
+    own = getattr(model, "loss", None)
+    if own is not None:
+        return own(output, y), logits
+    return cross_entropy(logits.float(), y, label_smoothing=label_smoothing), logits
+
+
+def evaluate(
+    model: nn.Module, images: DataSet, processes: Processes = ALONE, batch_size: int = 512
+) -> tuple[float, float]:
+    """Mean loss and accuracy (0 to 1) on the test set; leaves the model in its mode."""
+    mode = model.training
+    model.eval()
+    bare = getattr(model, "module", model)
+    loss, right = 0.0, 0
+    parts = processes.part(torch.arange(images.test_count)).split(batch_size)
+    with torch.no_grad():
+        for x, y in images.test_batches(parts, processes.device):
+            mean, logits = judge(bare, model(x), y)
+            loss += mean.item() * len(y)
+            right += int((logits.argmax(1) == y).sum())
+    model.train(mode)
+    loss, correct = processes.sums(loss, right)
+    return loss / images.test_count, correct / images.test_count
+
+
+class Trainer:
+    """A model in training.
+
+    Args:
+        model: maps images to logits, or to what its `loss` takes; trained in place.
+        images: the data.
+        recipe: the numbers.
+        processes: those that train together.
+        compile: whether torch.compile makes the network's code.
+
+    Raises:
+        ValueError: the recipe does not fit the network or the processes.
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        images: DataSet,
+        recipe: Recipe,
+        processes: Processes = ALONE,
+        compile: bool = False,
+    ) -> None:
+        if recipe.label_smoothing and hasattr(model, "loss"):
+            raise ValueError("label_smoothing must be 0: the network has a loss of its own")
+        if recipe.ema and processes.kind == "fsdp":
+            raise ValueError("ema must be 0 where the weights are spread (parallel fsdp)")
+        self.images, self.recipe, self.processes = images, recipe, processes
+        self.bare = model.to(processes.device).train()
+        self.model = processes.wrap(self.bare)
+        self.run = torch.compile(self.model) if compile else self.model
+        self.average: AveragedModel | None = None
+        if recipe.ema:
+            decay = get_ema_multi_avg_fn(recipe.ema)
+            self.average = AveragedModel(self.bare, multi_avg_fn=decay, use_buffers=True)
+        self.optimizer = torch.optim.SGD(
+            self.model.parameters(),
+            recipe.learning_rate,
+            momentum=recipe.momentum,
+            weight_decay=recipe.weight_decay,
+        )
+        kind = processes.device.partition(":")[0]
+        self.scaler = torch.amp.GradScaler(kind, enabled=recipe.amp == "fp16")
+        self.epoch = self.step = 0
+        self.right = self.seen = self.loss = 0.0
+        self.metrics: list[dict[str, float]] = []
+
+    def batches(self) -> list[Tensor]:
+        """Indices of this epoch's batches.
+
+        A last batch with fewer than two images a process is left out: batch norm needs two.
+        """
+        generator = seeded(self.recipe.seed, self.epoch)
+        order = torch.randperm(self.images.train_count, generator=generator)
+        least = 2 * self.processes.world
+        return [part for part in order.split(self.recipe.batch_size) if len(part) >= least]
+
+    def _learn(self, x: Tensor, y: Tensor, share: float, last: bool) -> None:
+        """Forward and backward of a part; its mean loss counts by its share of the batch."""
+        recipe = self.recipe
+        dtype = torch.float16 if recipe.amp == "fp16" else torch.bfloat16
+        kind = self.processes.device.partition(":")[0]
+        with parallel.without_sync(self.model, last):
+            with torch.autocast(kind, dtype, enabled=recipe.amp != "off"):
+                output = self.run(x)
+            loss, logits = judge(self.bare, output, y, recipe.label_smoothing)
+            value = loss.item()
+            if not math.isfinite(value):
+                raise FloatingPointError(
+                    f"the loss is {value} in epoch {self.epoch}, step {self.step}: "
+                    f"{culprit(self.bare, x)}; try a lower --lr"
+                )
+            # Gradients are averaged over processes, and these may have parts of different sizes.
+            self.scaler.scale(loss * (share * self.processes.world)).backward()
+        self.loss += value * len(y)
+        self.right += int((logits.argmax(1) == y).sum())
+        self.seen += len(y)
+
+    def train_step(self, x: Tensor, y: Tensor, whole: int) -> None:
+        """One update by this process's part of a batch of `whole` images.
+
+        Raises:
+            FloatingPointError: the loss is not finite; the message says where it began.
+        """
+        recipe = self.recipe
+        torch.manual_seed(
+            seeded(recipe.seed, self.epoch, self.step, self.processes.rank).initial_seed()
+        )
+        for group in self.optimizer.param_groups:
+            group["lr"] = recipe.rate(self.epoch)
+        self.optimizer.zero_grad(set_to_none=True)
+        parts = list(zip(x.tensor_split(recipe.accumulate), y.tensor_split(recipe.accumulate)))
+        parts = [part for part in parts if len(part[1])]
+        for at, (some_x, some_y) in enumerate(parts):
+            self._learn(some_x, some_y, len(some_y) / whole, at + 1 == len(parts))
+        if recipe.clip:
+            self.scaler.unscale_(self.optimizer)
+            nn.utils.clip_grad_norm_(self.model.parameters(), recipe.clip)
+        self.scaler.step(self.optimizer)
+        self.scaler.update()
+        if self.average is not None:
+            self.average.update_parameters(self.bare)
+        self.step += 1
+
+    def state(self, options: dict[str, Any]) -> dict[str, Any]:
+        """What a resumed run needs; all processes must ask."""
+        seen = self.processes.sums(self.loss, self.right, self.seen)
+        return {
+            "options": options,
+            **parallel.state_of(self.model, self.optimizer),
+            "average": None if self.average is None else self.average.module.state_dict(),
+            "scaler": self.scaler.state_dict(),
+            "place": [self.epoch, self.step],
+            "seen": seen,
+            "metrics": self.metrics,
+        }
+
+    def restore(self, state: dict[str, Any]) -> None:
+        """Goes on where `state` was taken.
+
+        Raises:
+            ValueError: it does not fit the network.
+        """
+        try:
+            parallel.restore(self.model, self.optimizer, state)
+            if self.average is not None:
+                self.average.module.load_state_dict(state["average"])
+                self.average.n_averaged.fill_(1)
+        except RuntimeError as error:
+            raise ValueError(f"resume: the checkpoint does not fit the network: {error}") from error
+        self.scaler.load_state_dict(state["scaler"])
+        self.epoch, self.step = state["place"]
+        self.metrics = state["metrics"]
+        # What all processes saw together is counted once.
+        first = self.processes.rank == 0
+        self.loss, self.right, self.seen = state["seen"] if first else (0.0, 0.0, 0.0)
+
+    def finish_epoch(self, images: float, seconds: float) -> None:
+        """Evaluates, notes the metrics, goes to the next epoch; the speed is that of `images`."""
+        loss, right, seen = self.processes.sums(self.loss, self.right, self.seen)
+        judged = self.model if self.average is None else self.average.module
+        test_loss, test_accuracy = evaluate(judged, self.images, self.processes)
+        self.metrics.append(
+            {
+                "epoch": self.epoch + 1,
+                "lr": self.recipe.rate(self.epoch),
+                "train_loss": loss / seen,
+                "train_accuracy": right / seen,
+                "test_loss": test_loss,
+                "test_accuracy": test_accuracy,
+                "images_per_second": images / seconds,
+                "seconds": seconds,
+            }
+        )
+        self.epoch, self.step = self.epoch + 1, 0
+        self.right = self.seen = self.loss = 0.0

@@ -1,0 +1,105 @@
+"""Several processes train as one does with the same global batch; a dead one starts again."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import torch
+
+from models import checkpoint
+
+ROOT = Path(__file__).parents[1]
+# A network without batch norm, which would see a process's part of a batch. 70 images: the last
+# batch has parts of different sizes.
+ARGUMENTS = [
+    "-m",
+    "models.train",
+    "highway",
+    "--option",
+    "stages=((8,8),(8,8))",
+    "--data",
+    "digits",
+]
+ARGUMENTS += ["--limit", "70", "--epochs", "2", "--batch-size", "32", "--lr", "0.05"]
+TWO = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "2"]
+ALONE = {**os.environ, "OMP_NUM_THREADS": "1"}
+
+
+def run(*command):
+    done = subprocess.run(command, cwd=ROOT, env=ALONE, capture_output=True, text=True, timeout=300)
+    assert done.returncode == 0, done.stderr
+    return done
+
+
+def lines(folder):
+    return [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+
+
+def same(one, other):
+    """Sums of a few thousand float32 terms in another order."""
+    for a, b in zip(lines(one), lines(other), strict=True):
+        for name in ("train_loss", "test_loss"):
+            assert abs(a[name] - b[name]) <= 2**-24 * 1e3 * b[name]
+        for name in ("train_accuracy", "test_accuracy"):
+            assert a[name] == b[name]
+    states = [checkpoint.load(folder)["model"] for folder in (one, other)]
+    for name, value in states[0].items():
+        difference = (value - states[1][name]).abs().max()
+        assert difference <= 2**-24 * 1e3 * states[1][name].abs().max() + 1e-7, name
+
+
+@pytest.fixture(scope="module")
+def alone(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("alone")
+    run(sys.executable, *ARGUMENTS, "--out", folder)
+    return folder
+
+
+@pytest.mark.parametrize("kind", ["ddp", pytest.param("fsdp", marks=pytest.mark.slow)])
+def test_two_processes_train_as_one(kind, alone, tmp_path):
+    done = run(*TWO, *ARGUMENTS, "--parallel", kind, "--out", tmp_path)
+    assert done.stdout.count("test accuracy") == 1, "the first process alone speaks"
+    same(tmp_path, alone)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("kind", ["ddp", "fsdp"])
+def test_parts_of_batches_and_another_number_of_processes(kind, alone, tmp_path):
+    """Accumulated over two parts; the second epoch on one process."""
+    arguments = [*ARGUMENTS, "--accumulate", "2", "--out", tmp_path]
+    process = subprocess.Popen(
+        [*TWO, *arguments, "--parallel", kind, "--save-every", "0"], cwd=ROOT, env=ALONE
+    )
+    end = time.monotonic() + 120
+    while not (tmp_path / "metrics.jsonl").exists() and time.monotonic() < end:
+        time.sleep(0.01)
+    process.send_signal(signal.SIGTERM)
+    process.wait(timeout=60)
+    run(sys.executable, *arguments, "--resume")
+    same(tmp_path, alone)
+
+
+@pytest.mark.slow
+def test_a_killed_process_starts_again_from_the_last_checkpoint(alone, tmp_path):
+    command = [*TWO, "--max-restarts", "1", *ARGUMENTS, "--parallel", "ddp", "--save-every", "0"]
+    process = subprocess.Popen([*command, "--out", tmp_path], cwd=ROOT, env=ALONE)
+    end = time.monotonic() + 120
+    while not (tmp_path / "checkpoint.json").exists() and time.monotonic() < end:
+        time.sleep(0.01)
+    found = subprocess.run(["pgrep", "-P", str(process.pid)], capture_output=True, text=True)
+    os.kill(int(found.stdout.split()[-1]), signal.SIGKILL)
+    assert process.wait(timeout=120) == 0
+    same(tmp_path, alone)
+
+
+def test_kinds_need_torchrun(capsys):
+    from models.train import main
+
+    assert main(["highway", "--data", "digits", "--limit", "4", "--parallel", "ddp"]) == 2
+    assert "parallel ddp needs several processes: torchrun" in capsys.readouterr().err
+    assert not torch.distributed.is_initialized()

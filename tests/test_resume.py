@@ -1,0 +1,99 @@
+"""A run that is stopped, or killed, and goes on is the uninterrupted one, bit for bit."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import torch
+
+from models import checkpoint
+from models.train import main
+
+ROOT = Path(__file__).parents[1]
+TIMING = ("images_per_second", "seconds")
+SMALL = ["--option", "stages=((4,4),(4,4),(4,4))", "--option", "dense=(4,4)"]
+ARGUMENTS = ["basecnn_2_cc", "--data", "digits", "--limit", "256", "--epochs", "5", *SMALL]
+ARGUMENTS += ["--batch-size", "16", "--ema", "0.9"]
+
+
+def lines(folder):
+    rows = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+    return [{k: v for k, v in row.items() if k not in TIMING} for row in rows]
+
+
+def start(out, *more):
+    command = [sys.executable, "-m", "models.train", *ARGUMENTS, "--out", str(out), *more]
+    return subprocess.Popen(command, cwd=ROOT, stderr=subprocess.PIPE, stdout=subprocess.PIPE,
+                            text=True, env={**os.environ, "OMP_NUM_THREADS": "1"})  # fmt: skip
+
+
+def finish(process):
+    """The run's own end."""
+    output = process.communicate(timeout=120)
+    assert process.returncode == 0, output
+
+
+def place(folder):
+    path = folder / "checkpoint.json"
+    return tuple(json.loads(path.read_text())["place"]) if path.exists() else (-1, 0)
+
+
+def stop_after(process, folder, where, number):
+    """Sends the signal once the checkpoint is beyond (epoch, step)."""
+    end = time.monotonic() + 60
+    while place(folder) <= where and process.poll() is None and time.monotonic() < end:
+        time.sleep(0.002)
+    process.send_signal(number)
+    output = process.communicate(timeout=60)
+    assert place(folder) > where, output
+    return process.returncode, output[1]
+
+
+def test_a_stopped_and_killed_run_goes_on_exactly(tmp_path):
+    whole, part = tmp_path / "whole", tmp_path / "part"
+    finish(start(whole))
+    often = ("--save-every", "0")
+    first = stop_after(start(part, *often), part, (0, 9), signal.SIGINT)
+    assert first[0] == 130 and "go on with the same command and --resume" in first[1]
+    assert place(part)[0] < 5, "it must stop before the end"
+    second = stop_after(start(part, "--resume", *often), part, place(part), signal.SIGTERM)
+    assert second[0] == 143 and "--resume" in second[1]
+    third = stop_after(start(part, "--resume", *often), part, (2, 5), signal.SIGKILL)
+    assert third[0] == -signal.SIGKILL and place(part)[0] < 5
+    finish(start(part, "--resume"))
+
+    assert lines(part) == lines(whole) and len(lines(part)) == 5
+    states = [checkpoint.load(folder) for folder in (part, whole)]
+    for kind in ("model", "average"):
+        for name, value in states[0][kind].items():
+            assert torch.equal(value, states[1][kind][name]), (kind, name)
+    for name, state in states[0]["optimizer"]["state"].items():
+        assert torch.equal(
+            state["momentum_buffer"], states[1]["optimizer"]["state"][name]["momentum_buffer"]
+        )
+    names = {p.name for p in part.iterdir() if not p.name.startswith("tensors-")}
+    assert names == {
+        "checkpoint.json", "curves.png", "environment.json", "metrics.jsonl", "recipe.toml"
+    }  # fmt: skip
+
+
+def test_what_must_not_go_on(tmp_path, capsys):
+    fast = [a if a != "5" else "1" for a in ARGUMENTS]
+    fast[fast.index("256")] = "32"
+    out = ["--out", str(tmp_path)]
+    assert main([*fast, *out]) == 0
+    before = (tmp_path / "checkpoint.json").read_bytes()
+    for arguments, reason in (
+        ((), "exists: resume it, or choose another folder"),
+        (("--resume", "--seed", "1"), "seed must be 0"),
+        (("--resume", "--routers", "eager"), "network must be"),
+        (("--resume", "--limit", "16"), "images must be 32"),
+        (("--resume", "--lr", "0.2"), "learning_rate must be 0.1"),
+    ):
+        assert main([*fast, *out, *arguments]) == 2
+        assert reason in capsys.readouterr().err
+    assert (tmp_path / "checkpoint.json").read_bytes() == before
