@@ -16,6 +16,7 @@ from typing import Any
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
+from torch.distributed import PrefixStore, rendezvous  # type: ignore[attr-defined]
 from torch.distributed.checkpoint.state_dict import (
     StateDictOptions,
     get_model_state_dict,
@@ -96,8 +97,8 @@ def start(kind: str | None, device: str) -> Processes:
         device = f"cuda:{os.environ['LOCAL_RANK']}"
         torch.cuda.set_device(device)
     # Processes that were started again must not find the addresses of those that died.
-    store, rank, world = next(dist.rendezvous("env://"))
-    store = dist.PrefixStore(f"attempt {attempt()}", store)
+    store, rank, world = next(rendezvous("env://"))
+    store = PrefixStore(f"attempt {attempt()}", store)
     backend = "nccl" if device.startswith("cuda") else "gloo"
     dist.init_process_group(backend, store=store, rank=rank, world_size=world)
     return Processes(dist.get_rank(), dist.get_world_size(), kind, device)

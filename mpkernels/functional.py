@@ -247,10 +247,14 @@ def cross_predict(
     return combine(us, gates, bias, relu, scale, shift), gates
 
 
+def is_one_operator(x: Tensor, weight: Tensor) -> bool:
+    """Whether C++ has `cross_predict` of such vectors as one operator."""
+    wide = weight.dtype in (torch.float32, torch.float64)
+    return x.dim() == 2 and x.dtype == weight.dtype and wide and weight.numel() <= FUSED_WEIGHTS
+
+
 def _fits(paths: list[Any], weight: Any) -> bool:
-    """Whether one operator takes these vectors and is faster than its parts."""
-    if not all(isinstance(t, Tensor) and t.is_cpu for t in (*paths, weight)):
+    """Whether the operator takes these paths; what is wrong with them, it says itself."""
+    if not all(isinstance(t, Tensor) and t.is_cpu for t in (*paths, weight)) or not paths:
         return False
-    if weight.numel() > FUSED_WEIGHTS or torch.is_autocast_enabled("cpu"):
-        return False
-    return bool(weight.dtype in (torch.float32, torch.float64))
+    return not torch.is_autocast_enabled("cpu") and is_one_operator(paths[0], weight)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
@@ -37,28 +37,32 @@ class CrossStitch(eager.CrossStitch):
         return functional.mix(xs, gates)
 
 
-def _fold(norms: nn.ModuleList) -> tuple[Tensor, Tensor] | None:
-    """scale, shift [n, C'] that equal the batch norms, or None where they depend on the batch.
-
-    None too where a norm is something else by now, has hooks to run, or differs from the others.
-    """
+def why_not_folded(norms: nn.ModuleList) -> str | None:
+    """Why the batch norms are more than a scale and a shift a channel here, or None."""
     kinds = set()
-    for norm in norms:
-        if not isinstance(norm, _BatchNorm) or norm.training or norm.running_mean is None:
-            return None
+    for j, norm in enumerate(norms):
+        if not isinstance(norm, _BatchNorm):
+            return f"norms[{j}] is a {type(norm).__name__}"
+        if norm.training or norm.running_mean is None:
+            return f"norms[{j}] depends on the batch (eval mode with running statistics does not)"
         if norm._forward_hooks or norm._forward_pre_hooks:
-            return None
+            return f"norms[{j}] has hooks to run"
         kinds.add((norm.eps, norm.affine))
-    if len(kinds) > 1:
+    return "the norms differ in eps or affine" if len(kinds) > 1 else None
+
+
+def _fold(norms: nn.ModuleList) -> tuple[Tensor, Tensor] | None:
+    """scale, shift [n, C'] that equal the batch norms, or None where they are more."""
+    if why_not_folded(norms) is not None:
         return None
-    ((eps, affine),) = kinds
 
     def stacked(name: str) -> Tensor:
         rows = torch.stack([getattr(norm, name) for norm in norms])
         return rows.to(accumulate_dtype(rows.dtype))
 
-    scale = torch.rsqrt(stacked("running_var") + eps)
-    if not affine:
+    first = cast(_BatchNorm, norms[0])
+    scale = torch.rsqrt(stacked("running_var") + first.eps)
+    if not first.affine:
         return scale, -stacked("running_mean") * scale
     scale = scale * stacked("weight")
     return scale, stacked("bias") - stacked("running_mean") * scale
@@ -100,5 +104,5 @@ class CrossPredictLinear(eager.CrossPredictLinear):
         try:
             return _normalised(self, sums)
         except (TypeError, ValueError):
-            self._check(xs)  # says it in the router's terms
+            self._check_paths(xs)  # says it in the router's terms
             raise

@@ -31,8 +31,10 @@ ALLOWED = {
     "mpkernels/modules.py": {"mpkernels.eager", "mpkernels.functional"},
     "mpkernels/fuse.py": {"mpkernels.eager", "mpkernels.modules"},
     "mpkernels/availability.py": {"mpkernels.ops"},
-    "mpkernels/explain.py": {
+    "mpkernels/explain": {
+        "mpkernels.explain",
         "mpkernels.eager",
+        "mpkernels.functional",
         "mpkernels.modules",
         "mpkernels.ops",
         "mpkernels.availability",

@@ -29,9 +29,8 @@ def _pair(name: str, value: Sizes, least: int) -> tuple[int, int]:
     return pair
 
 
-def check_dtype(x: Tensor, weight: Tensor) -> None:
-    """Raises unless the weight has the dtype of the maps, or autocast gives both its own."""
-    device = x.device.type
+def check_dtype(x: Tensor, weight: Tensor, device: str) -> None:
+    """Raises unless the convolution takes both, or autocast on `device` sees to that."""
     casts = torch.amp.is_autocast_available(device) and torch.is_autocast_enabled(device)
     if x.dtype != weight.dtype and not (casts and torch.float64 not in (x.dtype, weight.dtype)):
         raise TypeError(f"xs[0] must be {weight.dtype} as weight, got {x.dtype}")
@@ -84,8 +83,8 @@ class CrossPredict(Gated):
     def _predict(self, x: Tensor, weight: Tensor) -> Tensor:
         raise NotImplementedError
 
-    def _check(self, xs: list[Tensor]) -> None:
-        """Raises unless xs are what the router was made for."""
+    def _check_paths(self, xs: list[Tensor]) -> None:
+        """Raises unless every path is a tensor that the weights fit."""
         for i, x in enumerate(xs):
             if not isinstance(x, Tensor):
                 raise TypeError(f"xs[{i}] must be a tensor, got {type(x).__name__}")
@@ -99,10 +98,10 @@ class CrossPredict(Gated):
         self, xs: list[Tensor], gate: Callable[..., Tensor]
     ) -> tuple[Tensor, list[Tensor]]:
         """G of all paths and U_i of each, without biases; the maps have autocast's dtype."""
-        self._check(xs)
+        self._check_paths(xs)
         xs = functional.follow_autocast(xs)
         gates = gate(xs, self.w1, self.b1, self.w2, self.b2)
-        check_dtype(xs[0], self.weight)
+        check_dtype(xs[0], self.weight, xs[0].device.type)
         return gates, [self._predict(x, w) for x, w in zip(xs, self.weight.unbind())]
 
     def _normalise(self, ys: list[Tensor]) -> list[Tensor]:

@@ -49,6 +49,11 @@ _FAKE: dict[str, Callable[..., Any]] = {
     "cross_predict": cross_predict.fake,
     "cross_predict_backward": cross_predict.fake_backward,
 }
+_CUDA: dict[str, Callable[..., Any]] = {  # by C++
+    "cross_connect": onchip.cross_connect,
+    "cross_connect_backward": onchip.cross_connect_backward,
+    "mix": lambda *arguments: torch.ops.mpkernels.mix_cuda(*arguments),
+}
 
 
 def why_no_triton() -> str | None:
@@ -114,14 +119,16 @@ def _triton_on_cuda(name: str) -> Callable[..., Any]:
     return fallback
 
 
+def why_no_native_on_cuda(name: str) -> str | None:
+    """Why CUDA C++ runs no operator of this name here, or None."""
+    if native.why_no_cuda is None and name not in _CUDA:
+        return f"the CUDA C++ library has no {name} yet"
+    return native.why_no_cuda
+
+
 def _native_on_cuda(name: str) -> Callable[..., Any]:
-    if native.why_no_cuda is not None:
-        return _refuse("native", "CUDA", native.why_no_cuda)(name)
-    if name == "mix":
-        return lambda *arguments: torch.ops.mpkernels.mix_cuda(*arguments)
-    if name in ("cross_connect", "cross_connect_backward"):
-        return getattr(onchip, name)  # type: ignore[no-any-return]
-    return _refuse("native", "CUDA", f"the CUDA C++ library has no {name} yet")(name)
+    reason = why_no_native_on_cuda(name)
+    return _CUDA[name] if reason is None else _refuse("native", "CUDA", reason)(name)
 
 
 def _triton_on_cpu(name: str) -> Callable[..., Any]:

@@ -172,7 +172,7 @@ def check_cross_predict(
         )
     rows, channels = weight.shape[1], xs[0].shape[1]
     _check_tensor(function, "weight", weight, "[m, n*C', C]", (inputs, rows, channels), xs[0])
-    check_dtype(xs[0], weight)
+    check_dtype(xs[0], weight, xs[0].device.type)
     if bias is not None:
         _check_tensor(function, "bias", bias, "[m, n*C']", (inputs, rows), xs[0])
     for name, value in (("scale", scale), ("shift", shift)):

@@ -15,9 +15,8 @@ from torch import Tensor
 from mpkernels.eager.functional import accumulate_dtype
 from mpkernels.ops.layout import Geometry
 from mpkernels.triton.launch import (
-    COMBINE_TILES,
-    PARAMETER_SAMPLES,
     Tile,
+    combine_samples,
     next_power_of_2,
     on_device_of,
 )
@@ -141,8 +140,7 @@ def add_tiles(
     if not (made or of_gates):
         return
     inputs, outputs = gates.shape[1:]
-    # A part is shorter where samples have many tiles; its size does not depend on the batch.
-    samples = max(1, min(PARAMETER_SAMPLES, COMBINE_TILES // left.along))
+    samples = combine_samples(left.along)
     count = -(-one.batch // samples) if made else 1
     parts, like = of_parameters, left.gates
     if made:

@@ -267,6 +267,29 @@ def parameter_launches(batch: int) -> int:
     return 1 if batch <= PARAMETER_SAMPLES else 2
 
 
+def combine_samples(along: int) -> int:
+    """Samples of which one program adds what `along` tiles along the positions of each left.
+
+    Fewer where samples have many tiles; it does not depend on the batch.
+    """
+    return max(1, min(PARAMETER_SAMPLES, COMBINE_TILES // along))
+
+
+def combine_grad_launches(one: Geometry, itemsize: int, inputs: int, parameters: bool) -> int:
+    """How often a backward of combine launches that wants the gradients of its gates.
+
+    Args:
+        one: geometry of one output.
+        itemsize: bytes of an element.
+        inputs: m.
+        parameters: whether there are a bias, a scale or a shift, whose gradients are wanted.
+    """
+    rows, cols = combine_tile(one, itemsize, inputs).counts(one)
+    if not parameters:
+        return 1 + (rows * cols > 1)
+    return 2 + (one.batch > combine_samples(rows if one.channels_last else cols))
+
+
 def on_device_of(x: Tensor) -> AbstractContextManager[object]:
     """Triton launches on the current device; make that the one that holds x."""
     return torch.cuda.device(x.device) if x.is_cuda else nullcontext()
