@@ -20,12 +20,12 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch import nn
 
 import models
 from models import comparison, data
 from models.checkpoint import place, write_whole
 from models.data import DataSet
+from models.evaluate import predict
 from models.recipe import Recipe, recipe_for
 from models.suites import ENSEMBLES, SUITES, Entry
 from models.training import Interrupted, fit
@@ -66,8 +66,10 @@ def scaled(options: dict[str, Any], scale: float) -> dict[str, Any]:
     def width(channels: int) -> int:
         return max(4, round(channels * scale))
 
-    stages = tuple(tuple(map(width, stage)) for stage in options["stages"])
-    return {"stages": stages, "dense": tuple(map(width, options["dense"]))}
+    made: dict[str, Any] = {"stages": tuple(tuple(map(width, s)) for s in options["stages"])}
+    if "dense" in options:
+        made["dense"] = tuple(map(width, options["dense"]))
+    return made
 
 
 def options_of(name: str, plan: Plan, images: DataSet) -> dict[str, Any]:
@@ -81,19 +83,6 @@ def options_of(name: str, plan: Plan, images: DataSet) -> dict[str, Any]:
              "size": images.size}  # fmt: skip
     found = {option: value for option, value in asked.items() if option in known}
     return {**found, **scaled(known, plan.scale)}
-
-
-def predictions(model: nn.Module, images: DataSet, device: str) -> dict[str, np.ndarray]:
-    """Of the test images: probabilities, float32 [N, classes], and labels [N]."""
-    model.eval()
-    parts, made, labels = torch.arange(images.test_count).split(512), [], []
-    with torch.no_grad():
-        for x, y in images.test_batches(parts, device):
-            output = model(x)
-            logits = output if isinstance(output, torch.Tensor) else output[0]
-            made.append(logits.float().softmax(-1).cpu())
-            labels.append(y.cpu())
-    return {"probabilities": torch.cat(made).numpy(), "labels": torch.cat(labels).numpy()}
 
 
 def train(
@@ -112,8 +101,11 @@ def train(
         model, images, recipe, device=device, out=folder, resume=resume, names=names,
         progress=sys.stderr.isatty(),
     )  # fmt: skip
-    found = predictions(model, images, device)
-    write_whole(folder / "predictions.npz", lambda to: np.savez(to, **found))  # type: ignore[arg-type]
+    probabilities, labels = (t.numpy() for t in predict(model.eval(), images, device, 1))
+    write_whole(
+        folder / "predictions.npz",
+        lambda to: np.savez(to, probabilities=probabilities, labels=labels),
+    )
     text = json.dumps({
         "name": name, "trial": trial, "seed": trial, "metrics": metrics,
         "parameters": sum(p.numel() for p in model.parameters() if p.requires_grad),

@@ -1,128 +1,26 @@
-"""Image sets, whole in memory as bytes: 32x32 pixels, three channels."""
+"""Image sets by name. All but imagenet are whole in memory as bytes: 32x32 pixels, 3 channels."""
 
 from __future__ import annotations
 
 import gzip
-from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass, replace
+import zlib
+from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 from torch.nn.functional import interpolate, pad
 
-from models.augment import augment, seeded
+from models import folders
+from models.images import DataMissing, DataSet, Images, normalise
+
+__all__ = ["SETS", "DataMissing", "DataSet", "Images", "load", "normalise"]
 
 # Where Debian's package dataset-fashion-mnist puts its files.
 FASHION_MNIST = Path("/usr/share/datasets/fashion-mnist")
-
-
-class DataMissing(RuntimeError):
-    """Images or the library that reads them are not there; the message says how to get them."""
-
-
-class DataSet(Protocol):
-    """What training and evaluation need of a data set."""
-
-    @property
-    def classes(self) -> int:
-        """Number of labels."""
-
-    @property
-    def size(self) -> int:
-        """Height and width of the batches' images."""
-
-    @property
-    def train_count(self) -> int:
-        """Number of training images."""
-
-    @property
-    def test_count(self) -> int:
-        """Number of test images."""
-
-    def train_batches(
-        self, parts: Iterable[Tensor], shift: int, seed: int, epoch: int, device: str
-    ) -> Iterator[tuple[Tensor, Tensor]]:
-        """Augmented training images, normalised.
-
-        How an image is augmented follows from (seed, epoch, image): it does not depend on the
-        batch that it is in, on the step at which a run resumes or on the process that reads it.
-
-        Args:
-            parts: the indices of each batch.
-            shift: images are moved by up to so many pixels.
-            seed, epoch: of the augmentation.
-            device: where the batches are wanted.
-
-        Yields:
-            images, float32 [B, 3, size, size], and labels, int64 [B].
-        """
-
-    def test_batches(self, parts: Iterable[Tensor], device: str) -> Iterator[tuple[Tensor, Tensor]]:
-        """Test images, normalised: as `train_batches` without chance."""
-
-
-@dataclass(frozen=True)
-class Images:
-    """A training and a test set, in memory.
-
-    Args:
-        train_x, test_x: uint8 [N, 3, 32, 32].
-        train_y, test_y: int64 [N], below `classes`.
-        mean, std: of the training pixels scaled to [0, 1], per channel.
-        flip: whether a mirrored image keeps its label.
-    """
-
-    train_x: Tensor
-    train_y: Tensor
-    test_x: Tensor
-    test_y: Tensor
-    classes: int
-    mean: tuple[float, float, float]
-    std: tuple[float, float, float]
-    flip: bool
-
-    @property
-    def size(self) -> int:
-        """Height and width of the images."""
-        return self.train_x.shape[-1]
-
-    @property
-    def train_count(self) -> int:
-        """Number of training images."""
-        return len(self.train_y)
-
-    @property
-    def test_count(self) -> int:
-        """Number of test images."""
-        return len(self.test_y)
-
-    def train_batches(
-        self, parts: Iterable[Tensor], shift: int, seed: int, epoch: int, device: str
-    ) -> Iterator[tuple[Tensor, Tensor]]:
-        """See `DataSet`."""
-        generator = seeded(seed, epoch)
-        offsets = torch.randint(0, 2 * shift + 1, (2, self.train_count), generator=generator)
-        mirrored = torch.rand(self.train_count, generator=generator) < 0.5 * self.flip
-        for index in parts:
-            x = normalise(self, self.train_x[index].to(device))
-            x = augment(x, shift, offsets[:, index].to(device), mirrored[index].to(device))
-            yield x, self.train_y[index].to(device)
-
-    def test_batches(self, parts: Iterable[Tensor], device: str) -> Iterator[tuple[Tensor, Tensor]]:
-        """See `DataSet`."""
-        for index in parts:
-            yield normalise(self, self.test_x[index].to(device)), self.test_y[index].to(device)
-
-
-def normalise(images: Images, x: Tensor) -> Tensor:
-    """Bytes [B, 3, H, W] to float32 with the training set's mean 0 and deviation 1."""
-    mean, std = (
-        torch.tensor(v, device=x.device).view(1, 3, 1, 1) for v in (images.mean, images.std)
-    )
-    return (x.float() / 255 - mean) / std
 
 
 def _rgb(values: list[float]) -> tuple[float, float, float]:
@@ -168,10 +66,13 @@ def _digits(folder: Path | None) -> Images:
 
 
 def _idx(path: Path) -> Tensor:
-    with gzip.open(path, "rb") as file:
-        header = file.read(4)
-        sizes = [int.from_bytes(file.read(4), "big") for _ in range(header[3])]
-        values = np.frombuffer(file.read(), dtype=np.uint8)
+    try:
+        with gzip.open(path, "rb") as file:
+            header = file.read(4)
+            sizes = [int.from_bytes(file.read(4), "big") for _ in range(header[3])]
+            values = np.frombuffer(file.read(), dtype=np.uint8)
+    except (OSError, EOFError, IndexError, zlib.error) as error:
+        raise DataMissing(f"{path} is damaged or not whole: {error}") from error
     if header[:3] != b"\x00\x00\x08" or values.size != int(np.prod(sizes)):
         raise DataMissing(f"{path} is not a complete IDX file of bytes")
     return torch.from_numpy(values.copy()).view(sizes)
@@ -189,10 +90,15 @@ def _fashion_mnist(folder: Path | None) -> Images:
     if missing:
         raise DataMissing(
             f"fashion-mnist: {folder} has no {', '.join(missing)}. On Debian and Ubuntu: "
-            "apt install dataset-fashion-mnist. Elsewhere put the four gz files of the data set "
-            "into a folder and name it with --data-dir"
+            "apt install dataset-fashion-mnist. Elsewhere download them and name their folder with "
+            '--data-dir: python -c "import torchvision; '
+            "torchvision.datasets.FashionMNIST('data', download=True)\" puts them into "
+            "data/FashionMNIST/raw"
         )
     train_x, train_y, test_x, test_y = (_idx(folder / name) for name in names)
+    for name, x in zip(names[::2], (train_x, test_x)):
+        if x.shape[1:] != (28, 28):
+            raise DataMissing(f"{folder / name} must hold images of 28x28, got {list(x.shape[1:])}")
     train_x, test_x = (_three_channels(pad(x, (2, 2, 2, 2))) for x in (train_x, test_x))
     return _images(train_x, train_y.long(), test_x, test_y.long(), 10, flip=True)
 
@@ -256,33 +162,77 @@ def _folder(folder: Path | None) -> Images:
     return _images(x, y, test_x, test_y, len(sets[0].classes), flip=True)
 
 
-SETS: dict[str, Callable[[Path | None], Images]] = {
-    "digits": _digits,
-    "fashion-mnist": _fashion_mnist,
-    "cifar10": _cifar("cifar10", 10),
-    "cifar100": _cifar("cifar100", 100),
-    "folder": _folder,
+def _in_memory(read: Callable[[Path | None], Images]) -> Reader:
+    def load_some(
+        folder: Path | None, limit: int | None, classes: int | None, workers: int
+    ) -> DataSet:
+        if classes is not None:
+            raise ValueError(f"classes are chosen of imagenet alone, got {classes}")
+        images = read(folder)
+        if limit is None:
+            return images
+        count, generator = images.train_count, torch.Generator().manual_seed(0)
+        order = torch.randperm(count, generator=generator)[:limit]
+        return replace(images, train_x=images.train_x[order], train_y=images.train_y[order])
+
+    return load_some
+
+
+def _imagenet(folder: Path | None, limit: int | None, classes: int | None, workers: int) -> DataSet:
+    """Images of 224x224 pixels from folders, see `models.folders`."""
+    _torchvision("imagenet")
+    if folder is None:
+        raise DataMissing(
+            "imagenet: name its folder with --data-dir; it holds train/CLASS/* and val/CLASS/*, "
+            "as image-net.org's archives are usually unpacked"
+        )
+    try:
+        return folders.read(folder, classes, limit, workers)
+    except FileNotFoundError as error:
+        raise DataMissing(str(error)) from error
+
+
+Reader = Callable[[Path | None, int | None, int | None, int], DataSet]
+SETS: dict[str, Reader] = {
+    "digits": _in_memory(_digits),
+    "fashion-mnist": _in_memory(_fashion_mnist),
+    "cifar10": _in_memory(_cifar("cifar10", 10)),
+    "cifar100": _in_memory(_cifar("cifar100", 100)),
+    "folder": _in_memory(_folder),
+    "imagenet": _imagenet,
 }
 
 
-def load(name: str, folder: Path | None = None, limit: int | None = None) -> Images:
+def load(
+    name: str,
+    folder: Path | None = None,
+    limit: int | None = None,
+    classes: int | None = None,
+    workers: int = 0,
+) -> Any:
     """Reads a data set.
 
     Args:
         name: one of `SETS`.
         folder: where its files are, if not in the usual place.
         limit: keep so many training images, chosen once by a fixed shuffle.
+        classes: of imagenet, the first so many.
+        workers: processes that read imagenet while others compute.
+
+    Returns:
+        a `DataSet`; all but imagenet are `Images`, in memory.
 
     Raises:
-        ValueError: the name is unknown or the limit not positive.
-        DataMissing: its files, or the library that reads them, are not there.
+        ValueError: the name is unknown, or a number not one that it can be.
+        DataMissing: its files, or the library that reads them, are not there, or not whole.
     """
     if name not in SETS:
         raise ValueError(f"data must be one of {', '.join(SETS)}, got {name!r}")
-    images = SETS[name](folder)
-    if limit is None:
-        return images
-    if limit < 1:
-        raise ValueError(f"limit must be at least 1, got {limit}")
-    order = torch.randperm(len(images.train_y), generator=torch.Generator().manual_seed(0))[:limit]
-    return replace(images, train_x=images.train_x[order], train_y=images.train_y[order])
+    for what, value, least in (
+        ("limit", limit, 1),
+        ("classes", classes, 1),
+        ("workers", workers, 0),
+    ):
+        if value is not None and value < least:
+            raise ValueError(f"{what} must be at least {least}, got {value}")
+    return SETS[name](folder, limit, classes, workers)

@@ -42,6 +42,8 @@ def parser() -> argparse.ArgumentParser:
         "--data-dir", type=Path, help="where the images are, if not in the usual place"
     )
     made.add_argument("--limit", type=int, help="use so many training images")
+    made.add_argument("--classes", type=int, help="of imagenet, the first so many")
+    made.add_argument("--workers", type=int, default=0, help="processes that read imagenet")
     made.add_argument("--recipe", help=f"a TOML file, or one of {', '.join(names())}")
     for flag, field, kind, text in _VALUES:
         made.add_argument(flag, dest=field, type=kind, help=text)
@@ -110,7 +112,7 @@ def _run(given: argparse.Namespace, device: str, out: Path) -> list[dict[str, fl
     recipe = recipe_for(given.name, given.recipe, amp=given.amp, **values)
     if recipe.amp == "fp16" and device != "cuda":
         raise ValueError("amp fp16 needs --device cuda; bf16 runs on both")
-    images = data.load(given.data, given.data_dir, given.limit)
+    images = data.load(given.data, given.data_dir, given.limit, given.classes, given.workers)
     network = _options(given, images)
     torch.manual_seed(recipe.seed)
     model = models.create(given.name, pretrained=given.pretrained, **network)

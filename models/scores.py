@@ -1,0 +1,46 @@
+"""What probabilities say about a classifier: errors, classes, calibration."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+BINS = 15
+
+
+def top(probabilities: Tensor, labels: Tensor, count: int) -> float:
+    """The share of images whose label is among the `count` most probable classes.
+
+    Args:
+        probabilities: [N, classes].
+        labels: [N].
+        count: 1 for the accuracy.
+    """
+    best = probabilities.topk(min(count, probabilities.shape[1]), 1).indices
+    return float((best == labels[:, None]).any(1).double().mean())
+
+
+def confusion(probabilities: Tensor, labels: Tensor) -> Tensor:
+    """Images by label (rows) and by predicted class (columns), int64 [classes, classes]."""
+    classes = probabilities.shape[1]
+    pairs = labels * classes + probabilities.argmax(1)
+    return torch.bincount(pairs, minlength=classes**2).view(classes, classes)
+
+
+def calibration_error(probabilities: Tensor, labels: Tensor, bins: int = BINS) -> float:
+    """Expected calibration error: how far confidence and accuracy are apart.
+
+    Images fall into bins of equal width by the probability of their predicted class; the absolute
+    differences of mean confidence and accuracy of the bins are weighted by their images.
+    """
+    confidence, predicted = probabilities.double().max(1)
+    right = (predicted == labels).double()
+    of_bin = (confidence * bins).ceil().long().clamp(1, bins) - 1
+    gaps = torch.zeros(bins, dtype=torch.float64).index_add(0, of_bin, right - confidence)
+    return float(gaps.abs().sum() / len(labels))
+
+
+def loss(probabilities: Tensor, labels: Tensor) -> float:
+    """Mean negative logarithm of the label's probability."""
+    found = probabilities.double().gather(1, labels[:, None]).clamp_min(1e-300)
+    return float(-found.log().mean())

@@ -1,0 +1,101 @@
+"""Evaluation: scores against scikit-learn and by hand, ensembles, and runs that do not fit."""
+
+import json
+
+import pytest
+import torch
+
+import models
+from models import data, scores
+from models.evaluate import main
+from models.recipe import recipe_for
+from models.training import fit
+
+SMALL = {"stages": ((4,), (4,)), "dense": (4, 4), "num_classes": 10}
+
+
+def problem(count=200, classes=7):
+    probabilities = (2 * torch.randn(count, classes)).softmax(-1)
+    return probabilities, torch.randint(classes, (count,))
+
+
+def test_scores_are_those_of_scikit_learn():
+    metrics = pytest.importorskip("sklearn.metrics")
+    probabilities, labels = problem()
+    every = range(7)
+    for count in (1, 5):
+        wanted = metrics.top_k_accuracy_score(labels, probabilities, k=count, labels=every)
+        assert scores.top(probabilities, labels, count) == pytest.approx(wanted, rel=1e-12)
+    table = metrics.confusion_matrix(labels, probabilities.argmax(1), labels=every)
+    assert scores.confusion(probabilities, labels).tolist() == table.tolist()
+    wide = probabilities.double()
+    wanted = metrics.log_loss(labels, wide / wide.sum(1, keepdim=True), labels=every)
+    assert scores.loss(probabilities, labels) == pytest.approx(wanted, rel=1e-6)
+    assert scores.top(probabilities, labels, 9) == 1
+
+
+def test_the_calibration_error_by_hand():
+    # Two images in the bin of 0.6 (one right), one in that of 0.9 (wrong), one at its upper edge.
+    probabilities = torch.tensor([[0.6, 0.4], [0.4, 0.6], [0.9, 0.1], [0.0, 1.0]])
+    labels = torch.tensor([0, 0, 1, 1])
+    wanted = (2 * abs(0.5 - 0.6) + abs(0 - 0.9) + abs(1 - 1.0)) / 4
+    assert scores.calibration_error(probabilities, labels) == pytest.approx(wanted, rel=1e-6)
+    certain = torch.eye(3)[torch.tensor([0, 1, 2, 2])]
+    assert scores.calibration_error(certain, torch.tensor([0, 1, 2, 2])) == 0
+    probabilities, labels = problem(1000)
+    confidence, predicted = probabilities.max(1)
+    total = 0.0
+    for at in range(15):
+        inside = (confidence > at / 15) & (confidence <= (at + 1) / 15)
+        if inside.any():
+            right = (predicted == labels)[inside].double().mean()
+            total += inside.double().mean() * (right - confidence[inside].double().mean()).abs()
+    assert scores.calibration_error(probabilities, labels) == pytest.approx(float(total), rel=1e-6)
+
+
+def trained(folder, seed, name="basecnn_2_cc"):
+    torch.manual_seed(seed)
+    model = models.create(name, **SMALL)
+    recipe = recipe_for(name, epochs=1, batch_size=32, seed=seed)
+    names = {"name": name, "data": "digits", "network": SMALL}
+    fit(model, data.load("digits", limit=64), recipe, out=folder, names=names, progress=False)
+    return model.eval()
+
+
+def test_runs_and_their_ensemble(tmp_path, capsys):
+    networks = [trained(tmp_path / str(seed), seed) for seed in range(2)]
+    images = data.load("digits")
+    x = data.normalise(images, images.test_x)
+    with torch.no_grad():
+        found = [network(x).softmax(-1) for network in networks]
+    runs = [str(tmp_path / str(seed)) for seed in range(2)]
+    for wanted, arguments in (
+        (found[0], runs[:1]),
+        (torch.stack(found).mean(0), [*runs, "--out", str(tmp_path / "both")]),
+    ):
+        assert main([*arguments, "--batch-size", "4"]) == 0
+        folder = tmp_path / "both" if "--out" in arguments else tmp_path / "0"
+        result = json.loads((folder / "evaluation.json").read_text())
+        assert result["top-1"] == scores.top(wanted, images.test_y, 1)
+        assert result["images"] == 355 and set(result["milliseconds"]) == {"1", "4"}
+        assert sum(map(sum, result["confusion"])) == 355
+        assert (folder / "confusion.png").read_bytes()[:4] == b"\x89PNG"
+        assert capsys.readouterr().out.strip() == (folder / "evaluation.md").read_text().strip()
+
+
+def test_runs_that_do_not_fit(tmp_path, capsys):
+    trained(tmp_path / "run", 0)
+    path = tmp_path / "run" / "checkpoint.json"
+    whole = path.read_text()
+    for change, more, reason in (
+        (("", ""), ["--ten-crop"], "crops must be 1"),
+        (('"data": "digits"', '"data": "fashion"'), [], "data must be one of"),
+        (('"num_classes": 10', '"num_classes": 9'), [], "does not fit basecnn_2_cc"),
+        (('"name": "basecnn_2_cc"', '"name": "basecnn"'), [], "does not fit basecnn:"),
+        (('"format"', '"form"'), [], "is not a checkpoint that training wrote"),
+    ):
+        path.write_text(whole.replace(*change) if change[0] else whole)
+        assert main([str(tmp_path / "run"), *more]) == 2
+        assert reason in capsys.readouterr().err
+    assert main([str(tmp_path / "none")]) == 2
+    assert "there is no checkpoint at" in capsys.readouterr().err

@@ -1,0 +1,122 @@
+"""Images in folders as ImageNet has them: crops, classes, workers, and what can be wrong."""
+
+import pytest
+import torch
+
+from models import data
+from models.folders import CROP, DEVIATION, MEAN, RESIZED
+from models.train import main
+
+pytest.importorskip("torchvision", reason="torchvision is not installed")
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    """A hundred classes, one image each to train and to test, of odd sizes."""
+    from PIL import Image
+
+    root = tmp_path_factory.mktemp("imagenet")
+    noise = torch.Generator().manual_seed(0)
+    for label in range(100):
+        for part in ("train", "val"):
+            place = root / part / f"n{label:08d}"
+            place.mkdir(parents=True)
+            size = (61 + label % 7, 47 + label % 5)
+            pixels = torch.randint(0, 256, (*size, 3), dtype=torch.uint8, generator=noise)
+            Image.fromarray(pixels.numpy()).save(place / "image.png")
+    return root
+
+
+def bytes_of(x):
+    mean, deviation = (torch.tensor(v).view(3, 1, 1) for v in (MEAN, DEVIATION))
+    return ((x * deviation + mean) * 255).round()
+
+
+def whole(folder, part, label):
+    """The image, resized by PIL-free torchvision: what crops are taken from."""
+    from torchvision.io import decode_image
+    from torchvision.transforms.v2 import functional
+
+    picture = decode_image(str(folder / part / f"n{label:08d}" / "image.png"))
+    return functional.resize(picture, [RESIZED, RESIZED], antialias=True).float()
+
+
+def test_a_hundred_classes(folder):
+    images = data.load("imagenet", folder)
+    assert (images.classes, images.train_count, images.test_count) == (100, 100, 100)
+    assert images.size == CROP
+    some = data.load("imagenet", folder, classes=7)
+    assert some.classes == 7 and some.train_count == 7
+    assert some.names == tuple(f"n{label:08d}" for label in range(7))
+    assert data.load("imagenet", folder, limit=5).train_count == 5
+    ((x, y),) = some.test_batches([torch.tensor([3, 6])], "cpu")
+    assert x.shape == (2, 3, CROP, CROP) and y.tolist() == [3, 6]
+
+
+def test_ten_crops_are_slices_of_the_image(folder):
+    images, edge, middle = data.load("imagenet", folder, classes=3), RESIZED - CROP, 16
+    ((x, _),) = images.test_batches([torch.tensor([2])], "cpu", 10)
+    picture = whole(folder, "val", 2)
+    corners = [(0, 0), (0, edge), (edge, 0), (edge, edge), (middle, middle)]
+    wanted = [picture[:, t : t + CROP, left : left + CROP] for t, left in corners]
+    mirrored = picture.flip(2)
+    wanted += [mirrored[:, t : t + CROP, left : left + CROP] for t, left in corners]
+    assert torch.equal(bytes_of(x[0]), torch.stack(wanted))
+    ((one, _),) = images.test_batches([torch.tensor([2])], "cpu")
+    assert torch.equal(one[0], x[0, 4])
+    with pytest.raises(ValueError, match="crops must be 1 or 10, got 5"):
+        next(images.test_batches([], "cpu", 5))
+    with pytest.raises(ValueError, match="crops must be 1: .* whole, got 10"):
+        next(data.load("digits", limit=1).test_batches([], "cpu", 10))
+
+
+def test_a_crop_follows_from_seed_epoch_and_image(folder):
+    def read(parts, workers=0, seed=0, epoch=0):
+        images = data.load("imagenet", folder, classes=6, workers=workers)
+        found = images.train_batches(map(torch.tensor, parts), 0, seed, epoch, "cpu")
+        return torch.cat([x for x, _ in found])
+
+    together = read([[0, 1, 2, 3, 4, 5]])
+    assert torch.equal(together, read([[0, 1], [2, 3, 4], [5]], workers=2))
+    assert torch.equal(together[[4, 1]], read([[4, 1]]))
+    for other in (read([[0, 1, 2, 3, 4, 5]], seed=1), read([[0, 1, 2, 3, 4, 5]], epoch=1)):
+        assert not torch.equal(together, other)
+    picture, found = whole(folder, "train", 3), bytes_of(together[3])
+    windows = (
+        image[:, top : top + CROP, left : left + CROP]
+        for image in (picture, picture.flip(2))
+        for top in range(RESIZED - CROP + 1)
+        for left in range(RESIZED - CROP + 1)
+    )
+    assert any(torch.equal(found[:, 0], w[:, 0]) and torch.equal(found, w) for w in windows)
+
+
+def test_what_can_be_wrong(folder, tmp_path):
+    with pytest.raises(data.DataMissing, match="imagenet: name its folder with --data-dir"):
+        data.load("imagenet")
+    with pytest.raises(data.DataMissing, match="must hold train/CLASS.*, train/ is not there"):
+        data.load("imagenet", tmp_path)
+    with pytest.raises(ValueError, match="classes must be at most 100, .* got 101"):
+        data.load("imagenet", folder, classes=101)
+    with pytest.raises(ValueError, match="classes are chosen of imagenet alone, got 3"):
+        data.load("digits", classes=3)
+    with pytest.raises(ValueError, match="workers must be at least 0, got -1"):
+        data.load("imagenet", folder, workers=-1)
+    for part, classes in (("train", "ab"), ("val", "ac")):
+        for label in classes:
+            (tmp_path / part / label).mkdir(parents=True)
+            (tmp_path / part / label / "image.png").write_bytes(b"\x89PNG\r\n\x1a\n and no more")
+    with pytest.raises(ValueError, match="must have the same classes"):
+        data.load("imagenet", tmp_path)
+    (tmp_path / "val" / "c").rename(tmp_path / "val" / "b")
+    for workers in (0, 1):
+        images = data.load("imagenet", tmp_path, workers=workers)
+        with pytest.raises(data.DataMissing, match="val/b/image.png is not an image"):
+            list(images.test_batches([torch.tensor([1])], "cpu"))
+
+
+def test_trains_from_the_command_line(folder, tmp_path):
+    small = ["--option", "stages=((2,),)", "--option", "dense=(2,2)", "--epochs", "1"]
+    data_of = ["--data", "imagenet", "--data-dir", str(folder), "--classes", "3", "--limit", "2"]
+    out = ["--batch-size", "2", "--out", str(tmp_path / "run")]
+    assert main(["basecnn_2_cc", *data_of, *small, *out]) == 0
