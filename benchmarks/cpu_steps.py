@@ -7,7 +7,7 @@ timed forward.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any, NamedTuple
 
 import torch
@@ -82,10 +82,10 @@ def networks(case: Case, names: list[str]) -> dict[str, tuple[nn.Module, Callabl
     return made
 
 
-def named(choice: Choice) -> Iterator[tuple[Case, int]]:
+def named(choice: Choice, cases: Sequence[Case] = CASES) -> Iterator[tuple[Case, int]]:
     """Case and threads of what was asked for."""
     for layout in LAYOUTS:
-        for case in (case._replace(layout=layout) for case in CASES):
+        for case in (case._replace(layout=layout) for case in cases):
             if choice.text in str(case):
                 for threads in choice.threads:
                     yield case, threads
@@ -97,9 +97,9 @@ def asked(choice: Choice, case: Case, contenders: tuple[str, ...]) -> list[str]:
     return names if choice.contenders else [name for name in names if name in case.contenders]
 
 
-def rows(choice: Choice) -> Iterator[Row]:
+def rows(choice: Choice, cases: Sequence[Case] = CASES) -> Iterator[Row]:
     """Of each case and number of threads the step or forward pass, and its routers alone."""
-    for case, threads in named(choice):
+    for case, threads in named(choice, cases):
         x, y = case.images()
         steps: dict[tuple[str, str], Step] = {}
         with using(threads):

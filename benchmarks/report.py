@@ -21,7 +21,9 @@ ROOT = Path(__file__).parents[1]
 RESULTS = Path(__file__).parent / "results"
 README, DOCUMENT = ROOT / "README.md", ROOT / "docs" / "benchmarks.md"
 BEGIN, END = "<!-- results: begin -->", "<!-- results: end -->"
-SUITES = ("routers", "combine", "layers", "overhead", "steps", "profile", "memory", "scaling")
+SUITES = (
+    "routers", "combine", "layers", "overhead", "steps", "predicted", "profile", "memory", "scaling",
+)  # fmt: skip
 NOTHING = "Not measured yet: `python -m benchmarks`, then `python -m benchmarks.report`."
 Results = dict[str, dict[str, Any]]
 
@@ -186,9 +188,10 @@ ABOUT = {
     "overhead": "Tiny vectors, where the calls themselves are the cost. One more router in a chain "
     "is half of what three in a row take beyond one, forward and backward.",
     "steps": "A training step: forward, backward and SGD. Routers alone are all routers of the "
-    "network, forward and backward, on the maps that they meet in it, in the same rounds; those of "
-    "_cp networks have the convolutions of their predictions in them. Networks for 224x224 images: "
-    "forward alone.",
+    "network, forward and backward, on the maps that they meet in it, in the same rounds. Networks "
+    "for 224x224 images: forward alone.",
+    "predicted": "Training steps of cross-predicted networks, as above; their routers hold the "
+    "convolutions of their predictions, the same in both kinds.",
     "profile": "Percent of a training step's operators by kind of layer; of eager: over fused's. "
     "Eager routers are operators that other layers use too, and stand under the rest.",
     "memory": "Peak of what PyTorch's allocator has given out during a training step or a forward "
@@ -213,7 +216,7 @@ def document(results: Results) -> str:
         lines += ["", f"## {name}", "", ABOUT[name], "", f"{conditions(result)}.", ""]
         if name in pictures:
             lines += [f"![{name}]({pictures[name]}.svg)", ""]
-        if name == "steps":
+        if name in ("steps", "predicted"):
             lines += [*steps(result), ""]
         lines += table(result)
     return "\n".join(lines) + "\n"
