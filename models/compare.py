@@ -183,7 +183,7 @@ def run(given: argparse.Namespace) -> None:
     limit = max(1, round(images.train_count * given.scale))
     if limit < images.train_count:
         images = data.load(given.data, given.data_dir, limit)
-    epochs = given.epochs or max(1, round(recipe_for("basecnn").epochs * given.scale**2))
+    epochs = given.epochs or max(1, round(recipe_for(entries[0].name).epochs * given.scale**2))
     plan = Plan(given.suite, given.data, given.scale, epochs, limit, given.channels_last)
     _remember(plan, out)
     left_out: dict[str, str] = {}
