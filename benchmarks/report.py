@@ -21,18 +21,16 @@ ROOT = Path(__file__).parents[1]
 RESULTS = Path(__file__).parent / "results"
 README, DOCUMENT = ROOT / "README.md", ROOT / "docs" / "benchmarks.md"
 BEGIN, END = "<!-- results: begin -->", "<!-- results: end -->"
-SUITES = tuple(
-    [
-        "routers",
-        "combine",
-        "layers",
-        "overhead",
-        "steps",
-        "predicted",
-        "profile",
-        "memory",
-        "scaling",
-    ]
+SUITES = (
+    "routers",
+    "combine",
+    "layers",
+    "overhead",
+    "steps",
+    "predicted",
+    "profile",
+    "memory",
+    "scaling",
 )
 NOTHING = "Not measured yet: `python -m benchmarks`, then `python -m benchmarks.report`."
 Results = dict[str, dict[str, Any]]
