@@ -9,10 +9,13 @@ A part that fails to build does not fail the installation: mpkernels says at imp
 missing and runs on its eager definition.
 """
 
+import functools
 import json
 import os
 import platform
+import re
 import shutil
+import subprocess
 import sys
 from pathlib import Path
 
@@ -92,11 +95,20 @@ KERNEL_SOURCES = [
 CUDA_SOURCES = ("mix", "register", "cross_connect", "cross_connect_backward")
 
 
+@functools.cache
 def why_no_cuda() -> str | None:
     if torch.version.cuda is None:
         return f"torch {torch.__version__} is not a CUDA build"
     if CUDA_TOOLKIT is None:
         return "no folder with bin/nvcc and include/cuda_runtime.h (set CUDA_HOME)"
+    nvcc = CUDA_TOOLKIT / "bin/nvcc"
+    said = subprocess.run([nvcc, "--version"], capture_output=True, text=True).stdout
+    found = re.search(r"release (\d+)(\.\d+)", said)
+    if found is None:
+        return f"{nvcc} does not tell its version"
+    # torch's build refuses another major version for all parts, those for CPUs too.
+    if found[1] != torch.version.cuda.partition(".")[0]:
+        return f"{nvcc} {found[1]}{found[2]} does not fit CUDA {torch.version.cuda} of torch"
     return None
 
 

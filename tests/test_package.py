@@ -235,3 +235,38 @@ def test_build_module_is_as_its_stub_says():
     assert {key: name_of(value) for key, value in found.items()} == wanted
     if native.why_no_cpu is None:
         assert torch.ops.mpkernels.instruction_set("best") == found["instruction_set"]
+
+
+DECISION = """
+import runpy
+import setuptools
+setuptools.setup = lambda **options: None
+print(runpy.run_path("setup.py")["why_no_cuda"]())
+"""
+
+
+def toolkit(folder, says):
+    """A folder that looks like a CUDA toolkit whose nvcc says so."""
+    for name in ("bin/nvcc", "include/cuda_runtime.h"):
+        (folder / name).parent.mkdir(parents=True)
+        (folder / name).write_text(f"#!/bin/sh\n{says}\n")
+        (folder / name).chmod(0o755)
+    return folder
+
+
+def test_a_toolkit_that_does_not_fit_torch_is_not_used(tmp_path):
+    """torch refuses another major version, and would take the CPU kernels down with it."""
+    if torch.version.cuda is None:
+        pytest.skip("this torch takes no toolkit")
+    fits = f"echo 'Cuda compilation tools, release {torch.version.cuda}, V{torch.version.cuda}.9'"
+    cases = {
+        fits: "None",
+        "echo 'Cuda compilation tools, release 8.4, V8.4.131'": "nvcc 8.4 does not fit CUDA 1",
+        "exit 3": "nvcc does not tell its version",
+    }
+    for at, (says, wanted) in enumerate(cases.items()):
+        home = toolkit(tmp_path / str(at), says)
+        done = succeeds(DECISION, path=PACKAGE.parent, CUDA_HOME=str(home))
+        assert wanted in done.stdout, (says, done.stdout)
+    done = succeeds(DECISION, path=PACKAGE.parent, CUDA_HOME=str(tmp_path / "none"))
+    assert "no folder with bin/nvcc" in done.stdout
