@@ -2,9 +2,9 @@
 #include <cuda_bf16.h>
 #include <cuda_fp16.h>
 #include <cuda_runtime.h>
-#include <torch/csrc/inductor/aoti_torch/c/shim.h>
 
 #include "cuda/mix.cuh"
+#include "cuda/on_device.h"
 #include "tensors.h"
 
 namespace mpk::cuda {
@@ -58,11 +58,8 @@ std::vector<Tensor> mix(std::vector<Tensor> xs, Tensor gates) {
   p.inputs = int(inputs.size());
   p.outputs = int(outputs.size());
   p.channels_last = geometry.channels_last;
-  int32_t device = 0;
-  void* stream = nullptr;
-  TORCH_ERROR_CODE_CHECK(aoti_torch_get_device_index(xs[0].get(), &device));
-  TORCH_ERROR_CODE_CHECK(aoti_torch_get_current_cuda_stream(device, &stream));
-  const auto on = static_cast<cudaStream_t>(stream);
+  const OnDevice device(xs[0]);
+  const auto on = static_cast<cudaStream_t>(device.stream());
   switch (geometry.dtype) {
     case Dtype::f32:
       launch<float, float>(p, on);

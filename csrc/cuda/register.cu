@@ -1,32 +1,12 @@
 // cross_connect for CUDA tensors, as mpkernels::cross_connect_cuda and its backward: checks,
 // outputs, launches. `cluster` is the number of blocks that share a sample.
-#include <torch/csrc/inductor/aoti_torch/c/shim.h>
-#include <torch/csrc/stable/accelerator.h>
-
 #include "cuda/launch.h"
 #include "cuda/limits.h"
+#include "cuda/on_device.h"
 #include "gradients.h"
 
 namespace mpk::cuda {
 namespace {
-
-// The device of x, current as long as this lives, and its current stream.
-class OnDevice {
- public:
-  explicit OnDevice(const Tensor& x) : guard_(index_of(x)) {
-    TORCH_ERROR_CODE_CHECK(aoti_torch_get_current_cuda_stream(index_of(x), &stream_));
-  }
-  void* stream() const { return stream_; }
-
- private:
-  static int32_t index_of(const Tensor& x) {
-    int32_t index = 0;
-    TORCH_ERROR_CODE_CHECK(aoti_torch_get_device_index(x.get(), &index));
-    return index;
-  }
-  torch::stable::accelerator::DeviceGuard guard_;
-  void* stream_ = nullptr;
-};
 
 // The gates' parameters in float32, with the copies that were made of those that are not.
 struct GateTensors {
