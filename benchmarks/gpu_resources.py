@@ -1,4 +1,4 @@
-"""What nvcc made of the CUDA C++ kernels, on each architecture: `python -m benchmarks.gpu_resources`.
+"""What nvcc made of the CUDA C++ kernels: `python -m benchmarks.gpu_resources`.
 
 From cuobjdump's resource report of the library; dynamic shared memory is the launch's choice and
 stands in `benchmarks.gpu_model`. Printed as docs/kernels.md shows it.
@@ -16,7 +16,6 @@ from mpkernels.ops import native
 
 LIBRARY = Path(native.__file__).parents[1] / "_C_cuda.so"
 KERNELS = ("cross_connect_kernel", "cross_connect_backward_kernel", "gate_weights_kernel")
-THREADS = 512  # of a block of the first two
 HEAD = ("kernel", "variants", "architecture", "registers", "stack", "spilled", "static shared")
 
 
