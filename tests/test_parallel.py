@@ -60,7 +60,8 @@ def alone(tmp_path_factory):
     return folder
 
 
-@pytest.mark.parametrize("kind", ["ddp", pytest.param("fsdp", marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("kind", ["ddp", "fsdp"])
 def test_two_processes_train_as_one(kind, alone, tmp_path):
     done = run(*TWO, *ARGUMENTS, "--parallel", kind, "--out", tmp_path)
     assert done.stdout.count("test accuracy") == 1, "the first process alone speaks"

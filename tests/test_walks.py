@@ -21,8 +21,8 @@ import triton.language as tl
 
 from mpkernels import use_backend
 from mpkernels.ops.layout import Geometry, geometry_of
-from mpkernels.triton import combine_sums, launch, parameters
 from mpkernels.triton import cross_connect as launcher
+from mpkernels.triton import launch, parameters
 from mpkernels.triton.maps import _rows
 from mpkernels.triton.stages import chunk_size, elements
 from mpkernels.triton.tuned import launch_for
@@ -128,6 +128,6 @@ def test_a_chunk_of_more_elements_than_32_bits_count(channels, positions, block,
 
 @pytest.mark.parametrize("layout", ["nchw", "channels_last"])
 def test_combine_by_parts_of_the_batch(layout, monkeypatch):
-    monkeypatch.setattr(combine_sums, "PARAMETER_SAMPLES", 2)
+    monkeypatch.setattr(launch, "PARAMETER_SAMPLES", 2)
     with use_backend("triton"):
         check_combine(cases.Case("parts", "", batch=5, layout=layout), "folded_relu", "triton")
