@@ -148,6 +148,20 @@ def test_the_cuda_library_registers_its_operator():
     assert torch._C._dispatch_has_kernel_for_dispatch_key("mpkernels::mix_cuda", "CUDA")
 
 
+@pytest.mark.skipif(torch.cuda.device_count() < 2, reason="torch finds less than two GPUs")
+def test_cuda_launches_on_the_device_of_the_maps():
+    """Whichever is current: a kernel on the other one would not find the maps' memory."""
+    sizes = ((2, 5, 7, 7),) * 2 + ((2, 16, 5), (2, 16), (2, 2, 16), (2, 2))
+    *xs, w1, b1, w2, b2 = (torch.randn(size, device="cuda:1") for size in sizes)
+    results = []
+    for current in (1, 0):
+        with torch.cuda.device(current), mpk.use_backend("native"):
+            ys, gates = mpk.functional.cross_connect(xs, w1, b1, w2, b2)
+            results.append([*ys, *mpk.functional.mix(xs, gates)])
+            assert torch.cuda.current_device() == current
+    assert all(map(torch.equal, *results))
+
+
 def gradients_of(xs, parameters, grads, wanted=None):
     """ys, gates and the wanted gradients, from the operators themselves."""
     operators = torch.ops.mpkernels
