@@ -32,6 +32,7 @@ class _Problem:
     biased: bool
     folded: bool  # batch norms are a scale and a shift of combine
     relu: bool  # is combine's
+    together: bool  # gate, dense layers and combine are one operator
 
     @property
     def geometry(self) -> Geometry:
@@ -80,7 +81,8 @@ def _predict_step(router: CrossPredict, problem: _Problem) -> Step:
     kind = "convolution" if x.dim() == 4 else "dense layer"
     many = f"{len(problem.us)} {kind}s, one a path" if len(problem.us) > 1 else kind
     sizes = ", ".join([str(len(u)), f"{n} x {u.shape[1] // n}", *map(str, u.shape[2:])])
-    return Step("predict", f"PyTorch's {many}: X {list(x.shape)} to U [{sizes}]")
+    whose = "C++'s" if problem.together else "PyTorch's"
+    return Step("predict", f"{whose} {many}: X {list(x.shape)} to U [{sizes}]")
 
 
 def _combine_costs(problem: _Problem) -> tuple[Cost, Cost, list[str]]:
@@ -136,16 +138,18 @@ def explain_combining(
         router.bias is not None,
         folded,
         router.relu and (folded or not router.norms),
+        (backend, device) == ("native", "cpu")
+        and functional.is_one_operator(seen[0], router.weight),
     )
     forward, backward, why = _combine_costs(problem)
     notes += why + (copies(seen, "xs")[2] if backend != "eager" else [])
-    if backend == "native" and functional.is_one_operator(seen[0], router.weight):
+    if problem.together:
         notes.append("gate, dense layers and combine are one operator, cross_predict")
-    if folded:
-        notes.append("the batch norms are in eval mode: a scale and a shift of combine")
-    if backend != "eager":
+    elif backend != "eager":
         again = readable(2 * sum(x.numel() * problem.itemsize for x in seen))
         notes.append(f"autograd adds the gates' part of dX to the convolutions': {again} moved")
+    if folded:
+        notes.append("the batch norms are in eval mode: a scale and a shift of combine")
     instructions = instruction_set(backend, device)
     if instructions:
         maps = (len(xs) + 1) * router.outputs
