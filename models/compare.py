@@ -23,7 +23,7 @@ import torch
 
 import models
 from models import comparison, data
-from models.checkpoint import place, write_whole
+from models.checkpoint import place, write_text, write_whole
 from models.data import DataSet
 from models.evaluate import predict
 from models.recipe import Recipe, recipe_for
@@ -88,7 +88,12 @@ def options_of(name: str, plan: Plan, images: DataSet) -> dict[str, Any]:
 def train(
     name: str, trial: int, plan: Plan, recipe: Recipe, images: DataSet, device: str, folder: Path
 ) -> None:
-    """One trial; its seed is its number. What is finished stays, what is not goes on."""
+    """One trial; its seed is its number. What is finished stays, what is not goes on.
+
+    Raises:
+        FloatingPointError: its loss is not finite.
+        ValueError: its checkpoint is damaged or of another training.
+    """
     done = folder / "trial.json"
     if done.exists():
         return
@@ -110,7 +115,7 @@ def train(
         "name": name, "trial": trial, "seed": trial, "metrics": metrics,
         "parameters": sum(p.numel() for p in model.parameters() if p.requires_grad),
     })  # fmt: skip
-    write_whole(done, lambda to: to.write_text(text))
+    write_text(done, text)
     last = metrics[-1]
     print(f"{name}, trial {trial}: {100 * (1 - last['test_accuracy']):.2f} % errors", flush=True)
 
@@ -151,7 +156,7 @@ def _chosen(given: argparse.Namespace) -> tuple[Entry, ...]:
 def _check(given: argparse.Namespace) -> None:
     if not 0 < given.scale <= 1:
         raise ValueError(f"scale must be above 0 and at most 1, got {given.scale}")
-    for name in ("trials", "threads"):
+    for name in ("trials", "threads", "epochs"):
         value = getattr(given, name)
         if value is not None and value < 1:
             raise ValueError(f"{name} must be at least 1, got {value}")
@@ -169,13 +174,34 @@ def _remember(plan: Plan, out: Path) -> None:
         for name, value in asdict(plan).items():
             if held.get(name) != value:
                 raise ValueError(f"out: {out} has {name} {held.get(name)!r}, got {value!r}")
-    write_whole(path, lambda to: to.write_text(json.dumps(asdict(plan))))
+    write_text(path, json.dumps(asdict(plan)))
+
+
+def _left_out(entries: tuple[Entry, ...], plan: Plan, images: DataSet) -> dict[str, str]:
+    """The reasons of the networks that cannot be made for this comparison."""
+    found: dict[str, str] = {}
+    for entry in entries:
+        try:
+            if entry.name not in ENSEMBLES:
+                options_of(entry.name, plan, images)
+        except ValueError as error:
+            found[entry.name] = str(error)
+            print(f"{entry.name} is left out: {error}", file=sys.stderr, flush=True)
+    return found
 
 
 def run(given: argparse.Namespace) -> None:
-    """Trains and reports."""
+    """Trains and reports.
+
+    Raises:
+        ValueError: an argument is not one that it can be, `out` holds another comparison, or a
+            checkpoint in it cannot be read.
+        Interrupted: Ctrl-C or SIGTERM; the state is saved.
+    """
     _check(given)
     entries, out = _chosen(given), given.out or Path("runs") / f"{given.suite}-{given.data}"
+    if given.report_only and not (out / "plan.json").exists():
+        raise ValueError(f"out must be the folder of a comparison, got {out} without a plan.json")
     if given.threads:
         torch.set_num_threads(given.threads)
     device = given.device or ("cuda" if torch.cuda.is_available() else "cpu")
@@ -186,20 +212,19 @@ def run(given: argparse.Namespace) -> None:
     epochs = given.epochs or max(1, round(recipe_for(entries[0].name).epochs * given.scale**2))
     plan = Plan(given.suite, given.data, given.scale, epochs, limit, given.channels_last)
     _remember(plan, out)
-    left_out: dict[str, str] = {}
-    for trial in range(given.trials):
+    left_out = _left_out(entries, plan, images)
+    for trial in range(0 if given.report_only else given.trials):
         for entry in entries:
-            if given.report_only or entry.name in ENSEMBLES or entry.name in left_out:
+            if entry.name in ENSEMBLES or entry.name in left_out:
                 continue
             recipe = recipe_for(entry.name, epochs=epochs, seed=trial)
             folder = out / entry.name / f"trial{trial}"
             try:
                 train(entry.name, trial, plan, recipe, images, device, folder)
-            except (ValueError, FloatingPointError) as error:
-                left_out[entry.name] = str(error)
-                print(f"{entry.name} is left out: {error}", file=sys.stderr, flush=True)
-        if not given.report_only:
-            comparison.write(out, asdict(plan), entries, left_out)
+            except FloatingPointError as error:
+                write_text(folder / "failed.json", json.dumps(str(error)))
+                print(f"{entry.name}, trial {trial} failed: {error}", file=sys.stderr, flush=True)
+        comparison.write(out, asdict(plan), entries, left_out)
     comparison.write(out, asdict(plan), entries, left_out)
     print(f"report: {out / 'report.md'}")
 

@@ -71,7 +71,7 @@ class Claim:
     equal: bool = False
 
 
-_ROUTED = ("basecnn_2_cp", "basecnn_2_cc", "basecnn_3_cp", "basecnn_3_cc")
+_ROUTED = tuple(f"basecnn_{paths}_{kind}" for paths in (2, 3, 4) for kind in ("cp", "cc"))
 _PLAIN = ("basecnn", "widecnn", "deepcnn", "se_basecnn", "se_deepcnn")
 CLAIMS = (
     Claim("routed by the input is better than mixed by fixed weights", _ROUTED, ("cr_stitch_2",)),
@@ -82,6 +82,7 @@ CLAIMS = (
     Claim("three cross-connected paths are better than two", ("basecnn_3_cc",), ("basecnn_2_cc",)),
     Claim("three cross-predicted paths are better than two", ("basecnn_3_cp",), ("basecnn_2_cp",)),
     Claim("a fourth path hardly helps", ("basecnn_4_cc",), ("basecnn_3_cc",), equal=True),
+    Claim("a fourth path hardly helps", ("basecnn_4_cp",), ("basecnn_3_cp",), equal=True),
     Claim("both kinds of routers do the same, 2 paths", ("basecnn_2_cp",), ("basecnn_2_cc",), True),
     Claim("both kinds of routers do the same, 3 paths", ("basecnn_3_cp",), ("basecnn_3_cc",), True),
 )

@@ -4,15 +4,19 @@ import csv
 import json
 import math
 import re
+import signal
 
+import numpy as np
 import pytest
 
 import models
-from models import comparison
+from models import compare, comparison
 from models.compare import main, scaled
 from models.comparison import Result, verdict
 from models.paper import ROWS
 from models.suites import CLAIMS, ENSEMBLES, ERRORS, SUITES, Claim
+from models.trainer import Trainer
+from models.training import fit
 
 TINY = ["--suite", "table2", "--data", "digits", "--scale", "0.01", "--epochs", "1"]
 TINY += ["--trials", "2", "--threads", "1"]
@@ -73,22 +77,82 @@ def test_a_comparison_goes_on_where_it_stopped(tmp_path, capsys):
     assert int(table["basecnn_ensemble"]["parameters"]) == 2 * int(table["basecnn"]["parameters"])
     assert (tmp_path / "report.png").read_bytes()[:4] == b"\x89PNG"
 
-    before = (tmp_path / "report.md").read_text()
-    assert main([*TINY, *rows[:4], "--report-only", *out]) == 0
-    assert "BaseCNN-2-CC" in (tmp_path / "report.md").read_text() != before
+    (tmp_path / "report.md").unlink()
+    assert main([*TINY, *rows, "--report-only", *out]) == 0
+    assert (tmp_path / "report.md").read_text() == report
+    nowhere = str(tmp_path / "nowhere")
     for arguments, reason in (
         (["--scale", "0.02"], "has scale 0.01, got 0.02"),
         (["--scale", "0"], "scale must be above 0 and at most 1"),
         (["--trials", "0"], "trials must be at least 1"),
+        (["--epochs", "0"], "epochs must be at least 1"),
+        (["--report-only", "--out", nowhere], "out must be the folder of a comparison"),
         (["--rows", "basecnn", "resnet20"], "rows must be some of .*got resnet20"),
     ):
-        assert main([*TINY, *arguments, *out]) == 2
+        assert main([*TINY, *out, *arguments]) == 2
         assert re.search(reason, capsys.readouterr().err)
+    assert not (tmp_path / "nowhere").exists()
+
+
+def test_ctrl_c_keeps_half_a_trial(tmp_path, monkeypatch):
+    whole, part = tmp_path / "whole", tmp_path / "part"
+    command = [*TINY, "--epochs", "3", "--trials", "1", "--rows", "basecnn", "--out"]
+    finish_epoch, train_step, steps = Trainer.finish_epoch, Trainer.train_step, []
+
+    def finish_and_stop(trainer, *rest):
+        finish_epoch(trainer, *rest)
+        signal.raise_signal(signal.SIGINT)  # is looked at after the next step
+
+    def count(trainer, *rest):
+        steps.append(trainer.epoch)
+        train_step(trainer, *rest)
+
+    monkeypatch.setattr(Trainer, "train_step", count)
+    assert main([*command, str(whole)]) == 0
+    with monkeypatch.context() as stopping:
+        stopping.setattr(Trainer, "finish_epoch", finish_and_stop)
+        assert main([*command, str(part)]) == 130
+    assert not (part / "basecnn" / "trial0" / "trial.json").exists()
+    assert main([*command, str(part)]) == 0
+    assert steps == [0, 1, 2] + [0, 1] + [2]
+    of_whole, of_part = (
+        np.load(folder / "basecnn" / "trial0" / "predictions.npz")["probabilities"]
+        for folder in (whole, part)
+    )
+    assert np.array_equal(of_whole, of_part)
+
+
+def test_a_trial_that_fails_is_told_and_tried_again(tmp_path, monkeypatch, capsys):
+    command = [*TINY, "--rows", "basecnn", "--out", str(tmp_path)]
+
+    def diverges(model, images, recipe, **rest):
+        if recipe.seed == 1:
+            raise FloatingPointError("the loss is nan")
+        return fit(model, images, recipe, **rest)
+
+    monkeypatch.setattr(compare, "fit", diverges)
+    assert main(command) == 0
+    report = (tmp_path / "report.md").read_text()
+    assert re.search(r"\| BaseCNN \| [\d,]+ \| 1, 1 failed \|", report)
+    assert "- basecnn, trial1: the loss is nan" in report
+    assert main([*command, "--report-only"]) == 0
+    assert (tmp_path / "report.md").read_text() == report
+
+    monkeypatch.undo()
+    assert main(command) == 0
+    report = (tmp_path / "report.md").read_text()
+    assert re.search(r"\| BaseCNN \| [\d,]+ \| 2 \|", report) and "the loss is nan" not in report
+
+    trial = tmp_path / "basecnn" / "trial1"
+    (trial / "trial.json").unlink()
+    (tensors,) = trial.glob("*.safetensors")
+    tensors.write_bytes(tensors.read_bytes()[:100])
+    capsys.readouterr()
+    assert main(command) == 2  # and not a comparison without this trial
+    assert f"{tensors} is damaged" in capsys.readouterr().err
 
 
 def test_an_ensemble_averages_its_members(tmp_path):
-    import numpy as np
-
     labels = np.array([0, 1, 1])
     of = {  # each alone is wrong once, on another image
         "basecnn": [[0.9, 0.1], [0.6, 0.4], [0.1, 0.9]],
