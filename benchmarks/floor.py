@@ -21,9 +21,11 @@ def loops() -> tuple[Callable[..., Any], Callable[..., Any]] | None:
     """
     from torch.utils.cpp_extension import load
 
+    # A folder of each torch: their builds lock the folder in ways that others wait for in vain.
+    version = "".join(c if c.isalnum() else "_" for c in torch.__version__)
     try:
         load(
-            "mpkernels_floor",
+            f"mpkernels_floor_{version}",
             [str(HERE / "floor.cpp")],
             extra_cflags=[
                 "-O3", "-std=c++20", "-march=native", "-DMPK_NAMESPACE=native",

@@ -2,6 +2,7 @@
 #include <cuda_bf16.h>
 #include <cuda_fp16.h>
 #include <cuda_runtime.h>
+#include <torch/csrc/stable/macros.h>
 
 #include "cuda/mix.cuh"
 #include "cuda/on_device.h"
