@@ -8,10 +8,14 @@ import sys
 import time
 from pathlib import Path
 
+import pytest
 import torch
 
-from models import checkpoint
+import models
+from models import checkpoint, data
+from models.recipe import recipe_for
 from models.train import main
+from models.trainer import Trainer
 
 ROOT = Path(__file__).parents[1]
 TIMING = ("images_per_second", "seconds")
@@ -79,6 +83,37 @@ def test_a_stopped_and_killed_run_goes_on_exactly(tmp_path):
     assert names == {
         "checkpoint.json", "curves.png", "environment.json", "metrics.jsonl", "recipe.toml"
     }  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("name", "options"),
+    [
+        ("aig_resnet110", {}),
+        ("blockdrop_resnet110", {"stage": "pretrain"}),
+        ("blockdrop_resnet110", {"stage": "curriculum", "steps_per_block": 2}),
+    ],
+)
+def test_networks_that_draw_or_train_in_part_go_on_exactly(name, options, tmp_path):
+    images = data.load("digits", limit=8)
+    recipe = recipe_for(name, epochs=1, batch_size=4, ema=0.5)
+
+    def trainer():
+        return Trainer(models.create(name, depth=1, **options), images, recipe)
+
+    torch.manual_seed(0)
+    whole = trainer()
+    batches = list(images.train_batches(whole.batches(), 4, 0, 0, "cpu"))
+    whole.train_step(*batches[0], 4)
+    checkpoint.save(tmp_path, whole.state({}))
+    part = trainer()
+    part.restore(checkpoint.load(tmp_path))
+    for batch in batches[1:]:
+        whole.train_step(*batch, 4)
+        part.train_step(*batch, 4)
+    states = [each.state({}) for each in (whole, part)]
+    for kind in ("model", "average"):
+        for key, value in states[0][kind].items():
+            assert torch.equal(value, states[1][kind][key]), (kind, key)
 
 
 def test_what_must_not_go_on(tmp_path, capsys):
