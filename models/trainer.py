@@ -11,6 +11,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -205,19 +206,23 @@ class Trainer:
             "metrics": self.metrics,
         }
 
-    def restore(self, state: dict[str, Any]) -> None:
+    def restore(self, state: dict[str, Any], path: Path) -> None:
         """Goes on where `state` was taken.
 
         Raises:
-            ValueError: it does not fit the network.
+            ValueError: it does not fit the network; the message names `path`, where it is from.
         """
         try:
+            # What is given whole to processes may lack something without an error of torch's.
+            missing = self.bare.state_dict().keys() - state["model"].keys()
+            if missing:
+                raise RuntimeError(f"Missing key(s): {', '.join(sorted(missing))}")
             parallel.restore(self.model, self.optimizer, state)
             if self.average is not None:
                 self.average.module.load_state_dict(state["average"])
                 self.average.n_averaged.fill_(1)
         except RuntimeError as error:
-            raise ValueError(f"resume: the checkpoint does not fit the network: {error}") from error
+            raise ValueError(f"resume: {path} does not fit the network: {error}") from error
         self.scaler.load_state_dict(state["scaler"])
         self.epoch, self.step = state["place"]
         self.metrics = state["metrics"]

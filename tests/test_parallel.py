@@ -104,7 +104,7 @@ def test_a_killed_process_starts_again_from_the_last_checkpoint(alone, tmp_path)
 @pytest.mark.parametrize("kind", ["ddp", "fsdp"])
 def test_what_is_evaluated_is_what_the_checkpoint_holds(kind, tmp_path):
     """Batch norm's statistics are each process's own, until one network is evaluated."""
-    arguments = [*ARGUMENTS, "--option", "dense=(4,4)", "--epochs", "1"]
+    arguments = [*ARGUMENTS, "--option", "dense=(4,4)", "--batch-size", "8", "--lr", "0.2"]
     arguments[2] = "basecnn_2_cc"
     run(*TWO, *arguments, "--parallel", kind, "--out", tmp_path)
     network, known = checkpoint.load_network(tmp_path)

@@ -1,7 +1,9 @@
 """A run that is stopped, or killed, and goes on is the uninterrupted one, bit for bit."""
 
+import functools
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -106,7 +108,7 @@ def test_networks_that_draw_or_train_in_part_go_on_exactly(name, options, tmp_pa
     whole.train_step(*batches[0], 4)
     checkpoint.save(tmp_path, whole.state({}))
     part = trainer()
-    part.restore(checkpoint.load(tmp_path))
+    part.restore(checkpoint.load(tmp_path), tmp_path)
     for batch in batches[1:]:
         whole.train_step(*batch, 4)
         part.train_step(*batch, 4)
@@ -121,7 +123,8 @@ def test_what_must_not_go_on(tmp_path, capsys):
     fast[fast.index("256")] = "32"
     out = ["--out", str(tmp_path)]
     assert main([*fast, *out]) == 0
-    before = (tmp_path / "checkpoint.json").read_bytes()
+    path = tmp_path / "checkpoint.json"
+    before = path.read_bytes()
     for arguments, reason in (
         ((), "exists: resume it, or choose another folder"),
         (("--resume", "--seed", "1"), "seed must be 0"),
@@ -131,4 +134,16 @@ def test_what_must_not_go_on(tmp_path, capsys):
     ):
         assert main([*fast, *out, *arguments]) == 2
         assert reason in capsys.readouterr().err
-    assert (tmp_path / "checkpoint.json").read_bytes() == before
+    assert path.read_bytes() == before
+    for part, reason in (
+        (("model", "routers.0.w1"), r"Missing key\(s\): routers.0.w1"),
+        (("average", "routers.0.w1"), "Missing key.*routers.0.w1"),
+        (("optimizer", "state", "routers.0.w1"), "Missing optimizer state .*routers.0.w1"),
+    ):
+        held = json.loads(before)
+        *inner, key = part
+        del functools.reduce(dict.__getitem__, inner, held)[key]
+        path.write_text(json.dumps(held))
+        assert main([*fast, *out, "--resume"]) == 2
+        wanted = f"resume: .*checkpoint.json does not fit the network: (?s:.*){reason}"
+        assert re.search(wanted, capsys.readouterr().err), part

@@ -12,6 +12,7 @@ from models import data
 from models.augment import augment
 from models.culprit import culprit
 from models.data import normalise
+from models.parallel import Processes
 from models.recipe import read, recipe_for
 from models.runs import Run, environment
 from models.train import main
@@ -233,6 +234,8 @@ def test_options_of_the_engine():
     assert trained(images, label_smoothing=0.1)[0]["train_loss"] != line["train_loss"]
     with pytest.raises(ValueError, match="label_smoothing must be 0: the network has a loss"):
         fit(WithLoss(), images, recipe_for("own", epochs=1, label_smoothing=0.1))
+    with pytest.raises(ValueError, match="ema must be 0 where the weights are spread"):
+        fit(WithLoss(), images, recipe_for("own", ema=0.9), processes=Processes(kind="fsdp"))
 
 
 def test_batch_norm_has_two_images_in_each_part_of_a_short_batch():
