@@ -95,6 +95,8 @@ class BlockDrop(nn.Module):
         )
         self.policy = small.network()
         self.draws = Draws()
+        self.policy.requires_grad_(config.stage != "pretrain")
+        self.backbone.requires_grad_(config.stage != "curriculum")
         self.stage, self.penalty = config.stage, config.penalty
         self.steps_per_block = config.steps_per_block
 

@@ -30,6 +30,8 @@ def write_whole(path: Path, write: Callable[[Path], object]) -> None:
     temporary = path.with_name(f".{path.stem}.{os.getpid()}{path.suffix}")
     try:
         write(temporary)
+        with temporary.open("rb") as file:
+            os.fsync(file.fileno())  # or the new name may reach the disk before the bytes do
         os.replace(temporary, path)
     finally:
         temporary.unlink(missing_ok=True)

@@ -1,11 +1,13 @@
-"""Where a loss stopped being finite."""
+"""Where a loss or a gradient stopped being finite."""
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from functools import partial
 from typing import Any
 
-import torch
 from torch import Tensor, nn
+from torch.distributed.tensor import DTensor
 
 import mpkernels
 from mpkernels import eager
@@ -17,6 +19,8 @@ ROUTERS = (
 
 
 def _tensors(value: Any) -> list[Tensor]:
+    if isinstance(value, DTensor):
+        return [value.to_local()]  # a check of all of it would wait for the other processes
     if isinstance(value, Tensor):
         return [value]
     if isinstance(value, (list, tuple)):
@@ -28,45 +32,72 @@ def _finite(value: Any) -> bool:
     return all(bool(t.isfinite().all()) for t in _tensors(value) if t.is_floating_point())
 
 
-def culprit(model: nn.Module, x: Tensor) -> str:
-    """Runs a batch again and names the first place that is not finite.
+class _Watch:
+    """Sees what layers return, and the gradients of it, in the order in which they come."""
+
+    def __init__(self) -> None:
+        self.forward: str | None = None
+        self.backward: str | None = None
+        self.router = "none"
+
+    def hook(self, name: str) -> Any:
+        """For the layer of this name."""
+
+        def see(module: nn.Module, inputs: Any, output: Any) -> None:
+            layer = f"{type(module).__name__} {name}"
+            if self.forward is None and not _finite(output):
+                self.forward = (
+                    f"{layer} is the first that is not finite, "
+                    f"the last router before it {self.router}"
+                )
+            if isinstance(module, ROUTERS):
+                self.router = layer
+            for tensor in _tensors(output):
+                if tensor.requires_grad:
+                    tensor.register_hook(partial(self._see_gradient, layer, module))
+
+        return see
+
+    def _see_gradient(self, layer: str, module: nn.Module, gradient: Tensor) -> None:
+        if self.backward is None and not _finite(gradient):
+            self.backward = (
+                f"{layer} is the first, from the loss back, whose gradient is not finite, "
+                f"the last router behind it {self.router}"
+            )
+        if isinstance(module, ROUTERS):
+            self.router = layer
+
+
+def culprit(model: nn.Module, x: Tensor, loss: Callable[[Tensor], Tensor]) -> str | None:
+    """Runs a batch again, forward and backward, and names the first place that is not finite.
+
+    Several processes must ask together, since the backward of weights that are spread needs all.
 
     Args:
         model: the network, in the mode in which it failed.
         x: the images.
+        loss: runs the network on images and gives the loss, a scalar.
 
     Returns:
-        one clause: the images, a parameter, a layer, or that all of it is finite up to the loss;
-        of a layer also the last router before it.
+        one clause: the images, a parameter, a layer's output or its gradient, with the router that
+        ran last before; None if all of it is finite.
     """
-    if not _finite(x):
-        return "the images hold values that are not finite"
-    for name, parameter in model.named_parameters():
-        if not _finite(parameter):
-            return f"the parameter {name} is not finite since the last update"
-    found: list[str] = []
-    router = ["none"]
-
-    def watch(name: str) -> Any:
-        def hook(module: nn.Module, inputs: Any, output: Any) -> None:
-            kind = type(module).__name__
-            if not found and not _finite(output):
-                found.append(f"{kind} {name} is the first that is not finite, "
-                             f"the last router before it {router[0]}")  # fmt: skip
-            if isinstance(module, ROUTERS):
-                router[0] = f"{kind} {name}"
-
-        return hook
-
+    watch = _Watch()
     hooks = [
-        module.register_forward_hook(watch(name))
+        module.register_forward_hook(watch.hook(name))
         for name, module in model.named_modules()
         if not list(module.children()) or isinstance(module, ROUTERS)
     ]
+    parameters = [name for name, value in model.named_parameters() if not _finite(value)]
     try:
-        with torch.no_grad():
-            model(x)
+        value = loss(x)
+        watch.router = "none"
+        value.backward()
     finally:
         for hook in hooks:
             hook.remove()
-    return found[0] if found else "all layers are finite: the loss itself is not"
+    if not _finite(x):
+        return "the images hold values that are not finite"
+    if parameters:
+        return f"the parameter {parameters[0]} is not finite since the last update"
+    return watch.forward or watch.backward

@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import torch
+import torch.distributed as dist
 from torch import Tensor, nn
 
 
 class Draws(nn.Module):
-    """Uniform numbers that follow from a seed and the number of draws so far.
+    """Uniform numbers that follow from a seed, the number of draws so far and the process.
 
-    Both are part of the state_dict, so a training that resumes from a checkpoint repeats the
-    uninterrupted one; the seed comes from torch's generator when the network is made.
+    Seed and number are part of the state_dict, so a training that resumes from a checkpoint repeats
+    the uninterrupted one; the seed comes from torch's generator when the network is made.
     """
 
     def __init__(self) -> None:
@@ -19,7 +20,9 @@ class Draws(nn.Module):
 
     def forward(self, *shape: int, device: torch.device) -> Tensor:
         """The next numbers, float32 in (0, 1), the same on every device."""
-        key = (self.seed * 1_000_003 + self.drawn) % 2**63
+        # Processes that train together have different images, and so need different numbers.
+        rank = dist.get_rank() if dist.is_initialized() else 0
+        key = (self.seed * 1_000_003 + self.drawn + rank * 1_000_000_007) % 2**63
         self.drawn += 1
         numbers = torch.rand(shape, generator=torch.Generator().manual_seed(key), device="cpu")
         return numbers.clamp(2**-24, 1 - 2**-24).to(device)

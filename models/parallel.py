@@ -26,6 +26,7 @@ from torch.distributed.checkpoint.state_dict import (
 )
 from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.fsdp import FSDPModule, fully_shard
+from torch.distributed.tensor import DTensor
 from torch.nn.parallel import DistributedDataParallel
 
 KINDS = ("ddp", "fsdp")
@@ -63,6 +64,20 @@ class Processes:
     def part(self, index: Tensor) -> Tensor:
         """What this process takes of a global batch."""
         return index.tensor_split(self.world)[self.rank]
+
+    def gather(self, value: Any) -> list[Any]:
+        """Every process's value, by rank."""
+        if self.world == 1:
+            return [value]
+        found: list[Any] = [None] * self.world
+        dist.all_gather_object(found, value)
+        return found
+
+    def same_buffers(self, model: nn.Module) -> None:
+        """Gives all processes the first one's buffers: those that a checkpoint keeps."""
+        if self.world > 1:
+            for buffer in model.buffers():
+                dist.broadcast(buffer, 0)
 
     def sums(self, *values: float) -> list[float]:
         """Of all processes."""
@@ -128,6 +143,12 @@ def without_sync(model: nn.Module, last: bool) -> AbstractContextManager[Any]:
     if isinstance(model, DistributedDataParallel) and not last:
         return model.no_sync()
     return nullcontext()
+
+
+def clip(model: nn.Module, largest: float) -> Tensor:
+    """Scales all gradients so that their norm together is at most `largest`; gives what it was."""
+    norm = nn.utils.clip_grad_norm_(model.parameters(), largest)
+    return norm.full_tensor() if isinstance(norm, DTensor) else norm
 
 
 def state_of(model: nn.Module, optimizer: torch.optim.Optimizer) -> dict[str, Any]:

@@ -142,19 +142,32 @@ def read(name: str) -> Recipe:
         raise ValueError(f"recipe: {path}: {error}") from error
 
 
-def default_name(model_name: str) -> str:
-    """The recipe with which the paper trains a network; that of the CNNs if it has none."""
+def default_name(model_name: str, classes: int | None = None) -> str:
+    """The recipe with which the paper trains a network; that of the CNNs if it has none.
+
+    Args:
+        model_name: the network.
+        classes: of the images; those that the network has by itself if not given.
+    """
     options = models.options(model_name) if model_name in models.list() else {}
     if options.get("size") == 224:
-        return "imagenet_100" if options.get("num_classes") == 100 else "imagenet"
+        return "imagenet_100" if (classes or options["num_classes"]) == 100 else "imagenet"
     is_resnet = any(part in model_name for part in ("resnet", "wrn"))
     return "cifar_resnet" if is_resnet else "cifar_cnn"
 
 
-def recipe_for(model_name: str, recipe: str | None = None, **values: Any) -> Recipe:
+def recipe_for(
+    model_name: str, recipe: str | None = None, classes: int | None = None, **values: Any
+) -> Recipe:
     """The recipe of a network, or the named one, with other values; None leaves a value as it is.
+
+    Args:
+        model_name: the network.
+        recipe: a name or a TOML file; None is the paper's for the network and its images.
+        classes: of the images.
+        values: of the recipe.
 
     Raises:
         ValueError: there is no such recipe, or a value is not one that it can have.
     """
-    return read(recipe or default_name(model_name)).with_values(**values)
+    return read(recipe or default_name(model_name, classes)).with_values(**values)

@@ -20,16 +20,21 @@ from models import checkpoint
 from models.recipe import Recipe
 
 
+def _commit() -> str | None:
+    """Of this checkout; None where it is none, or git is not installed."""
+    command = ["git", "-C", str(Path(__file__).parent), "describe", "--always", "--dirty"]
+    try:
+        return subprocess.run(command, capture_output=True, text=True).stdout.strip() or None
+    except FileNotFoundError:
+        return None
+
+
 def environment(device: str) -> dict[str, Any]:
     """Versions, hardware, the command, and the commit if this is a checkout."""
-    root = Path(__file__).parents[1]
-    commit = subprocess.run(
-        ["git", "-C", str(root), "describe", "--always", "--dirty"], capture_output=True, text=True
-    )
     gpu = device.startswith("cuda")
     return {
         "command": " ".join(sys.argv),
-        "commit": commit.stdout.strip() or None,
+        "commit": _commit(),
         "mpkernels": mpkernels.__version__,
         "torch": torch.__version__,
         "python": platform.python_version(),

@@ -109,7 +109,7 @@ def _tell(
 
 def _run(given: argparse.Namespace, device: str, out: Path) -> list[dict[str, float]] | None:
     values = {field: getattr(given, field) for _, field, _, _ in _VALUES}
-    recipe = recipe_for(given.name, given.recipe, amp=given.amp, **values)
+    recipe = recipe_for(given.name, given.recipe, given.classes, amp=given.amp, **values)
     if recipe.amp == "fp16" and device != "cuda":
         raise ValueError("amp fp16 needs --device cuda; bf16 runs on both")
     images = data.load(given.data, given.data_dir, given.limit, given.classes, given.workers)

@@ -9,6 +9,9 @@ resumed run repeats the uninterrupted one bit for bit.
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -55,12 +58,15 @@ def evaluate(
     """Mean loss and accuracy (0 to 1) on the test set; leaves the model in its mode."""
     mode = model.training
     model.eval()
-    bare = getattr(model, "module", model)
+    processes.same_buffers(model)
     loss, right = 0.0, 0
-    parts = processes.part(torch.arange(images.test_count)).split(batch_size)
+    # As many batches in every process: where weights are spread, these wait for each other.
+    count = math.ceil(images.test_count / (batch_size * processes.world))
+    batches = torch.arange(images.test_count).tensor_split(count)
+    parts = [processes.part(batch) for batch in batches]
     with torch.no_grad():
         for x, y in images.test_batches(parts, processes.device):
-            mean, logits = judge(bare, model(x), y)
+            mean, logits = judge(model, model(x), y)
             loss += mean.item() * len(y)
             right += int((logits.argmax(1) == y).sum())
     model.train(mode)
@@ -124,52 +130,68 @@ class Trainer:
         least = 2 * self.processes.world
         return [part for part in order.split(self.recipe.batch_size) if len(part) >= least]
 
-    def _learn(self, x: Tensor, y: Tensor, share: float, last: bool) -> None:
-        """Forward and backward of a part; its mean loss counts by its share of the batch."""
-        recipe = self.recipe
-        dtype = torch.float16 if recipe.amp == "fp16" else torch.bfloat16
+    def _loss(self, x: Tensor, y: Tensor, run: Callable[[Tensor], Any]) -> tuple[Tensor, Tensor]:
+        """The mean loss of a part of a batch, and its logits."""
+        dtype = torch.float16 if self.recipe.amp == "fp16" else torch.bfloat16
         kind = self.processes.device.partition(":")[0]
-        with parallel.without_sync(self.model, last):
-            with torch.autocast(kind, dtype, enabled=recipe.amp != "off"):
-                output = self.run(x)
-            loss, logits = judge(self.bare, output, y, recipe.label_smoothing)
-            value = loss.item()
-            if not math.isfinite(value):
-                raise FloatingPointError(
-                    f"the loss is {value} in epoch {self.epoch}, step {self.step}: "
-                    f"{culprit(self.bare, x)}; try a lower --lr"
-                )
-            # Gradients are averaged over processes, and these may have parts of different sizes.
-            self.scaler.scale(loss * (share * self.processes.world)).backward()
-        self.loss += value * len(y)
-        self.right += int((logits.argmax(1) == y).sum())
-        self.seen += len(y)
+        with torch.autocast(kind, dtype, enabled=self.recipe.amp != "off"):
+            output = run(x)
+        return judge(self.bare, output, y, self.recipe.label_smoothing)
 
     def train_step(self, x: Tensor, y: Tensor, whole: int) -> None:
         """One update by this process's part of a batch of `whole` images.
 
         Raises:
-            FloatingPointError: the loss is not finite; the message says where it began.
+            FloatingPointError: the loss or a gradient is not finite; the message says where that
+                began. The weights are as they were.
         """
-        recipe = self.recipe
+        recipe, world = self.recipe, self.processes.world
         torch.manual_seed(
             seeded(recipe.seed, self.epoch, self.step, self.processes.rank).initial_seed()
         )
         for group in self.optimizer.param_groups:
             group["lr"] = recipe.rate(self.epoch)
         self.optimizer.zero_grad(set_to_none=True)
-        parts = list(zip(x.tensor_split(recipe.accumulate), y.tensor_split(recipe.accumulate)))
-        parts = [part for part in parts if len(part[1])]
+        # In parts of at least two images, for batch norm, and as many in every process.
+        count = max(1, min(recipe.accumulate, whole // (2 * world)))
+        parts = list(zip(x.tensor_split(count), y.tensor_split(count)))
+        sums = torch.zeros(2, dtype=torch.float64, device=x.device)  # of losses and of hits
         for at, (some_x, some_y) in enumerate(parts):
-            self._learn(some_x, some_y, len(some_y) / whole, at + 1 == len(parts))
-        if recipe.clip:
-            self.scaler.unscale_(self.optimizer)
-            nn.utils.clip_grad_norm_(self.model.parameters(), recipe.clip)
+            with parallel.without_sync(self.model, at + 1 == count):
+                loss, logits = self._loss(some_x, some_y, self.run)
+                # Gradients are averaged over processes, whose parts may have different sizes.
+                self.scaler.scale(loss * (len(some_y) / whole * world)).backward()
+            sums[0] += loss.detach().double() * len(some_y)
+            sums[1] += (logits.argmax(1) == some_y).sum()
+        self.scaler.unscale_(self.optimizer)
+        norm = parallel.clip(self.model, recipe.clip or math.inf)
+        loss_sum, right, length = torch.cat([sums, norm.double().view(1)]).tolist()
+        # The scaler of fp16 leaves out a step whose gradients are too large.
+        broken = not math.isfinite(loss_sum + (0 if self.scaler.is_enabled() else length))
+        if any(self.processes.sums(broken)):
+            self._stop(loss_sum, parts)
         self.scaler.step(self.optimizer)
         self.scaler.update()
         if self.average is not None:
             self.average.update_parameters(self.bare)
+        self.loss += loss_sum
+        self.right += right
+        self.seen += len(y)
         self.step += 1
+
+    def _stop(self, value: float, parts: list[tuple[Tensor, Tensor]]) -> None:
+        """Raises FloatingPointError, the same in all processes; `value` is this one's loss."""
+        places = [culprit(self.bare, x, partial(self._mean_loss, y)) for x, y in parts]
+        found = self.processes.gather((math.isfinite(value), [p for p in places if p]))
+        what = "gradient" if all(finite for finite, _ in found) else "loss"
+        first = next((places[0] for _, places in found if places), "all layers are finite")
+        raise FloatingPointError(
+            f"the {what} is not finite in epoch {self.epoch}, step {self.step}: {first}; "
+            "try a lower --lr"
+        )
+
+    def _mean_loss(self, y: Tensor, x: Tensor) -> Tensor:
+        return self._loss(x, y, self.bare)[0]
 
     def state(self, options: dict[str, Any]) -> dict[str, Any]:
         """What a resumed run needs; all processes must ask."""
@@ -184,19 +206,23 @@ class Trainer:
             "metrics": self.metrics,
         }
 
-    def restore(self, state: dict[str, Any]) -> None:
+    def restore(self, state: dict[str, Any], path: Path) -> None:
         """Goes on where `state` was taken.
 
         Raises:
-            ValueError: it does not fit the network.
+            ValueError: it does not fit the network; the message names `path`, where it is from.
         """
         try:
+            # What is given whole to processes may lack something without an error of torch's.
+            missing = self.bare.state_dict().keys() - state["model"].keys()
+            if missing:
+                raise RuntimeError(f"Missing key(s): {', '.join(sorted(missing))}")
             parallel.restore(self.model, self.optimizer, state)
             if self.average is not None:
                 self.average.module.load_state_dict(state["average"])
                 self.average.n_averaged.fill_(1)
         except RuntimeError as error:
-            raise ValueError(f"resume: the checkpoint does not fit the network: {error}") from error
+            raise ValueError(f"resume: {path} does not fit the network: {error}") from error
         self.scaler.load_state_dict(state["scaler"])
         self.epoch, self.step = state["place"]
         self.metrics = state["metrics"]
@@ -207,7 +233,7 @@ class Trainer:
     def finish_epoch(self, images: float, seconds: float) -> None:
         """Evaluates, notes the metrics, goes to the next epoch; the speed is that of `images`."""
         loss, right, seen = self.processes.sums(self.loss, self.right, self.seen)
-        judged = self.model if self.average is None else self.average.module
+        judged = self.bare if self.average is None else self.average.module
         test_loss, test_accuracy = evaluate(judged, self.images, self.processes)
         self.metrics.append(
             {

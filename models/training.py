@@ -185,17 +185,17 @@ def fit(
     mine = {**(names or {}), "images": images.train_count, **recipe.as_dict()}
     options: dict[str, Any] = json.loads(json.dumps(mine))
     run = Run(out, together.rank == 0, tensorboard)
-    held = None
+    held: tuple[dict[str, Any], Path] | None = None
     if out is not None and resume:
-        held = checkpoint.load(out)
-        checkpoint.check_options(out, held["options"], options)
+        held = checkpoint.load(out), checkpoint.place(out)
+        checkpoint.check_options(out, held[0]["options"], options)
     elif out is not None and checkpoint.place(out).exists():
         raise FileExistsError(
             f"{checkpoint.place(out)} exists: resume it, or choose another folder"
         )
     trainer = Trainer(model, images, recipe, together, compile)
     if held is not None:
-        trainer.restore(held)
+        trainer.restore(*held)
     else:
         run.begin(recipe, together.device)
     loop = _Loop(trainer, run, options, save_every, progress and together.rank == 0)

@@ -1,6 +1,7 @@
 """Checkpoints: what is read equals what was written, damage is named, and nothing is lost."""
 
 import json
+import os
 import pickle
 import subprocess
 import sys
@@ -52,6 +53,15 @@ def test_a_kill_between_both_files_leaves_the_previous_checkpoint(tmp_path):
     checkpoint.save(tmp_path, STATE)
     assert equal(checkpoint.load(tmp_path), STATE)
     assert len(list(tmp_path.iterdir())) == 2
+
+
+def test_bytes_reach_the_disk_before_the_name_does(tmp_path, monkeypatch):
+    done = []
+    for name in ("fsync", "replace"):
+        real = getattr(os, name)
+        monkeypatch.setattr(os, name, lambda *a, n=name, f=real: (done.append(n), f(*a)))
+    checkpoint.save(tmp_path, STATE)
+    assert done == ["fsync", "replace"] * 2
 
 
 FULL = """

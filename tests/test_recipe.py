@@ -29,6 +29,8 @@ def test_every_network_has_a_recipe():
         "resnet18_2_cc": "imagenet", "vgg13_2_cc": "imagenet_100",
     }  # fmt: skip
     assert {name: default_name(name) for name in wanted} == wanted
+    assert default_name("resnet18_2_cc", 100) == "imagenet_100"
+    assert default_name("basecnn", 100) == "cifar_cnn"
 
 
 def test_milestones_move_with_the_epochs():

@@ -1,17 +1,23 @@
 """A run that is stopped, or killed, and goes on is the uninterrupted one, bit for bit."""
 
+import functools
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
 import time
 from pathlib import Path
 
+import pytest
 import torch
 
-from models import checkpoint
+import models
+from models import checkpoint, data
+from models.recipe import recipe_for
 from models.train import main
+from models.trainer import Trainer
 
 ROOT = Path(__file__).parents[1]
 TIMING = ("images_per_second", "seconds")
@@ -81,12 +87,44 @@ def test_a_stopped_and_killed_run_goes_on_exactly(tmp_path):
     }  # fmt: skip
 
 
+@pytest.mark.parametrize(
+    ("name", "options"),
+    [
+        ("aig_resnet110", {}),
+        ("blockdrop_resnet110", {"stage": "pretrain"}),
+        ("blockdrop_resnet110", {"stage": "curriculum", "steps_per_block": 2}),
+    ],
+)
+def test_networks_that_draw_or_train_in_part_go_on_exactly(name, options, tmp_path):
+    images = data.load("digits", limit=8)
+    recipe = recipe_for(name, epochs=1, batch_size=4, ema=0.5)
+
+    def trainer():
+        return Trainer(models.create(name, depth=1, **options), images, recipe)
+
+    torch.manual_seed(0)
+    whole = trainer()
+    batches = list(images.train_batches(whole.batches(), 4, 0, 0, "cpu"))
+    whole.train_step(*batches[0], 4)
+    checkpoint.save(tmp_path, whole.state({}))
+    part = trainer()
+    part.restore(checkpoint.load(tmp_path), tmp_path)
+    for batch in batches[1:]:
+        whole.train_step(*batch, 4)
+        part.train_step(*batch, 4)
+    states = [each.state({}) for each in (whole, part)]
+    for kind in ("model", "average"):
+        for key, value in states[0][kind].items():
+            assert torch.equal(value, states[1][kind][key]), (kind, key)
+
+
 def test_what_must_not_go_on(tmp_path, capsys):
     fast = [a if a != "5" else "1" for a in ARGUMENTS]
     fast[fast.index("256")] = "32"
     out = ["--out", str(tmp_path)]
     assert main([*fast, *out]) == 0
-    before = (tmp_path / "checkpoint.json").read_bytes()
+    path = tmp_path / "checkpoint.json"
+    before = path.read_bytes()
     for arguments, reason in (
         ((), "exists: resume it, or choose another folder"),
         (("--resume", "--seed", "1"), "seed must be 0"),
@@ -96,4 +134,16 @@ def test_what_must_not_go_on(tmp_path, capsys):
     ):
         assert main([*fast, *out, *arguments]) == 2
         assert reason in capsys.readouterr().err
-    assert (tmp_path / "checkpoint.json").read_bytes() == before
+    assert path.read_bytes() == before
+    for part, reason in (
+        (("model", "routers.0.w1"), r"Missing key\(s\): routers.0.w1"),
+        (("average", "routers.0.w1"), "Missing key.*routers.0.w1"),
+        (("optimizer", "state", "routers.0.w1"), "Missing optimizer state .*routers.0.w1"),
+    ):
+        held = json.loads(before)
+        *inner, key = part
+        del functools.reduce(dict.__getitem__, inner, held)[key]
+        path.write_text(json.dumps(held))
+        assert main([*fast, *out, "--resume"]) == 2
+        wanted = f"resume: .*checkpoint.json does not fit the network: (?s:.*){reason}"
+        assert re.search(wanted, capsys.readouterr().err), part

@@ -12,8 +12,9 @@ from models import data
 from models.augment import augment
 from models.culprit import culprit
 from models.data import normalise
+from models.parallel import Processes
 from models.recipe import read, recipe_for
-from models.runs import Run
+from models.runs import Run, environment
 from models.train import main
 from models.training import fit, judge
 
@@ -154,28 +155,61 @@ def test_a_network_without_one_has_cross_entropy():
 def test_a_loss_that_is_not_finite_stops():
     images = data.load("digits", limit=64)
     recipe = recipe_for("basecnn", epochs=3, batch_size=32, learning_rate=1e30)
-    wanted = "the loss is .* in epoch .*, step .*: .* not finite.*; try a lower --lr"
+    wanted = "the loss is not finite in epoch .*, step .*: .* not finite.*; try a lower --lr"
     with pytest.raises(FloatingPointError, match=wanted):
         fit(models.create("basecnn"), images, recipe, progress=False)
 
 
-def spoilt(found):
-    ys, *gates = found if isinstance(found, tuple) else (found,)
-    ys = [y * float("nan") for y in ys]
-    return (ys, *gates) if gates else ys
+def changing(change):
+    """A hook that changes the maps of a router, which may come with gates."""
+
+    def hook(module, inputs, found):
+        ys, *gates = found if isinstance(found, tuple) else (found,)
+        ys = [change(y) for y in ys]
+        return (ys, *gates) if gates else ys
+
+    return hook
 
 
 def test_the_layer_that_is_not_finite_is_named():
     model = models.create("basecnn_2_cc", stages=((4,), (4,)), dense=(4, 4))
     x = torch.randn(4, 3, 32, 32)
-    assert culprit(model, x) == "all layers are finite: the loss itself is not"
-    assert culprit(model, x / 0) == "the images hold values that are not finite"
+
+    def named(x):
+        return culprit(model, x, lambda x: model(x).square().sum())
+
+    assert named(x) is None
+    assert named(x / 0) == "the images hold values that are not finite"
     router = model.routers[1]
-    router.register_forward_hook(lambda module, inputs, found: spoilt(found))
-    assert culprit(model, x).startswith("CrossConnect routers.1 is the first that is not finite")
+    # What is added is zero, its gradient 0 * inf.
+    hook = router.register_forward_hook(changing(lambda y: y + (y - y).sqrt()))
+    assert named(x).endswith(
+        "is the first, from the loss back, whose gradient is not finite, "
+        "the last router behind it CrossConnect routers.1"
+    )
+    hook.remove()
+    router.register_forward_hook(changing(lambda y: y * float("nan")))
+    assert named(x).startswith("CrossConnect routers.1 is the first that is not finite")
     with torch.no_grad():
         router.w1.fill_(float("inf"))
-    assert culprit(model, x) == "the parameter routers.1.w1 is not finite since the last update"
+    assert named(x) == "the parameter routers.1.w1 is not finite since the last update"
+
+
+class NoGradient(WithLoss):
+    """Its loss is finite, its gradient is not."""
+
+    def loss(self, output, target):
+        return super().loss(output, target) + (output[0] - output[0]).sqrt().sum()
+
+
+def test_a_gradient_that_is_not_finite_stops_before_the_update():
+    images = data.load("digits", limit=64)
+    model = NoGradient()
+    before = model.head.weight.clone()
+    with pytest.raises(FloatingPointError, match="the gradient is not finite in epoch 0, step 0: "
+                       "Linear head is the first, from the loss back"):  # fmt: skip
+        fit(model, images, recipe_for("own", epochs=1, batch_size=32), progress=False)
+    assert torch.equal(model.head.weight, before)
 
 
 def trained(images, compile=False, **values):
@@ -200,6 +234,22 @@ def test_options_of_the_engine():
     assert trained(images, label_smoothing=0.1)[0]["train_loss"] != line["train_loss"]
     with pytest.raises(ValueError, match="label_smoothing must be 0: the network has a loss"):
         fit(WithLoss(), images, recipe_for("own", epochs=1, label_smoothing=0.1))
+    with pytest.raises(ValueError, match="ema must be 0 where the weights are spread"):
+        fit(WithLoss(), images, recipe_for("own", ema=0.9), processes=Processes(kind="fsdp"))
+
+
+def test_batch_norm_has_two_images_in_each_part_of_a_short_batch():
+    images = data.load("digits", limit=21)  # 16, and five in at most four parts
+    model = models.create("basecnn_2_cc", stages=((4,),), dense=(4, 4))
+    recipe = recipe_for("basecnn_2_cc", epochs=1, batch_size=16, accumulate=4)
+    (line,) = fit(model, images, recipe, progress=False)
+    assert line["train_loss"] > 0
+
+
+def test_the_environment_without_git(monkeypatch):
+    assert environment("cpu")["commit"]
+    monkeypatch.setenv("PATH", "/none")
+    assert environment("cpu")["commit"] is None
 
 
 @pytest.mark.slow
