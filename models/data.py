@@ -1,10 +1,18 @@
-"""Image sets by name. All but imagenet are whole in memory as bytes: 32x32 pixels, 3 channels."""
+"""Image sets by name. All but imagenet are whole in memory as bytes: 32x32 pixels, 3 channels.
+
+`python -m models.data NAME` measures how fast training images are read, without a network.
+"""
 
 from __future__ import annotations
 
+import argparse
 import gzip
+import os
+import statistics
+import sys
+import time
 import zlib
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -15,25 +23,26 @@ from torch import Tensor
 from torch.nn.functional import interpolate, pad
 
 from models import folders
-from models.images import DataMissing, DataSet, Images, normalise
+from models.images import STATISTICS, DataMissing, DataSet, Images, normalise, pixel_statistics
 
 __all__ = ["SETS", "DataMissing", "DataSet", "Images", "load", "normalise"]
 
 # Where Debian's package dataset-fashion-mnist puts its files.
 FASHION_MNIST = Path("/usr/share/datasets/fashion-mnist")
-
-
-def _rgb(values: list[float]) -> tuple[float, float, float]:
-    red, green, blue = values
-    return red, green, blue
+ROUNDS = 5
+CLOTHES = (
+    "T-shirt/top", "Trouser", "Pullover", "Dress", "Coat",
+    "Sandal", "Shirt", "Sneaker", "Bag", "Ankle boot",
+)  # fmt: skip
 
 
 def _images(
-    train_x: Tensor, train_y: Tensor, test_x: Tensor, test_y: Tensor, classes: int, flip: bool
+    name: str, sets: Iterable[tuple[Tensor, Tensor]], names: Iterable[str], flip: bool = True
 ) -> Images:
-    pixels = train_x.float().div(255).transpose(0, 1).flatten(1)
-    mean, std = pixels.mean(1).tolist(), pixels.std(1).clamp_min(1e-3).tolist()
-    return Images(train_x, train_y, test_x, test_y, classes, _rgb(mean), _rgb(std), flip)
+    """Of images and labels for training, then for the test."""
+    train, test = sets
+    mean, std = STATISTICS[name] if name in STATISTICS else pixel_statistics(train[0])
+    return Images(*train, *test, tuple(names), mean, std, flip)
 
 
 def _three_channels(gray: Tensor) -> Tensor:
@@ -62,7 +71,9 @@ def _digits(folder: Path | None) -> Images:
         of_class = (y == label).nonzero().flatten()
         rank[of_class] = torch.arange(len(of_class))
     test = rank % 5 == 4
-    return _images(x[~test], y[~test], x[test], y[test], 10, flip=False)
+    return _images(
+        "digits", ((x[part], y[part]) for part in (~test, test)), "0123456789", flip=False
+    )
 
 
 def _idx(path: Path) -> Tensor:
@@ -95,12 +106,20 @@ def _fashion_mnist(folder: Path | None) -> Images:
             "torchvision.datasets.FashionMNIST('data', download=True)\" puts them into "
             "data/FashionMNIST/raw"
         )
-    train_x, train_y, test_x, test_y = (_idx(folder / name) for name in names)
-    for name, x in zip(names[::2], (train_x, test_x)):
+    sets = []
+    for images, labels in (names[:2], names[2:]):
+        x, y = _idx(folder / images), _idx(folder / labels)
         if x.shape[1:] != (28, 28):
-            raise DataMissing(f"{folder / name} must hold images of 28x28, got {list(x.shape[1:])}")
-    train_x, test_x = (_three_channels(pad(x, (2, 2, 2, 2))) for x in (train_x, test_x))
-    return _images(train_x, train_y.long(), test_x, test_y.long(), 10, flip=True)
+            raise DataMissing(
+                f"{folder / images} must hold images of 28x28, got {list(x.shape[1:])}"
+            )
+        if y.shape != x.shape[:1] or y.max() >= len(CLOTHES):
+            raise DataMissing(
+                f"{folder / labels} must hold a label below {len(CLOTHES)} for each of "
+                f"{len(x)} images, got {list(y.shape)} up to {y.max()}"
+            )
+        sets.append((_three_channels(pad(x, (2, 2, 2, 2))), y.long()))
+    return _images("fashion-mnist", sets, CLOTHES)
 
 
 def _torchvision(name: str) -> Any:
@@ -111,7 +130,7 @@ def _torchvision(name: str) -> Any:
     return torchvision
 
 
-def _cifar(name: str, classes: int) -> Callable[[Path | None], Images]:
+def _cifar(name: str) -> Callable[[Path | None], Images]:
     def read(folder: Path | None) -> Images:
         kind = getattr(_torchvision(name).datasets, name.upper())
         folder = folder or Path("data")
@@ -123,43 +142,35 @@ def _cifar(name: str, classes: int) -> Callable[[Path | None], Images]:
                 f"python -c \"import torchvision; torchvision.datasets.{name.upper()}('{folder}', "
                 'download=True)"; another folder is named with --data-dir'
             ) from error
-        x, test_x = (
-            torch.from_numpy(part.data).permute(0, 3, 1, 2).contiguous() for part in (train, test)
+        sets = (
+            (
+                torch.from_numpy(part.data).permute(0, 3, 1, 2).contiguous(),
+                torch.tensor(part.targets),
+            )
+            for part in (train, test)
         )
-        y, test_y = (torch.tensor(part.targets) for part in (train, test))
-        return _images(x, y, test_x, test_y, classes, flip=True)
+        return _images(name, sets, train.classes)
 
     return read
 
 
 def _folder(folder: Path | None) -> Images:
     """Images in train/CLASS/ and test/CLASS/ (or val/CLASS/), resized to 32x32."""
-    torchvision = _torchvision("folder")
+    _torchvision("folder")
     if folder is None:
         raise DataMissing(
             "folder: name it with --data-dir; it holds train/CLASS/* and test/CLASS/*"
         )
-    test = folder / ("test" if (folder / "test").is_dir() else "val")
-    sets = []
-    for part in (folder / "train", test):
-        if not part.is_dir():
-            raise DataMissing(
-                f"folder: {folder} must hold train/CLASS/* and test/CLASS/* or val/CLASS/*, "
-                f"{part.name}/ is not there"
-            )
-        sets.append(torchvision.datasets.ImageFolder(str(part)))
-    if sets[0].classes != sets[1].classes:
-        raise DataMissing(
-            f"folder: train/ and {test.name}/ must have the same classes, got {sets[0].classes} "
-            f"and {sets[1].classes}"
+    test = "test" if (folder / "test").is_dir() else "val"
+    *parts, names = folders.find(folder, test)
+    sets = (
+        (
+            torch.stack([folders.picture(path, 32) for path, _ in part]),
+            torch.tensor([label for _, label in part]),
         )
-    tensors = []
-    for images in sets:
-        pictures = [np.asarray(image.convert("RGB").resize((32, 32))) for image, _ in images]
-        tensors += [torch.from_numpy(np.stack(pictures)).permute(0, 3, 1, 2).contiguous()]
-        tensors += [torch.tensor(images.targets)]
-    x, y, test_x, test_y = tensors
-    return _images(x, y, test_x, test_y, len(sets[0].classes), flip=True)
+        for part in parts
+    )
+    return _images("folder", sets, names)
 
 
 def _in_memory(read: Callable[[Path | None], Images]) -> Reader:
@@ -181,23 +192,23 @@ def _in_memory(read: Callable[[Path | None], Images]) -> Reader:
 def _imagenet(folder: Path | None, limit: int | None, classes: int | None, workers: int) -> DataSet:
     """Images of 224x224 pixels from folders, see `models.folders`."""
     _torchvision("imagenet")
-    if folder is None:
+    if folder is None or not (folder / "train").is_dir():
         raise DataMissing(
-            "imagenet: name its folder with --data-dir; it holds train/CLASS/* and val/CLASS/*, "
-            "as image-net.org's archives are usually unpacked"
+            f"imagenet: {'no folder is named' if folder is None else f'{folder} has no train/'}. "
+            "--data-dir names one that holds train/CLASS/* and val/CLASS/*. From image-net.org's "
+            "ILSVRC2012_img_train.tar, ILSVRC2012_img_val.tar and ILSVRC2012_devkit_t12.tar.gz in "
+            'a folder DIR they are made by python -c "from torchvision.datasets import ImageNet; '
+            "[ImageNet('DIR', part) for part in ('train', 'val')]\""
         )
-    try:
-        return folders.read(folder, classes, limit, workers)
-    except FileNotFoundError as error:
-        raise DataMissing(str(error)) from error
+    return folders.read(folder, classes, limit, workers)
 
 
 Reader = Callable[[Path | None, int | None, int | None, int], DataSet]
 SETS: dict[str, Reader] = {
     "digits": _in_memory(_digits),
     "fashion-mnist": _in_memory(_fashion_mnist),
-    "cifar10": _in_memory(_cifar("cifar10", 10)),
-    "cifar100": _in_memory(_cifar("cifar100", 100)),
+    "cifar10": _in_memory(_cifar("cifar10")),
+    "cifar100": _in_memory(_cifar("cifar100")),
     "folder": _in_memory(_folder),
     "imagenet": _imagenet,
 }
@@ -236,3 +247,67 @@ def load(
         if value is not None and value < least:
             raise ValueError(f"{what} must be at least {least}, got {value}")
     return SETS[name](folder, limit, classes, workers)
+
+
+def rates(images: DataSet, batch_size: int, workers: int, device: str) -> list[float]:
+    """Augmented training images a second, in each of `ROUNDS` rounds of several batches.
+
+    The images are drawn with repetition, so that small sets are measured as large ones are.
+    """
+    # What workers have read ahead when the first batch comes would count as read in no time.
+    ahead, count = 2 * workers + 1, 4 * max(1, workers)
+    parts = torch.randint(images.train_count, (ahead + ROUNDS * count, batch_size))
+    reader = images.train_batches(parts, 4, 0, 0, device)
+    for _ in range(ahead):
+        next(reader)
+    found = []
+    for _ in range(ROUNDS):
+        begin = time.perf_counter()
+        for _ in range(count):
+            next(reader)
+        if device == "cuda":
+            torch.cuda.synchronize()
+        found.append(count * batch_size / (time.perf_counter() - begin))
+    return found
+
+
+def parser() -> argparse.ArgumentParser:
+    """The command line."""
+    made = argparse.ArgumentParser(
+        prog="python -m models.data", description="Measures how fast training images are read."
+    )
+    made.add_argument("name", choices=list(SETS))
+    made.add_argument(
+        "--data-dir", type=Path, help="where the images are, if not in the usual place"
+    )
+    made.add_argument("--classes", type=int, help="of imagenet, the first so many")
+    made.add_argument(
+        "--workers", type=int, nargs="+", default=[0], help="processes that read imagenet"
+    )
+    made.add_argument("--batch-size", type=int, default=128, help="default %(default)s")
+    made.add_argument("--device", choices=("cpu", "cuda"), help="default: a GPU where there is one")
+    return made
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Runs the command and returns its exit status: 0, or 2 for bad input."""
+    given = parser().parse_args(arguments)
+    device = given.device or ("cuda" if torch.cuda.is_available() else "cpu")
+    print(f"images a second on {device}, batches of {given.batch_size}; {os.cpu_count()} cores, "
+          f"load before {os.getloadavg()[0]:.2f}; median [least, most] of {ROUNDS}")  # fmt: skip
+    try:
+        if given.batch_size < 1:
+            raise ValueError(f"batch_size must be at least 1, got {given.batch_size}")
+        for workers in given.workers:
+            images = load(given.name, given.data_dir, None, given.classes, workers)
+            found = rates(images, given.batch_size, workers, device)
+            print(f"{given.name}, {workers} workers: {statistics.median(found):.0f} "
+                  f"[{min(found):.0f}, {max(found):.0f}]")  # fmt: skip
+    except (DataMissing, ValueError, OSError) as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

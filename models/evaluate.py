@@ -16,16 +16,21 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+import models
 from models import data, scores
 from models.checkpoint import load_network, place, write_text, write_whole
 from models.data import DataSet
+from models.ensemble import Ensemble
+from models.runs import environment
 
-ROUNDS = 15
+WARM_UP, ROUNDS = 3, 15
 
 
-def predict(model: nn.Module, images: DataSet, device: str, crops: int) -> tuple[Tensor, Tensor]:
+def predict(
+    model: nn.Module, images: DataSet, device: str, crops: int, batch_size: int = 512
+) -> tuple[Tensor, Tensor]:
     """Probabilities [N, classes], of several crops their mean, and labels [N], on the CPU."""
-    parts = torch.arange(images.test_count).split(512 // crops)
+    parts = torch.arange(images.test_count).split(max(1, batch_size // crops))
     made, labels = [], []
     with torch.no_grad():
         for x, y in images.test_batches(parts, device, crops):
@@ -50,7 +55,7 @@ def latency(model: nn.Module, x: Tensor) -> dict[str, float]:
             torch.cuda.synchronize()
         return 1e3 * (time.perf_counter() - begin)
 
-    for _ in range(3):
+    for _ in range(WARM_UP):
         once()
     low, *_, high = statistics.quantiles(times := [once() for _ in range(ROUNDS)], n=5)
     return {"low": low, "median": statistics.median(times), "high": high}
@@ -80,22 +85,27 @@ def markdown(result: dict[str, Any]) -> str:
         if name in result:
             value = result[name]
             lines.append(f"| {name} | {value if name == 'images' else format(value, '.4f')} |")
+    machine = result["environment"]
     for batch, found in result["milliseconds"].items():
         speed = 1e3 * int(batch) / found["median"]
         lines.append(
-            f"| batch of {batch} on {result['device']} | {found['median']:.2f} ms "
+            f"| forward, batch of {batch} | {found['median']:.2f} ms "
             f"[{found['low']:.2f}, {found['high']:.2f}], {speed:.0f} images/s |"
         )
-    lines += ["", f"calibration error: {scores.BINS} bins of equal width; milliseconds: median and "
-              f"20th and 80th percentile of {ROUNDS} forward passes.",
-              "", "| class | recall | precision | images |", "|---|---|---|---|"]  # fmt: skip
-    images = [sum(row) for row in result["confusion"]]
-    for label, (recall, precision) in enumerate(zip(result["recall"], result["precision"])):
-        lines.append(f"| {label} | {recall:.4f} | {precision:.4f} | {images[label]} |")
+    lines += [
+        "",
+        f"calibration error: {scores.BINS} bins of equal width; milliseconds: median and 20th and "
+        f"80th percentile of {ROUNDS} passes after {WARM_UP}, on {machine['device']}, "
+        f"{machine['threads']} threads, torch {machine['torch']}, commit {machine['commit']}.",
+        "", "| class | recall | precision | images |", "|---|---|---|---|",
+    ]  # fmt: skip
+    images = map(sum, result["confusion"])
+    for row in zip(result["classes"], result["recall"], result["precision"], images):
+        lines.append("| {} | {:.4f} | {:.4f} | {} |".format(*row))
     return "\n".join([*lines, ""])
 
 
-def picture(path: Path, title: str, table: list[list[int]]) -> None:
+def picture(path: Path, title: str, names: list[str], table: list[list[int]]) -> None:
     """The confusion matrix as a PNG, rows in shares."""
     import matplotlib
 
@@ -109,6 +119,8 @@ def picture(path: Path, title: str, table: list[list[int]]) -> None:
     axes.set_ylabel("label")
     axes.set_title(title)
     if len(table) <= 20:
+        axes.set_xticks(range(len(names)), names, rotation=90)
+        axes.set_yticks(range(len(names)), names)
         for row, values in enumerate(table):
             for column, count in enumerate(values):
                 dark = shares[row][column] > 0.5
@@ -122,81 +134,105 @@ def parser() -> argparse.ArgumentParser:
     """The command line."""
     made = argparse.ArgumentParser(prog="python -m models.evaluate", description=__doc__)
     made.add_argument("runs", nargs="+", type=Path, metavar="RUN", help="a folder or checkpoint")
-    made.add_argument("--data", choices=list(data.SETS), help="default: what they were trained on")
+    made.add_argument("--data", choices=list(data.SETS), help="where a run does not name its own")
     made.add_argument(
         "--data-dir", type=Path, help="where the images are, if not in the usual place"
     )
     made.add_argument("--classes", type=int, help="of imagenet, the first so many")
     made.add_argument("--workers", type=int, default=0, help="processes that read imagenet")
     made.add_argument("--ten-crop", action="store_true", help="also on ten crops of each image")
-    made.add_argument("--batch-size", type=int, default=128, help="whose time is measured")
+    made.add_argument(
+        "--batch-size", type=int, default=128, help="crops at a time, default %(default)s"
+    )
     made.add_argument("--device", choices=("cpu", "cuda"), help="default: a GPU where there is one")
     made.add_argument("--out", type=Path, help="folder of the results, default that of the run")
     return made
+
+
+Loaded = list[tuple[nn.Module, dict[str, Any]]]
+
+
+def _images(given: argparse.Namespace, loaded: Loaded) -> tuple[str, DataSet]:
+    """The data set of all runs, by name.
+
+    Raises:
+        ValueError: they are not of one, or have another number of classes.
+    """
+    sets = {known["data"] for _, known in loaded if known.get("data")}
+    if given.data:
+        sets.add(given.data)
+    if len(sets) != 1:
+        found = ", ".join(sorted(sets)) or "none; name it with --data"
+        raise ValueError(f"runs must be trained on one data set, which --data must be, got {found}")
+    name = sets.pop()
+    images = data.load(name, given.data_dir, classes=given.classes, workers=given.workers)
+    for path, (_, known) in zip(given.runs, loaded):
+        classes = {**models.options(known["name"]), **known["network"]}["num_classes"]
+        if classes != images.classes:
+            hint = "; --classes takes the first so many" if name == "imagenet" else ""
+            raise ValueError(
+                f"{place(path)} has {classes} classes, {name} has {images.classes}{hint}"
+            )
+    return name, images
 
 
 def evaluate(given: argparse.Namespace) -> dict[str, Any]:
     """All figures.
 
     Raises:
-        ValueError: the runs do not belong together, or not to the data set.
+        FileNotFoundError, ValueError: a run is not there, or they do not belong together or to the
+            data set.
+        DataMissing: the data are not there.
     """
+    if given.batch_size < 1:
+        raise ValueError(f"batch_size must be at least 1, got {given.batch_size}")
     device = given.device or ("cuda" if torch.cuda.is_available() else "cpu")
     loaded = [load_network(path) for path in given.runs]
-    sets = {known.get("data") for _, known in loaded}
-    if given.data is None and len(sets) > 1:
-        raise ValueError(f"runs must be of one data set, got {', '.join(sorted(map(str, sets)))}")
-    name = given.data or str(sets.pop())
-    images = data.load(name, given.data_dir, classes=given.classes, workers=given.workers)
-    for path, (_, known) in zip(given.runs, loaded):
-        if known["network"]["num_classes"] != images.classes:
-            raise ValueError(
-                f"{place(path)} has {known['network']['num_classes']} classes, "
-                f"{name} has {images.classes}"
-            )
-    networks = [network.to(device) for network, _ in loaded]
-    made = [predict(network, images, device, 1) for network in networks]
-    labels = made[0][1]
-    found = judge(torch.stack([probabilities for probabilities, _ in made]).mean(0), labels)
+    name, images = _images(given, loaded)
+    networks = [network for network, _ in loaded]
+    model = (networks[0] if len(networks) == 1 else Ensemble(networks)).eval().to(device)
+    found: dict[str, Any] = {}
     if given.ten_crop:
-        crops = [predict(network, images, device, 10)[0] for network in networks]
+        crops, labels = predict(model, images, device, 10, given.batch_size)
         for count in (1, 5):
-            found[f"10-crop top-{count}"] = scores.top(torch.stack(crops).mean(0), labels, count)
+            found[f"10-crop top-{count}"] = scores.top(crops, labels, count)
+    probabilities, labels = predict(model, images, device, 1, given.batch_size)
+    found.update(judge(probabilities, labels))
     (x, _), *_ = images.test_batches([torch.arange(min(given.batch_size, len(labels)))], device)
-    together = _Together(networks)
-    times = {str(len(part)): latency(together, part) for part in (x[:1], x)}
-    return {"networks": [known["name"] for _, known in loaded], "data": name, "device": device,
-            "milliseconds": times, **found}  # fmt: skip
+    return {
+        "networks": [known["name"] for _, known in loaded],
+        "runs": [str(place(path)) for path in given.runs],
+        "data": name,
+        "classes": list(images.names),
+        "environment": environment(device),
+        "milliseconds": {str(len(part)): latency(model, part) for part in (x[:1], x)},
+        **found,
+    }
 
 
-class _Together(nn.Module):
-    """Several networks, one after the other."""
-
-    def __init__(self, networks: list[nn.Module]) -> None:
-        super().__init__()
-        self.networks = nn.ModuleList(networks)
-
-    def forward(self, x: Tensor) -> list[Any]:
-        return [network(x) for network in self.networks]
+def keep(folder: Path, result: dict[str, Any]) -> None:
+    """Writes the figures, and the picture if matplotlib is there."""
+    write_text(folder / "evaluation.md", markdown(result))
+    write_text(folder / "evaluation.json", json.dumps(result, indent=1))
+    title = ", ".join(result["networks"])
+    try:
+        picture(folder / "confusion.png", title, result["classes"], result["confusion"])
+    except ImportError:
+        print("matplotlib is not installed: no picture of the confusion", file=sys.stderr)
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Runs the command and returns its exit status: 0, or 2 for bad input."""
+    """Runs the command and returns its exit status: 0, 2 for bad input, 130 for Ctrl-C."""
     given = parser().parse_args(arguments)
     try:
         result = evaluate(given)
-    except (data.DataMissing, RuntimeError, ValueError, OSError) as error:
+        keep(given.out or place(given.runs[0]).parent, result)
+    except KeyboardInterrupt:
+        return 130
+    except (data.DataMissing, ValueError, OSError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
-    out = given.out or place(given.runs[0]).parent
-    text = markdown(result)
-    write_text(out / "evaluation.md", text)
-    write_text(out / "evaluation.json", json.dumps(result, indent=1))
-    try:
-        picture(out / "confusion.png", ", ".join(result["networks"]), result["confusion"])
-    except ImportError:
-        print("matplotlib is not installed: no picture of the confusion", file=sys.stderr)
-    print(text)
+    print(markdown(result))
     return 0
 
 

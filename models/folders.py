@@ -6,25 +6,27 @@ Evaluation on the middle crop, or on ten: four corners and the middle, and their
 
 from __future__ import annotations
 
+import signal
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
 from models.augment import seeded
-from models.images import DataMissing
+from models.images import STATISTICS, DataMissing, normalise
 
 RESIZED, CROP = 256, 224
-# Of ImageNet's training images, as torchvision's networks expect them.
-MEAN, DEVIATION = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 
 
-def _picture(path: str) -> Tensor:
-    """uint8 [3, 256, 256]."""
+def picture(path: str, size: int) -> Tensor:
+    """An image file as uint8 [3, size, size], whatever its sides and colours.
+
+    Raises:
+        DataMissing: it is not an image, or not whole.
+    """
     from PIL import Image, UnidentifiedImageError
     from torchvision.transforms.v2 import functional
 
@@ -33,7 +35,7 @@ def _picture(path: str) -> Tensor:
             bytes_of = functional.pil_to_tensor(image.convert("RGB"))
     except (UnidentifiedImageError, OSError, SyntaxError) as error:
         raise DataMissing(f"{path} is not an image, or not whole: {error}") from error
-    return functional.resize(bytes_of, [RESIZED, RESIZED], antialias=True)  # type: ignore[no-any-return]
+    return functional.resize(bytes_of, [size, size], antialias=True)  # type: ignore[no-any-return]
 
 
 class _Train(Dataset[Tensor]):
@@ -45,7 +47,7 @@ class _Train(Dataset[Tensor]):
     def __getitem__(self, index: int) -> Tensor:
         generator = seeded(self.seed, self.epoch, index)
         top, left = torch.randint(RESIZED - CROP + 1, (2,), generator=generator).tolist()
-        crop = _picture(self.paths[index])[:, top : top + CROP, left : left + CROP]
+        crop = picture(self.paths[index], RESIZED)[:, top : top + CROP, left : left + CROP]
         return crop.flip(2) if torch.rand((), generator=generator) < 0.5 else crop
 
 
@@ -58,14 +60,16 @@ class _Test(Dataset[Tensor]):
     def __getitem__(self, index: int) -> Tensor:
         from torchvision.transforms.v2 import functional
 
-        picture = _picture(self.paths[index])
+        whole = picture(self.paths[index], RESIZED)
         if not self.ten:
-            return functional.center_crop(picture, [CROP, CROP])  # type: ignore[no-any-return]
-        return torch.stack(functional.ten_crop(picture, [CROP, CROP]))
+            return functional.center_crop(whole, [CROP, CROP])  # type: ignore[no-any-return]
+        return torch.stack(functional.ten_crop(whole, [CROP, CROP]))
 
 
-def _indices(parts: Iterable[Tensor]) -> list[list[int]]:
-    return [part.tolist() for part in parts]
+def _leave_signals(worker: int) -> None:
+    """Ctrl-C reaches all processes of a terminal; the one that trains saves, then ends these."""
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, signal.SIG_IGN)
 
 
 @dataclass(frozen=True)
@@ -84,6 +88,7 @@ class Folder:
     workers: int = 0
 
     size = CROP
+    mean, std = STATISTICS["imagenet"]
 
     @property
     def classes(self) -> int:
@@ -107,18 +112,20 @@ class Folder:
         parts: Iterable[Tensor],
         device: str,
     ) -> Iterator[tuple[Tensor, Tensor]]:
-        indices = _indices(parts)
-        loader: Any = DataLoader(
+        indices = [part.tolist() for part in parts]
+        loader = iter(DataLoader(
             images, batch_sampler=indices, num_workers=self.workers,
-            pin_memory=device.startswith("cuda"),
-        )  # fmt: skip
-        mean, deviation = (
-            torch.tensor(values, device=device).view(3, 1, 1) for values in (MEAN, DEVIATION)
-        )
-        for index, x in zip(indices, loader):
+            pin_memory=device.startswith("cuda"), worker_init_fn=_leave_signals,
+        ))  # fmt: skip
+        for index in indices:
+            try:
+                x = next(loader)
+            except DataMissing as error:
+                # One that comes from a worker has its traceback as text; what it says is last.
+                said = str(error).rstrip().splitlines()[-1]
+                raise DataMissing(said.removeprefix("models.images.DataMissing: ")) from None
             y = torch.tensor([samples[i][1] for i in index], device=device)
-            bytes_of = x.to(device, non_blocking=True)
-            yield (bytes_of.float() / 255 - mean) / deviation, y
+            yield normalise(self, x.to(device, non_blocking=True)), y
 
     def train_batches(
         self, parts: Iterable[Tensor], shift: int, seed: int, epoch: int, device: str
@@ -141,39 +148,65 @@ class Folder:
         return self._batches(images, self.test, parts, device)
 
 
-def _samples(folder: Path, classes: int | None) -> tuple[list[tuple[str, int]], tuple[str, ...]]:
-    from torchvision.datasets import ImageFolder
+Samples = list[tuple[str, int]]
 
-    found = ImageFolder(str(folder))
-    names = tuple(found.classes[:classes])
-    return [(path, label) for path, label in found.samples if label < len(names)], names
+
+def find(
+    folder: Path, test: str, classes: int | None = None
+) -> tuple[Samples, Samples, tuple[str, ...]]:
+    """Finds the images, without reading them.
+
+    Args:
+        folder: holds train/CLASS/* and `test`/CLASS/*.
+        test: the test set's folder.
+        classes: the first so many of the sorted class folders; all if None.
+
+    Returns:
+        paths and labels of the training and of the test images, and the classes' names.
+
+    Raises:
+        DataMissing: a part is not there, or has other classes.
+        ValueError: there are fewer than `classes`.
+    """
+    from torchvision.datasets.folder import IMG_EXTENSIONS, find_classes, make_dataset
+
+    found: list[Samples] = []
+    names: tuple[str, ...] | None = None
+    for part in (folder / "train", folder / test):
+        try:
+            of_part = find_classes(part)[0]
+            if classes is not None and len(of_part) < classes:
+                raise ValueError(
+                    f"classes must be at most {len(of_part)}, as in {part}, got {classes}"
+                )
+            chosen = tuple(of_part[:classes])
+            found.append(make_dataset(part, {n: i for i, n in enumerate(chosen)}, IMG_EXTENSIONS))
+        except FileNotFoundError as error:
+            raise DataMissing(
+                f"{folder} must hold train/CLASS/* and {test}/CLASS/*: {error}"
+            ) from error
+        apart = set(chosen).symmetric_difference(names or chosen)
+        if apart:
+            raise DataMissing(
+                f"train/ and {test}/ of {folder} must have the same classes, but only one has "
+                f"{', '.join(sorted(apart)[:5])}"
+            )
+        names = chosen
+    return found[0], found[1], chosen
 
 
 def read(folder: Path, classes: int | None, limit: int | None, workers: int) -> Folder:
-    """Finds the images.
+    """A training set in train/ and a test set in val/.
 
     Args:
-        folder: holds train/CLASS/* and val/CLASS/*.
-        classes: the first so many of the sorted class folders; all if None.
+        folder, classes: see `find`.
         limit: keep so many training images, chosen once by a fixed shuffle.
         workers: processes that read.
 
     Raises:
-        FileNotFoundError: a part is not there.
-        ValueError: both parts have not the same classes, or fewer than `classes`.
+        DataMissing, ValueError: see `find`.
     """
-    for part in ("train", "val"):
-        if not (folder / part).is_dir():
-            raise FileNotFoundError(
-                f"imagenet: {folder} must hold train/CLASS/* and val/CLASS/*, {part}/ is not there"
-            )
-    (train, names), (test, test_names) = (
-        _samples(folder / part, classes) for part in ("train", "val")
-    )
-    if names != test_names:
-        raise ValueError(f"imagenet: train/ and val/ of {folder} must have the same classes")
-    if classes is not None and len(names) < classes:
-        raise ValueError(f"classes must be at most {len(names)}, as in {folder}, got {classes}")
+    train, test, names = find(folder, "val", classes)
     if limit is not None:
         order = torch.randperm(len(train), generator=torch.Generator().manual_seed(0))[:limit]
         train = [train[i] for i in order.tolist()]

@@ -131,7 +131,7 @@ def test_no_code_runs(tmp_path):
 def images_of(count=8, size=8):
     x = torch.randint(0, 256, (count, 3, size, size), dtype=torch.uint8, generator=seeded(0))
     y = torch.arange(count) % 10
-    return Images(x, y, x, y, 10, (0.5,) * 3, (0.3,) * 3, flip=False)
+    return Images(x, y, x, y, tuple("0123456789"), (0.5,) * 3, (0.3,) * 3, flip=False)
 
 
 SMALL = {"stages": ((4,), (4,)), "dense": (4, 4), "size": 8}

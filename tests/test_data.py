@@ -3,6 +3,7 @@
 import gzip
 import hashlib
 import pickle
+import re
 import sys
 
 import numpy as np
@@ -10,17 +11,40 @@ import pytest
 import torch
 
 from models import data
+from models.images import STATISTICS, pixel_statistics
 
 
 def check(images, classes):
-    assert images.classes == classes
+    assert images.classes == len(images.names) == classes
     for x, y in ((images.train_x, images.train_y), (images.test_x, images.test_y)):
         assert x.dtype == torch.uint8 and x.shape[1:] == (3, 32, 32) and len(x) == len(y) > 0
         assert y.dtype == torch.int64 and y.min() >= 0 and y.max() < classes
-    pixels = data.normalise(images, images.train_x)
-    # A sum of a million float32 terms is exact to about a thousandth of its deviation.
-    assert pixels.mean((0, 2, 3)).abs().max() < 1e-2
-    assert (pixels.std((0, 2, 3)) - 1).abs().max() < 1e-2
+
+
+@pytest.mark.parametrize("name", ["digits", "fashion-mnist", "cifar10", "cifar100"])
+def test_the_constants_are_the_statistics_of_the_real_images(name):
+    try:
+        images = data.load(name)
+    except data.DataMissing as error:
+        pytest.skip(str(error))
+    assert STATISTICS[name] == (images.mean, images.std)
+    for wanted, found in zip(pixel_statistics(images.train_x), (images.mean, images.std)):
+        assert found == pytest.approx(wanted, abs=5e-7)  # they are given to six digits
+
+
+def test_statistics_and_what_they_normalise():
+    x = torch.randint(0, 256, (50, 3, 7, 5), dtype=torch.uint8)
+    x[:, 1] //= 2
+    x[:, 2] //= 3
+    mean, std = pixel_statistics(x)
+    pixels = x.double() / 255
+    assert mean == pytest.approx(pixels.mean((0, 2, 3)).tolist(), rel=1e-12)
+    assert std == pytest.approx(pixels.std((0, 2, 3), correction=0).tolist(), rel=1e-12)
+    images = data.Images(x, x, x, x, ("a",), mean, std, flip=False)
+    normal = data.normalise(images, x).double()
+    assert normal.mean((0, 2, 3)).abs().max() < 1e-6
+    assert (normal.std((0, 2, 3), correction=0) - 1).abs().max() < 1e-6
+    assert pixel_statistics(torch.zeros(2, 3, 4, 4, dtype=torch.uint8)) == ((0,) * 3, (1e-3,) * 3)
 
 
 def test_digits():
@@ -64,10 +88,35 @@ def test_fashion_mnist(tmp_path):
     )
     assert images.test_x[:, :, :2].max() == 0
     assert images.train_y.tolist() == written["train"][1].tolist()
-    short = idx(written["train"][1])[:-3]
-    (tmp_path / "train-labels-idx1-ubyte.gz").write_bytes(gzip.compress(short))
-    with pytest.raises(data.DataMissing, match="is not a complete IDX file"):
-        data.load("fashion-mnist", tmp_path)
+    assert images.names[9] == "Ankle boot"
+
+
+def test_fashion_mnist_that_is_damaged(tmp_path):
+    whole = {"images-idx3": np.zeros((3, 28, 28)), "labels-idx1": np.arange(3)}
+    for part in ("train", "t10k"):
+        for kind, values in whole.items():
+            (tmp_path / f"{part}-{kind}-ubyte.gz").write_bytes(gzip.compress(idx(values)))
+    assert data.load("fashion-mnist", tmp_path).train_count == 3
+    labels, images = (gzip.compress(idx(whole[kind])) for kind in ("labels-idx1", "images-idx3"))
+    for kind, content, reason in (
+        ("labels-idx1", gzip.compress(idx(np.arange(3))[:-1]), "is not a complete IDX file"),
+        ("labels-idx1", gzip.compress(b""), "damaged or not whole"),
+        ("labels-idx1", labels[:-9], "damaged or not whole: Compressed file ended"),
+        ("labels-idx1", b"no gz at all", "damaged or not whole: Not a gzipped file"),
+        ("labels-idx1", labels[:12] + b"\xff\xff" + labels[14:], "damaged or not whole"),
+        ("labels-idx1", gzip.compress(idx(np.arange(2))), r"each of 3 images, got \[2\] up to 1"),
+        (
+            "labels-idx1",
+            gzip.compress(idx(np.arange(8, 11))),
+            r"label below 10 .* got \[3\] up to 10",
+        ),
+        ("images-idx3", gzip.compress(idx(np.zeros((3, 28, 27)))), r"28x28, got \[28, 27\]"),
+    ):
+        path = tmp_path / f"t10k-{kind}-ubyte.gz"
+        path.write_bytes(content)
+        with pytest.raises(data.DataMissing, match=f"{path} .*{reason}"):
+            data.load("fashion-mnist", tmp_path)
+        path.write_bytes(images if kind == "images-idx3" else labels)
 
 
 def pickled(path, content):
@@ -98,7 +147,10 @@ def test_cifar(name, classes, tmp_path, monkeypatch):
     images = data.load(name, tmp_path)
     check(images, classes)
     assert len(images.train_y) == 4 * len(train) and images.test_y.tolist() == [0, 1, 2]
-    assert images.flip
+    assert images.flip and images.names == tuple(names[kind.meta["key"]])
+    (folder / train[0][0]).write_bytes(b"not what was downloaded")
+    with pytest.raises(data.DataMissing, match=f"{name}: .*corrupted.*download=True"):
+        data.load(name, tmp_path)
 
 
 def test_folder(tmp_path):
@@ -107,7 +159,7 @@ def test_folder(tmp_path):
 
     with pytest.raises(data.DataMissing, match="name it with --data-dir"):
         data.load("folder")
-    with pytest.raises(data.DataMissing, match="train/ is not there"):
+    with pytest.raises(data.DataMissing, match="must hold train/CLASS.*No such file.*train"):
         data.load("folder", tmp_path)
     for part, classes in (("train", "ab"), ("val", "ab"), ("test", "abc")):
         for at, label in enumerate(classes):
@@ -115,12 +167,32 @@ def test_folder(tmp_path):
             for shade in (40, 200):
                 image = Image.new("RGB", (48, 40), (shade, 100 * at, 7 * shade % 256))
                 image.save(tmp_path / part / label / f"{shade}.png")
-    with pytest.raises(data.DataMissing, match="must have the same classes"):
+    with pytest.raises(data.DataMissing, match="must have the same classes, but only one has c"):
         data.load("folder", tmp_path)
     (tmp_path / "test").rename(tmp_path / "other")
     images = data.load("folder", tmp_path)
     assert images.classes == 2 and images.train_y.tolist() == [0, 0, 1, 1]
-    assert images.test_x[0, 0].unique().item() in (40, 200)
+    assert images.names == ("a", "b") and images.test_x[0, 0].unique().item() in (40, 200)
+    assert (images.mean, images.std) == pixel_statistics(images.train_x)
+    (tmp_path / "val" / "b" / "200.png").write_bytes(b"\x89PNG\r\n\x1a\n and no more")
+    with pytest.raises(data.DataMissing, match="val/b/200.png is not an image, or not whole"):
+        data.load("folder", tmp_path)
+
+
+def test_the_speed_of_reading(capsys):
+    assert data.main(["digits", "--batch-size", "8", "--device", "cpu"]) == 0
+    head, line = capsys.readouterr().out.splitlines()
+    assert "batches of 8" in head and "load before" in head
+    median, least, most = map(float, re.fullmatch(
+        r"digits, 0 workers: (\d+) \[(\d+), (\d+)\]", line).groups())  # fmt: skip
+    assert 0 < least <= median <= most
+    for arguments, reason in (
+        (["digits", "--batch-size", "0"], "batch_size must be at least 1, got 0"),
+        (["digits", "--workers", "-1"], "workers must be at least 0, got -1"),
+        (["imagenet"], "imagenet: no folder is named"),
+    ):
+        assert data.main(arguments) == 2
+        assert f"error: {reason}" in capsys.readouterr().err
 
 
 def test_missing_libraries_are_named(monkeypatch, tmp_path):

@@ -7,7 +7,7 @@ import torch
 
 import models
 from models import data, scores
-from models.evaluate import main
+from models.evaluate import main, predict
 from models.recipe import recipe_for
 from models.training import fit
 
@@ -77,6 +77,8 @@ def test_runs_and_their_ensemble(tmp_path, capsys):
         folder = tmp_path / "both" if "--out" in arguments else tmp_path / "0"
         result = json.loads((folder / "evaluation.json").read_text())
         assert result["top-1"] == scores.top(wanted, images.test_y, 1)
+        assert result["loss"] == pytest.approx(scores.loss(wanted, images.test_y), rel=1e-5)
+        assert result["classes"] == list("0123456789") and result["environment"]["torch"]
         assert result["images"] == 355 and set(result["milliseconds"]) == {"1", "4"}
         assert sum(map(sum, result["confusion"])) == 355
         assert (folder / "confusion.png").read_bytes()[:4] == b"\x89PNG"
@@ -89,6 +91,14 @@ def test_runs_that_do_not_fit(tmp_path, capsys):
     whole = path.read_text()
     for change, more, reason in (
         (("", ""), ["--ten-crop"], "crops must be 1"),
+        (("", ""), ["--batch-size", "0"], "batch_size must be at least 1, got 0"),
+        (
+            ("", ""),
+            ["--data", "cifar10"],
+            "on one data set, which --data must be, got cifar10, dig",
+        ),
+        (('"data": "digits"', '"data": null'), [], "got none; name it with --data"),
+        (('"data": "digits"', '"data": "cifar10"'), ["--data-dir", str(tmp_path)], "download=True"),
         (('"data": "digits"', '"data": "fashion"'), [], "data must be one of"),
         (('"num_classes": 10', '"num_classes": 9'), [], "does not fit basecnn_2_cc"),
         (('"name": "basecnn_2_cc"', '"name": "basecnn"'), [], "does not fit basecnn:"),
@@ -97,5 +107,50 @@ def test_runs_that_do_not_fit(tmp_path, capsys):
         path.write_text(whole.replace(*change) if change[0] else whole)
         assert main([str(tmp_path / "run"), *more]) == 2
         assert reason in capsys.readouterr().err
+    assert not list((tmp_path / "run").glob("evaluation*"))
     assert main([str(tmp_path / "none")]) == 2
     assert "there is no checkpoint at" in capsys.readouterr().err
+
+
+def images_of(folder, classes):
+    """A PNG of noise in each train/CLASS and val/CLASS."""
+    image = pytest.importorskip("PIL.Image", reason="Pillow is not installed")
+    for part in ("train", "val"):
+        for label in range(classes):
+            (folder / part / f"class{label}").mkdir(parents=True)
+            pixels = torch.randint(0, 256, (40, 50, 3), dtype=torch.uint8)
+            image.fromarray(pixels.numpy()).save(folder / part / f"class{label}" / "image.png")
+    return folder
+
+
+def test_another_number_of_classes(tmp_path, capsys):
+    pytest.importorskip("torchvision", reason="torchvision is not installed")
+    trained(tmp_path / "run", 0)
+    path, folder = tmp_path / "run" / "checkpoint.json", images_of(tmp_path / "images", 2)
+    whole = path.read_text()
+    for name, reason in (
+        ("folder", "has 10 classes, folder has 2\n"),
+        ("imagenet", "has 10 classes, imagenet has 2; --classes takes the first so many\n"),
+    ):
+        path.write_text(whole.replace('"data": "digits"', f'"data": "{name}"'))
+        assert main([str(path), "--data-dir", str(folder)]) == 2
+        assert capsys.readouterr().err == f"error: {path} {reason}"
+
+
+class Pooled(torch.nn.Module):
+    """Logits of a few means of an image: another crop has others."""
+
+    def forward(self, x):
+        return 20 * torch.nn.functional.adaptive_avg_pool2d(x, (1, 2)).flatten(1)[:, :3]
+
+
+def test_probabilities_of_ten_crops_are_their_mean(tmp_path):
+    pytest.importorskip("torchvision", reason="torchvision is not installed")
+    images = data.load("imagenet", images_of(tmp_path, 3))
+    found, labels = predict(Pooled(), images, "cpu", 10, batch_size=20)
+    assert labels.tolist() == [0, 1, 2]
+    for at in range(3):
+        ((crops, _),) = images.test_batches([torch.tensor([at])], "cpu", 10)
+        alone = torch.stack([Pooled()(crop[None])[0].softmax(0) for crop in crops[0]])
+        assert alone.std(0).max() > 0
+        torch.testing.assert_close(found[at], alone.mean(0))

@@ -1,10 +1,15 @@
 """Images in folders as ImageNet has them: crops, classes, workers, and what can be wrong."""
 
+import multiprocessing
+import os
+import signal
+
 import pytest
 import torch
 
 from models import data
-from models.folders import CROP, DEVIATION, MEAN, RESIZED
+from models.folders import CROP, RESIZED
+from models.images import STATISTICS
 from models.train import main
 
 pytest.importorskip("torchvision", reason="torchvision is not installed")
@@ -28,8 +33,8 @@ def folder(tmp_path_factory):
 
 
 def bytes_of(x):
-    mean, deviation = (torch.tensor(v).view(3, 1, 1) for v in (MEAN, DEVIATION))
-    return ((x * deviation + mean) * 255).round()
+    mean, std = (torch.tensor(v).view(3, 1, 1) for v in STATISTICS["imagenet"])
+    return ((x * std + mean) * 255).round()
 
 
 def whole(folder, part, label):
@@ -92,9 +97,9 @@ def test_a_crop_follows_from_seed_epoch_and_image(folder):
 
 
 def test_what_can_be_wrong(folder, tmp_path):
-    with pytest.raises(data.DataMissing, match="imagenet: name its folder with --data-dir"):
+    with pytest.raises(data.DataMissing, match="imagenet: no folder is named.*--data-dir.*python"):
         data.load("imagenet")
-    with pytest.raises(data.DataMissing, match="must hold train/CLASS.*, train/ is not there"):
+    with pytest.raises(data.DataMissing, match=f"{tmp_path} has no train/.*ILSVRC2012_img_train"):
         data.load("imagenet", tmp_path)
     with pytest.raises(ValueError, match="classes must be at most 100, .* got 101"):
         data.load("imagenet", folder, classes=101)
@@ -102,17 +107,47 @@ def test_what_can_be_wrong(folder, tmp_path):
         data.load("digits", classes=3)
     with pytest.raises(ValueError, match="workers must be at least 0, got -1"):
         data.load("imagenet", folder, workers=-1)
-    for part, classes in (("train", "ab"), ("val", "ac")):
-        for label in classes:
-            (tmp_path / part / label).mkdir(parents=True)
-            (tmp_path / part / label / "image.png").write_bytes(b"\x89PNG\r\n\x1a\n and no more")
-    with pytest.raises(ValueError, match="must have the same classes"):
+    for label in "ab":
+        (tmp_path / "train" / label).mkdir(parents=True)
+    with pytest.raises(data.DataMissing, match="Found no valid file for the classes a, b"):
         data.load("imagenet", tmp_path)
-    (tmp_path / "val" / "c").rename(tmp_path / "val" / "b")
-    for workers in (0, 1):
-        images = data.load("imagenet", tmp_path, workers=workers)
-        with pytest.raises(data.DataMissing, match="val/b/image.png is not an image"):
-            list(images.test_batches([torch.tensor([1])], "cpu"))
+    for label in "ab":
+        (tmp_path / "train" / label / "image.png").write_bytes(b"\x89PNG\r\n\x1a\n and no more")
+    (tmp_path / "val").mkdir()
+    (tmp_path / "val" / "image.png").touch()
+    with pytest.raises(data.DataMissing, match="val/CLASS/.*: Couldn't find any class folder"):
+        data.load("imagenet", tmp_path)
+    (tmp_path / "train" / "a").rename(tmp_path / "val" / "c")
+    (tmp_path / "train" / "b").rename(tmp_path / "train" / "a")
+    with pytest.raises(data.DataMissing, match="same classes, but only one has a, c"):
+        data.load("imagenet", tmp_path)
+
+
+@pytest.mark.parametrize("workers", [0, 1])
+def test_a_file_that_is_no_image_is_named(folder, tmp_path, workers):
+    for part in ("train", "val"):
+        (tmp_path / part / "a").mkdir(parents=True)
+        whole = (folder / part / "n00000000" / "image.png").read_bytes()
+        (tmp_path / part / "a" / "image.png").write_bytes(whole if part == "train" else whole[:99])
+    images = data.load("imagenet", tmp_path, workers=workers)
+    with pytest.raises(data.DataMissing) as found:
+        list(images.test_batches([torch.tensor([0])], "cpu"))
+    assert str(found.value).startswith(f"{tmp_path}/val/a/image.png is not an image, or not whole")
+    assert "\n" not in str(found.value)
+
+
+def test_ctrl_c_and_sigterm_do_not_stop_the_reading_processes(folder):
+    others = set(multiprocessing.active_children())
+    images = data.load("imagenet", folder, workers=2)
+    batches = images.test_batches(torch.arange(100).split(10), "cpu")
+    labels = [next(batches)[1]]
+    readers = set(multiprocessing.active_children()) - others
+    assert len(readers) == 2
+    for reader, number in zip(readers, (signal.SIGINT, signal.SIGTERM)):
+        os.kill(reader.pid, number)
+    labels += [y for _, y in batches]
+    assert torch.equal(torch.cat(labels), torch.arange(100))
+    assert not readers & set(multiprocessing.active_children())
 
 
 def test_trains_from_the_command_line(folder, tmp_path):
