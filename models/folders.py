@@ -6,7 +6,9 @@ Evaluation on the middle crop, or on ten: four corners and the middle, and their
 
 from __future__ import annotations
 
+import os
 import signal
+import threading
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -66,10 +68,21 @@ class _Test(Dataset[Tensor]):
         return torch.stack(functional.ten_crop(whole, [CROP, CROP]))
 
 
-def _leave_signals(worker: int) -> None:
-    """Ctrl-C reaches all processes of a terminal; the one that trains saves, then ends these."""
-    for number in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(number, signal.SIG_IGN)
+def _end_when_told_by(parent: int) -> None:
+    while signal.sigwaitinfo({signal.SIGTERM}).si_pid != parent:
+        pass
+    os._exit(0)
+
+
+def _heed_only_the_parent(worker: int) -> None:
+    """In a process that reads: Ctrl-C and SIGTERM may reach all; the parent saves, then ends it.
+
+    Ignored altogether, the parent's own SIGTERM would not end it, and the parent wait for ever.
+    """
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    if hasattr(signal, "sigwaitinfo"):
+        signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})
+        threading.Thread(target=_end_when_told_by, args=(os.getppid(),), daemon=True).start()
 
 
 @dataclass(frozen=True)
@@ -115,7 +128,7 @@ class Folder:
         indices = [part.tolist() for part in parts]
         loader = iter(DataLoader(
             images, batch_sampler=indices, num_workers=self.workers,
-            pin_memory=device.startswith("cuda"), worker_init_fn=_leave_signals,
+            pin_memory=device.startswith("cuda"), worker_init_fn=_heed_only_the_parent,
         ))  # fmt: skip
         for index in indices:
             try:

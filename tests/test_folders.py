@@ -1,8 +1,8 @@
 """Images in folders as ImageNet has them: crops, classes, workers, and what can be wrong."""
 
 import multiprocessing
-import os
-import signal
+import subprocess
+import sys
 
 import pytest
 import torch
@@ -143,11 +143,30 @@ def test_ctrl_c_and_sigterm_do_not_stop_the_reading_processes(folder):
     labels = [next(batches)[1]]
     readers = set(multiprocessing.active_children()) - others
     assert len(readers) == 2
-    for reader, number in zip(readers, (signal.SIGINT, signal.SIGTERM)):
-        os.kill(reader.pid, number)
+    for reader, number in zip(readers, ("-INT", "-TERM")):
+        subprocess.run(["kill", number, str(reader.pid)], check=True)
     labels += [y for _, y in batches]
     assert torch.equal(torch.cat(labels), torch.arange(100))
     assert not readers & set(multiprocessing.active_children())
+
+
+READS = """
+import sys, torch
+from pathlib import Path
+from models import data
+
+images = data.load("imagenet", Path(sys.argv[1]), workers=2)
+batches = images.test_batches(torch.arange(100).split(10), "cpu")
+next(batches)
+print(1 / 0)
+"""
+
+
+def test_a_program_ends_although_its_readers_wait(folder):
+    done = subprocess.run(
+        [sys.executable, "-c", READS, folder], capture_output=True, text=True, timeout=60
+    )
+    assert done.returncode == 1 and done.stderr.endswith("ZeroDivisionError: division by zero\n")
 
 
 def test_trains_from_the_command_line(folder, tmp_path):
