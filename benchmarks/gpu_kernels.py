@@ -26,6 +26,7 @@ SHAPES = [
 ]  # fmt: skip
 COMPILED = [(128, 64, (8, 8), 2, 2), (64, 64, (56, 56), 2, 2)]
 ROUNDS = 25
+WARM_UP = 3
 
 
 def copy_bandwidth(report: dict[str, Any]) -> dict[str, Any]:
@@ -46,11 +47,11 @@ def timed(steps: dict[str, Step], cold: bool, rounds: int = ROUNDS) -> dict[str,
 
 
 def captured(step: Step) -> Step:
-    """The step as a CUDA graph."""
+    """The step as a CUDA graph; it runs `WARM_UP` times before."""
     side = torch.cuda.Stream()
     side.wait_stream(torch.cuda.current_stream())
     with torch.cuda.stream(side):
-        for _ in range(3):
+        for _ in range(WARM_UP):
             step()
     torch.cuda.current_stream().wait_stream(side)
     graph = torch.cuda.CUDAGraph()

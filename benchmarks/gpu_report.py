@@ -81,12 +81,15 @@ def _launches(section: dict[str, Any]) -> list[str]:
 
 def _steps(section: dict[str, Any]) -> list[str]:
     lines = [
-        f"Batch {section['batch']}, images of 3x32x32.", "",
-        "| network | dtype | way | microseconds a step | images/s | peak MiB |",
-        "|---|---|---|---|---|---|",
+        "Images of 3x32x32. Weights after eight steps, as a graph and not, apart by a share of "
+        "what they moved: "
+        + ", ".join(f"{name} {value:.1e}" for name, value in section["graph_apart"].items()) + ".",
+        "",
+        "| network | batch | dtype | way | microseconds a step | images/s | peak MiB |",
+        "|---|---|---|---|---|---|---|",
     ]  # fmt: skip
     return lines + [
-        f"| {row['network']} | {row['dtype']} | {row['kind']} | {_time(row)} | "
+        f"| {row['network']} | {row['batch']} | {row['dtype']} | {row['kind']} | {_time(row)} | "
         f"{row['images_per_second']:.0f} | {row['peak_bytes'] / 2**20:.0f} |"
         for row in section["rows"]
     ]

@@ -16,7 +16,7 @@ from models import checkpoint, data, parallel
 from models._registry import about
 from models.data import DataSet
 from models.recipe import Recipe, names, recipe_for
-from models.trainer import Trainer
+from models.trainer import COMPILE_MODES, Trainer
 from models.training import SAVE_EVERY, Interrupted, estimate, fit
 
 # Of the recipe: flag, field, type, help.
@@ -55,7 +55,10 @@ def parser() -> argparse.ArgumentParser:
         help="any other option of the network, several times if need be",
     )  # fmt: skip
     made.add_argument("--pretrained", type=Path, help="a run or checkpoint to start from")
-    made.add_argument("--compile", action="store_true", help="let torch.compile make the code")
+    made.add_argument(
+        "--compile", nargs="?", const="default", choices=COMPILE_MODES, metavar="MODE",
+        help=f"let torch.compile make the code, in one of the modes {', '.join(COMPILE_MODES)}",
+    )  # fmt: skip
     made.add_argument("--parallel", choices=parallel.KINDS, help="under torchrun")
     made.add_argument("--device", choices=("cpu", "cuda"), help="default: a GPU where there is one")
     made.add_argument("--out", type=Path, help="the run's folder, default runs/NAME-DATA")

@@ -26,6 +26,8 @@ from models.data import DataSet
 from models.parallel import ALONE, Processes
 from models.recipe import Recipe
 
+COMPILE_MODES = ("default", "reduce-overhead")
+
 
 def judge(
     model: nn.Module, output: Any, y: Tensor, label_smoothing: float = 0.0
@@ -82,7 +84,8 @@ class Trainer:
         images: the data.
         recipe: the numbers.
         processes: those that train together.
-        compile: whether torch.compile makes the network's code.
+        compile: the mode in which torch.compile makes the network's code, one of `COMPILE_MODES`;
+            "reduce-overhead" replays it as CUDA graphs. None leaves it alone.
 
     Raises:
         ValueError: the recipe does not fit the network or the processes.
@@ -94,7 +97,7 @@ class Trainer:
         images: DataSet,
         recipe: Recipe,
         processes: Processes = ALONE,
-        compile: bool = False,
+        compile: str | None = None,
     ) -> None:
         if recipe.label_smoothing and hasattr(model, "loss"):
             raise ValueError("label_smoothing must be 0: the network has a loss of its own")
@@ -103,7 +106,7 @@ class Trainer:
         self.images, self.recipe, self.processes = images, recipe, processes
         self.bare = model.to(processes.device).train()
         self.model = processes.wrap(self.bare)
-        self.run = torch.compile(self.model) if compile else self.model
+        self.run = torch.compile(self.model, mode=compile) if compile else self.model
         self.average: AveragedModel | None = None
         if recipe.ema:
             decay = get_ema_multi_avg_fn(recipe.ema)

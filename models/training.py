@@ -151,7 +151,7 @@ def fit(
     progress: bool = True,
     names: dict[str, Any] | None = None,
     processes: Processes | None = None,
-    compile: bool = False,
+    compile: str | None = None,
     save_every: float = SAVE_EVERY,
     tensorboard: bool = False,
 ) -> list[dict[str, float]]:
@@ -167,7 +167,7 @@ def fit(
         progress: show it on standard error.
         names: further options that a resumed run must share, such as the model's name.
         processes: those that train together; alone if not given.
-        compile: whether torch.compile makes the network's code.
+        compile: the mode of torch.compile, see `models.trainer.Trainer`.
         save_every: seconds between checkpoints within an epoch.
         tensorboard: write its events too.
 

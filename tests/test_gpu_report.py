@@ -77,6 +77,14 @@ def test_the_page_shows_what_was_measured():
     page = gpu_report.page({"kernels": {"state": "done", "rows": [row, wrong], "right": False}})
     assert "| [128x64x8x8] 2->2 | float32 | resident | forward | 12.3 [12.0, 13.0] | 91% |" in page
     assert "| wrong |" in page
+    row = {"network": "basecnn_2_cc", "batch": 128, "dtype": "fp32", "kind": "fused + graph",
+           **spread, "images_per_second": 9876.5, "peak_bytes": 3 << 20}  # fmt: skip
+    section = {"state": "done", "rows": [row], "graph_apart": {"basecnn_2_cc": 2e-7}}
+    page = gpu_report.page({"steps": {**section, "right": True}})
+    line = "| basecnn_2_cc | 128 | fp32 | fused + graph | 12.3 [12.0, 13.0] | 9876 | 3 |"
+    assert line in page and "basecnn_2_cc 2.0e-07" in page
+    head = next(text for text in page.splitlines() if text.startswith("| network"))
+    assert head.count("|") == line.count("|")
 
 
 def test_a_wrong_contender_gets_no_time():

@@ -16,6 +16,7 @@ from models.parallel import Processes
 from models.recipe import read, recipe_for
 from models.runs import Run, environment
 from models.train import main
+from models.trainer import COMPILE_MODES
 from models.training import fit, judge
 
 TIMING = ("images_per_second", "seconds")
@@ -212,7 +213,7 @@ def test_a_gradient_that_is_not_finite_stops_before_the_update():
     assert torch.equal(model.head.weight, before)
 
 
-def trained(images, compile=False, **values):
+def trained(images, compile=None, **values):
     """The last line of metrics and all weights of a small network, from one seed, in float64."""
     torch.manual_seed(0)
     model = models.create("highway", stages=((4,),), size=32).double()
@@ -257,9 +258,10 @@ def test_compiled_training():
     torch.use_deterministic_algorithms(False)
     images = data.load("digits", limit=24)
     line, weights = trained(images)
-    same, found = trained(images, compile=True)
-    assert (found - weights).abs().max() <= 2**-53 * 1e6
-    assert abs(same["test_loss"] - line["test_loss"]) <= 2**-53 * 1e6
+    for mode in COMPILE_MODES:
+        same, found = trained(images, compile=mode)
+        assert (found - weights).abs().max() <= 2**-53 * 1e6
+        assert abs(same["test_loss"] - line["test_loss"]) <= 2**-53 * 1e6
 
 
 class WideImages:
