@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import signal
 import sys
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -230,13 +231,17 @@ def run(given: argparse.Namespace) -> None:
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Runs the command and returns its exit status: 0, 2 for bad input, 130 for Ctrl-C."""
+    """Runs the command.
+
+    Returns:
+        the exit status: 0, 2 for bad input, 130 for Ctrl-C, 143 for SIGTERM.
+    """
     given = parser().parse_args(arguments)
     try:
         run(given)
-    except (Interrupted, KeyboardInterrupt):
+    except (Interrupted, KeyboardInterrupt) as stop:
         print("\nstopped; the same command goes on", file=sys.stderr)
-        return 130
+        return 128 + getattr(stop, "signal", signal.SIGINT)
     except (data.DataMissing, ValueError, OSError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 2

@@ -13,9 +13,12 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from scipy import stats
 
 from models.checkpoint import write_text, write_whole
 from models.suites import CLAIMS, ENSEMBLES, Claim, Entry
+
+LEVEL = 0.05  # of the tests
 
 
 @dataclass(frozen=True)
@@ -68,6 +71,19 @@ def failures(out: Path, name: str) -> list[str]:
     ]
 
 
+def machines(out: Path, entries: tuple[Entry, ...]) -> list[str]:
+    """Hardware, versions and commits of the trials, each once."""
+    found: dict[str, None] = {}
+    for entry in entries:
+        for path in sorted((out / entry.name).glob("trial*/environment.json")):
+            held = json.loads(path.read_text())
+            found[
+                f"{held['device']}, {held['threads']} threads, torch {held['torch']}, "
+                f"mpkernels {held['mpkernels']}, commit {held['commit']}"
+            ] = None
+    return list(found)
+
+
 def _predictions(out: Path, name: str) -> list[tuple[np.ndarray, np.ndarray]]:
     found = []
     for path in sorted((out / name).glob("trial*/predictions.npz")):
@@ -111,27 +127,36 @@ def results_of(out: Path, entries: tuple[Entry, ...]) -> dict[str, Result]:
     return found
 
 
-def verdict(claim: Claim, better: Result, worse: Result) -> tuple[float, float, str]:
-    """How far the errors of `worse` are above, its standard error (Welch's), and what it says.
+def by_chance(one: Result, other: Result) -> float:
+    """Welch's p: how often equal networks' means are as far apart; NaN with a trial of either."""
+    if min(len(one.errors), len(other.errors)) < 2:
+        return math.nan
+    if one.deviation == other.deviation == 0:
+        return float(one.mean == other.mean)
+    known = [(r.mean, r.deviation, len(r.errors)) for r in (one, other)]
+    return float(stats.ttest_ind_from_stats(*known[0], *known[1], equal_var=False).pvalue)
 
-    A difference counts from two standard errors on. Where it is smaller, networks that should
-    differ do not show it, and nothing speaks against those that should be equal.
+
+def verdict(claim: Claim, better: Result, worse: Result) -> tuple[float, float, str]:
+    """How far the errors of `worse` are above, Welch's p, and what it says.
+
+    A difference counts where p is below `LEVEL`. Where it is not, networks that should differ do
+    not show it, and nothing speaks against those that should be equal.
     """
-    difference = worse.mean - better.mean
-    if len(better.errors) < 2 or len(worse.errors) < 2:
-        return difference, math.nan, "one trial says nothing"
-    error = math.sqrt(sum(r.deviation**2 / len(r.errors) for r in (better, worse)))
+    difference, p = worse.mean - better.mean, by_chance(better, worse)
+    if math.isnan(p):
+        return difference, p, "one trial says nothing"
     if claim.equal:
-        return difference, error, "agrees" if abs(difference) <= 2 * error else "differs"
-    if abs(difference) <= 2 * error:
-        return difference, error, "does not show"
-    return difference, error, "shows" if difference > 0 else "reversed"
+        return difference, p, "agrees" if p >= LEVEL else "differs"
+    if p >= LEVEL:
+        return difference, p, "does not show"
+    return difference, p, "shows" if difference > 0 else "reversed"
 
 
 def reading(results: dict[str, Result]) -> list[str]:
     """The paper's orders, each pair of networks a line."""
     lines = [
-        "| the paper's order | smaller error | larger error | difference | standard error | here |",
+        "| the paper's order | smaller error | larger error | difference | p | here |",
         "|---|---|---|---|---|---|",
     ]
     for claim in CLAIMS:
@@ -139,10 +164,9 @@ def reading(results: dict[str, Result]) -> list[str]:
             for worse in claim.worse:
                 if better not in results or worse not in results:
                     continue
-                difference, error, says = verdict(claim, results[better], results[worse])
+                difference, p, says = verdict(claim, results[better], results[worse])
                 lines.append(
-                    f"| {claim.text} | {better} | {worse} | {difference:+.2f} | {error:.2f} "
-                    f"| {says} |"
+                    f"| {claim.text} | {better} | {worse} | {difference:+.2f} | {p:.2g} | {says} |"
                 )
     return lines
 
@@ -157,6 +181,7 @@ def markdown(
     results: dict[str, Result],
     left_out: dict[str, str],
     failed: dict[str, list[str]],
+    trained_on: list[str],
 ) -> str:
     """The whole report; a trial that failed is counted, so that it cannot flatter a mean."""
     about = ", ".join(f"{name} {value}" for name, value in plan.items())
@@ -168,6 +193,7 @@ def markdown(
         "those of its data set at full size.", "",
         "At a scale S all widths are times S, with S of the training images and S squared of the "
         "epochs unless these are given.", "",
+        *(f"Trained on {machine}." for machine in trained_on), *[""] * bool(trained_on),
         "| network | parameters | trials | mean | deviation | best | paper, M | paper, % |",
         "|---|---|---|---|---|---|---|---|",
     ]  # fmt: skip
@@ -190,10 +216,10 @@ def markdown(
     read_lines = reading(results)
     if len(read_lines) > 2:
         lines += ["", "## What of the paper's orders shows", "",
-                  "Differences of mean errors; one counts from two standard errors on. With few "
-                  "trials that is weak evidence: with three of each, 12 to 18 % of pairs of equal "
-                  "networks differ as much by chance (Student's t, 4 to 2 degrees of freedom).", "",
-                  *read_lines]  # fmt: skip
+                  f"Differences of mean errors; one counts where Welch's p is below {LEVEL}. Each "
+                  "pair is looked at by itself: of the "
+                  f"{len(read_lines) - 2} here, {LEVEL:.0%} would count by chance if all networks "
+                  "were equal.", "", *read_lines]  # fmt: skip
     return "\n".join([*lines, ""])
 
 
@@ -242,7 +268,10 @@ def write(
     """Writes report.md, report.csv and, with matplotlib, report.png."""
     results = results_of(out, entries)
     failed = {entry.name: lost for entry in entries if (lost := failures(out, entry.name))}
-    write_text(out / "report.md", markdown(plan, entries, results, left_out, failed))
+    write_text(
+        out / "report.md",
+        markdown(plan, entries, results, left_out, failed, machines(out, entries)),
+    )
     write_text(out / "report.csv", table(entries, results))
     with contextlib.suppress(ImportError):  # without matplotlib the other two have the figures
         picture(out / "report.png", f"{plan['suite']} on {plan['data']}", entries, results)

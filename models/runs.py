@@ -29,6 +29,16 @@ def _commit() -> str | None:
         return None
 
 
+def _processor() -> str:
+    """Its name, where the system tells."""
+    try:
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+    except OSError:
+        lines = []
+    names = (line.partition(":")[2].strip() for line in lines if line.startswith("model name"))
+    return next(names, platform.processor() or "CPU")
+
+
 def environment(device: str) -> dict[str, Any]:
     """Versions, hardware, the command, and the commit if this is a checkout."""
     gpu = device.startswith("cuda")
@@ -39,7 +49,7 @@ def environment(device: str) -> dict[str, Any]:
         "torch": torch.__version__,
         "python": platform.python_version(),
         "platform": platform.platform(),
-        "device": torch.cuda.get_device_name() if gpu else platform.processor() or "CPU",
+        "device": torch.cuda.get_device_name() if gpu else _processor(),
         "threads": torch.get_num_threads(),
     }
 

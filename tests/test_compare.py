@@ -8,12 +8,14 @@ import signal
 
 import numpy as np
 import pytest
+import torch
 
 import models
 from models import compare, comparison
 from models.compare import main, scaled
-from models.comparison import Result, verdict
+from models.comparison import Result, by_chance, verdict
 from models.paper import ROWS
+from models.runs import environment
 from models.suites import CLAIMS, ENSEMBLES, ERRORS, SUITES, Claim
 from models.trainer import Trainer
 from models.training import fit
@@ -63,6 +65,7 @@ def test_a_comparison_goes_on_where_it_stopped(tmp_path, capsys):
     assert (tmp_path / "basecnn" / "trial0" / "trial.json").read_bytes() == first
 
     report = (tmp_path / "report.md").read_text()
+    assert f"Trained on {environment('cpu')['device']}, " in report and torch.__version__ in report
     assert "| Capsule network (Sabour et al.) | its widths cannot be scaled |" in report
     assert "| BaseCNN Ensemble |" in report and "routed is better than one path" in report
     with (tmp_path / "report.csv").open() as file:
@@ -94,14 +97,14 @@ def test_a_comparison_goes_on_where_it_stopped(tmp_path, capsys):
     assert not (tmp_path / "nowhere").exists()
 
 
-def test_ctrl_c_keeps_half_a_trial(tmp_path, monkeypatch):
+def test_a_signal_keeps_half_a_trial(tmp_path, monkeypatch):
     whole, part = tmp_path / "whole", tmp_path / "part"
     command = [*TINY, "--epochs", "3", "--trials", "1", "--rows", "basecnn", "--out"]
     finish_epoch, train_step, steps = Trainer.finish_epoch, Trainer.train_step, []
 
     def finish_and_stop(trainer, *rest):
         finish_epoch(trainer, *rest)
-        signal.raise_signal(signal.SIGINT)  # is looked at after the next step
+        signal.raise_signal(signal.SIGTERM)  # is looked at after the next step
 
     def count(trainer, *rest):
         steps.append(trainer.epoch)
@@ -111,7 +114,7 @@ def test_ctrl_c_keeps_half_a_trial(tmp_path, monkeypatch):
     assert main([*command, str(whole)]) == 0
     with monkeypatch.context() as stopping:
         stopping.setattr(Trainer, "finish_epoch", finish_and_stop)
-        assert main([*command, str(part)]) == 130
+        assert main([*command, str(part)]) == 143
     assert not (part / "basecnn" / "trial0" / "trial.json").exists()
     assert main([*command, str(part)]) == 0
     assert steps == [0, 1, 2] + [0, 1] + [2]
@@ -176,10 +179,17 @@ def test_orders():
 
     claim, equal = Claim("", ("a",), ("b",)), Claim("", ("a",), ("b",), equal=True)
     good, bad, noisy = result(5.0, 5.2, 5.1), result(8.0, 8.2, 8.1), result(4.0, 9.0, 6.0)
-    difference, error, says = verdict(claim, good, bad)
-    # Deviation 0.1 in both: the standard error is sqrt(2 * 0.01 / 3).
-    assert difference == pytest.approx(3.0) and error == pytest.approx(math.sqrt(0.02 / 3))
+    difference, p, says = verdict(claim, good, bad)
+    assert difference == pytest.approx(3.0) and p < 1e-4
     assert says == "shows" and verdict(claim, bad, good)[2] == "reversed"
     assert verdict(claim, good, noisy)[2] == "does not show"
     assert verdict(equal, good, noisy)[2] == "agrees" and verdict(equal, good, bad)[2] == "differs"
     assert verdict(claim, result(5.0), bad)[2] == "one trial says nothing"
+    # With two trials of equal deviations Student's t has two degrees of freedom, whose
+    # distribution has a closed form: p = 1 - t / sqrt(2 + t^2).
+    pair, other = result(5.0, 5.2), result(5.3, 5.5)
+    t = 0.3 / math.sqrt(2 * 0.02 / 2)
+    assert verdict(claim, pair, other)[1] == pytest.approx(1 - t / math.sqrt(2 + t * t))
+    assert verdict(claim, pair, other)[2] == "does not show"  # 2.1 standard errors apart
+    assert by_chance(result(5.0, 5.0), result(5.0, 5.0)) == 1
+    assert by_chance(result(5.0, 5.0), result(6.0, 6.0)) == 0
