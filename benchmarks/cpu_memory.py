@@ -27,7 +27,9 @@ def peak(step: Step) -> int:
     for _ in range(WARM_UP):
         step()
     activities = [torch.profiler.ProfilerActivity.CPU]
-    with torch.profiler.profile(activities=activities, profile_memory=True) as profile:
+    with torch.profiler.profile(
+        activities=activities, profile_memory=True, acc_events=True
+    ) as profile:
         step()
     records: Any = profile.profiler.kineto_results.events()  # type: ignore[union-attr]
     changes = [

@@ -35,7 +35,7 @@ def kind_of(operator: str) -> str:
 def shares(step: Step) -> dict[str, float]:
     """Percent of one step's time inside operators, by kind; what runs inside one counts for it."""
     activities = [torch.profiler.ProfilerActivity.CPU]
-    with torch.profiler.profile(activities=activities) as profile:
+    with torch.profiler.profile(activities=activities, acc_events=True) as profile:
         step()
     times = dict.fromkeys([*KINDS, REST], 0.0)
     for event in profile.events():

@@ -138,7 +138,7 @@ def count_kernels(step: Step) -> int:
     step()
     torch.cuda.synchronize()
     activities = [torch.profiler.ProfilerActivity.CUDA]
-    with torch.profiler.profile(activities=activities) as profile:
+    with torch.profiler.profile(activities=activities, acc_events=True) as profile:
         step()
         torch.cuda.synchronize()
     kinds = torch.autograd.DeviceType.CUDA

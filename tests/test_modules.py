@@ -126,7 +126,7 @@ def test_a_stitch_sums_its_gradient_over_batch_and_space(channels, backend):
 @STITCHES
 def test_a_stitch_makes_no_copy_of_its_weights(channels, backend):
     stitch, xs = mpk.CrossStitch(2, channels=channels), [torch.randn(3, 4, 5, 5) for _ in range(2)]
-    with torch.no_grad(), torch.profiler.profile() as seen:
+    with torch.no_grad(), torch.profiler.profile(acc_events=True) as seen:
         stitch(xs)
     names = {event.key for event in seen.key_averages()}
     assert names & {"mpkernels::mix", "aten::expand"} == {"mpkernels::mix", "aten::expand"}

@@ -59,6 +59,7 @@ def stop_after(process, folder, where, number):
     return process.returncode, output[1]
 
 
+@pytest.mark.slow
 def test_a_stopped_and_killed_run_goes_on_exactly(tmp_path):
     whole, part = tmp_path / "whole", tmp_path / "part"
     finish(start(whole))

@@ -62,7 +62,8 @@ def lines(folder):
 
 # A network that guesses reaches 10 %; four epochs over 1,442 digits reached 99 %. Below 90 % the
 # routers do not pass on what the paths have learned.
-@pytest.mark.parametrize("routers", ["fused", pytest.param("eager", marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("routers", ["fused", "eager"])
 def test_learns_digits(routers):
     torch.use_deterministic_algorithms(False)
     images = data.load("digits")
