@@ -16,9 +16,8 @@ import torch
 from torch.autograd import DeviceType
 
 from benchmarks.choice import Choice, Row, using
-from benchmarks.cpu_predicted import CASES as PREDICTED
-from benchmarks.cpu_steps import CASES, asked, named, networks
 from benchmarks.cpu_steps import PLAIN as CONTENDERS
+from benchmarks.cpu_steps import asked, named, networks
 from benchmarks.measure import WARM_UP, Step
 
 
@@ -46,7 +45,7 @@ def peak(step: Step) -> int:
 
 def rows(choice: Choice) -> Iterator[Row]:
     """Of each case the step or forward pass, and its routers alone; threads do not matter."""
-    for case, threads in named(choice, [*CASES, *PREDICTED]):
+    for case, threads in named(choice):
         if threads != choice.threads[0]:
             continue
         x, y = case.images()
