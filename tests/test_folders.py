@@ -140,7 +140,7 @@ def test_ctrl_c_and_sigterm_do_not_stop_the_reading_processes(folder):
     others = set(multiprocessing.active_children())
     images = data.load("imagenet", folder, workers=2)
     batches = images.test_batches(torch.arange(100).split(10), "cpu")
-    labels = [next(batches)[1]]
+    labels = [next(batches)[1] for _ in range(2)]  # then both have begun
     readers = set(multiprocessing.active_children()) - others
     assert len(readers) == 2
     for reader, number in zip(readers, ("-INT", "-TERM")):

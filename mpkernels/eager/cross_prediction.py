@@ -31,7 +31,7 @@ def _pair(name: str, value: Sizes, least: int) -> tuple[int, int]:
 
 def check_dtype(x: Tensor, weight: Tensor, device: str) -> None:
     """Raises unless the convolution takes both, or autocast on `device` sees to that."""
-    casts = torch.amp.is_autocast_available(device) and torch.is_autocast_enabled(device)
+    casts = device in functional.AUTOCAST and torch.is_autocast_enabled(device)
     if x.dtype != weight.dtype and not (casts and torch.float64 not in (x.dtype, weight.dtype)):
         raise TypeError(f"xs[0] must be {weight.dtype} as weight, got {x.dtype}")
 

@@ -14,6 +14,13 @@ import torch
 from torch import Tensor
 from torch.nn.functional import linear
 
+# Types of devices with autocast; asked here, since Dynamo of torch 2.11 cannot trace the question.
+AUTOCAST = frozenset(
+    kind
+    for kind in ("cpu", "cuda", "xpu", "mps", "hpu", "mtia", "privateuseone")
+    if torch.amp.is_autocast_available(kind)
+)
+
 
 def accumulate_dtype(dtype: torch.dtype) -> torch.dtype:
     """Dtype in which maps of `dtype` are pooled, gated and mixed."""
@@ -23,15 +30,15 @@ def accumulate_dtype(dtype: torch.dtype) -> torch.dtype:
 def follow_autocast(xs: Sequence[Tensor]) -> list[Tensor]:
     """The maps in autocast's dtype where autocast is on for their device; float64 stays."""
     device = xs[0].device.type
-    if not torch.amp.is_autocast_available(device) or not torch.is_autocast_enabled(device):
+    if device not in AUTOCAST or not torch.is_autocast_enabled(device):
         return list(xs)
     dtype = torch.get_autocast_dtype(device)
     return [x if x.dtype == torch.float64 else x.to(dtype) for x in xs]
 
 
 def without_autocast(device: str) -> AbstractContextManager[object]:
-    """Autocast off for a type of device, if it has autocast at all."""
-    if not torch.amp.is_autocast_available(device):
+    """Autocast off for a type of device, if it has any."""
+    if device not in AUTOCAST:
         return nullcontext()
     return torch.autocast(device, enabled=False)
 
