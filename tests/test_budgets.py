@@ -104,7 +104,8 @@ def test_the_table_is_true(job):
     Triton 3.6 spills ten bytes of the sums of parameters' gradients on sm_100, and of no map.
     """
     found = list(rows(job, list(TARGETS)))
-    assert not any(row.spilled for row in found if "parameter" not in row.kernel)
+    old = triton.__version__.startswith("3.6.")
+    assert not any(row.spilled for row in found if not (old and "parameter" in row.kernel))
     if COMMITTED["triton"] != triton.__version__:
         pytest.skip(OTHER_COMPILER + ", so registers were not compared")
     assert set(found) <= set(ROWS)

@@ -15,9 +15,18 @@ from torch import Tensor
 from torch.nn.functional import linear
 
 # Types of devices with autocast; asked here, since Dynamo of torch 2.11 cannot trace the question.
+# A device that is not PyTorch's own is loaded, and has its name, when torch is imported.
 AUTOCAST = frozenset(
     kind
-    for kind in ("cpu", "cuda", "xpu", "mps", "hpu", "mtia", "privateuseone")
+    for kind in (
+        "cpu",
+        "cuda",
+        "xpu",
+        "mps",
+        "hpu",
+        "mtia",
+        torch._C._get_privateuse1_backend_name(),
+    )
     if torch.amp.is_autocast_available(kind)
 )
 
