@@ -45,7 +45,7 @@ def _combine_sums_kernel(
     CHANNEL_BLOCKS: tl.constexpr = tl.cdiv(CHANNELS, BLOCK_CHANNELS)
     if tl.program_id(0) < programs:
         j = tl.program_id(0) // CHANNEL_BLOCKS % OUTPUTS
-        part = tl.program_id(0) // (CHANNEL_BLOCKS * OUTPUTS)
+        part = tl.program_id(0) // CHANNEL_BLOCKS // OUTPUTS
         c = tl.program_id(0) % CHANNEL_BLOCKS * BLOCK_CHANNELS + tl.arange(0, BLOCK_CHANNELS)
         end = tl.minimum((part + 1) * SAMPLES, batch) * ALONG
         of_shift, of_scale = (tl.zeros([BLOCK_ALONG, BLOCK_CHANNELS], ACC),) * 2

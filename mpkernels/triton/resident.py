@@ -38,6 +38,19 @@ def _places(
     return (x + sample[:, None, None] * batch_stride) + within
 
 
+@triton.jit
+def _factor(g, o, BLOCK_OUTPUTS: tl.constexpr, BLOCK_SAMPLES: tl.constexpr):
+    """The gates g[:, o] as a factor of tiles [samples, rows, columns].
+
+    A scalar where a block has one sample: a tensor of one element would be spread over a layout in
+    which each thread holds the whole tile, and the tile be moved there through shared memory.
+    """
+    if BLOCK_SAMPLES == 1:
+        return tl.sum(element(g, o, BLOCK_OUTPUTS), 0)
+    else:
+        return element(g, o, BLOCK_OUTPUTS)[:, None, None]
+
+
 @triton.jit(do_not_specialize=["batch"])
 def resident_kernel(
     xs, x_batch_strides, x_row_strides, ys, y_batch_strides, y_row_strides,
@@ -78,9 +91,9 @@ def resident_kernel(
         tl.store(gates + path * OUTPUTS + j[None, :], g, mask=of_outputs)
         weights = weights + (g,)
     for o in tl.static_range(OUTPUTS):
-        y = element(weights[0], o, BLOCK_OUTPUTS)[:, None, None] * tiles[0]
+        y = _factor(weights[0], o, BLOCK_OUTPUTS, BLOCK_SAMPLES) * tiles[0]
         for i in tl.static_range(1, INPUTS):
-            y += element(weights[i], o, BLOCK_OUTPUTS)[:, None, None] * tiles[i]
+            y += _factor(weights[i], o, BLOCK_OUTPUTS, BLOCK_SAMPLES) * tiles[i]
         at = _places(
             ys[o], sample, row, col, y_batch_strides[o], y_row_strides[o], COLS, DENSE, WIDE
         )
@@ -170,7 +183,7 @@ def resident_backward_kernel(
                 dx += (dz[:, None, :] if CHANNELS_LAST else dz[:, :, None]) / POSITIONS
                 for o in tl.static_range(OUTPUTS):
                     if (PRESENT >> o) & 1:
-                        dx += element(g, o, BLOCK_OUTPUTS)[:, None, None] * tiles[o]
+                        dx += _factor(g, o, BLOCK_OUTPUTS, BLOCK_SAMPLES) * tiles[o]
                 at = _places(
                     grad_xs[i],
                     sample,
