@@ -14,11 +14,12 @@ Router = Callable[..., list[Tensor]]
 
 
 def loops(xs: list[Tensor], w1: Tensor, b1: Tensor, w2: Tensor, b2: Tensor) -> list[Tensor]:
-    """One gate after the other, one sum for each output."""
+    """One gate after the other, one sum for each output; gates are of the parameters' dtype."""
     gates = []
     for i, x in enumerate(xs):
-        z = x.flatten(2).mean(2) if x.dim() > 2 else x
-        gates.append(linear(linear(z, w1[i], b1[i]).relu(), w2[i], b2[i]).softmax(-1))
+        z = (x.flatten(2).mean(2) if x.dim() > 2 else x).to(w1.dtype)
+        g = linear(linear(z, w1[i], b1[i]).relu(), w2[i], b2[i]).softmax(-1)
+        gates.append(g.to(x.dtype))
     trailing = (None,) * (xs[0].dim() - 1)
     return [
         sum(g[(slice(None), j, *trailing)] * x for g, x in zip(gates, xs))  # type: ignore[misc]
@@ -27,11 +28,11 @@ def loops(xs: list[Tensor], w1: Tensor, b1: Tensor, w2: Tensor, b2: Tensor) -> l
 
 
 def stacked(xs: list[Tensor], w1: Tensor, b1: Tensor, w2: Tensor, b2: Tensor) -> list[Tensor]:
-    """All paths in one tensor, sums as einsum."""
+    """All paths in one tensor, sums as einsum; gates are of the parameters' dtype."""
     x = torch.stack(xs, 1)
-    z = x.flatten(3).mean(3) if x.dim() > 3 else x
+    z = (x.flatten(3).mean(3) if x.dim() > 3 else x).to(w1.dtype)
     h = (torch.einsum("bmc,mkc->bmk", z, w1) + b1).relu()
-    gates = (torch.einsum("bmk,mnk->bmn", h, w2) + b2).softmax(-1)
+    gates = (torch.einsum("bmk,mnk->bmn", h, w2) + b2).softmax(-1).to(x.dtype)
     return list(torch.einsum("bmn,bm...->nb...", gates, x).unbind(0))
 
 

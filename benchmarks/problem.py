@@ -36,15 +36,19 @@ def parameters(case: Case) -> tuple[Tensor, ...]:
 
 
 class Problem:
-    """Inputs, parameters and the outputs' gradients."""
+    """Inputs, parameters and the outputs' gradients.
 
-    def __init__(self, case: Case, device: str = "cpu") -> None:
+    Parameters have the maps' dtype, or the one that is named: with autocast they stay float32.
+    """
+
+    def __init__(
+        self, case: Case, device: str = "cpu", parameter_dtype: torch.dtype | None = None
+    ) -> None:
         m, n = case.inputs, case.outputs
         self.case, self.inputs, self.outputs = case, m, n
         self.xs = [map_like(case, device).requires_grad_() for _ in range(m)]
-        self.parameters = [
-            p.to(device, DTYPES[case.dtype]).requires_grad_() for p in parameters(case)
-        ]
+        narrow = parameter_dtype or DTYPES[case.dtype]
+        self.parameters = [p.to(device, narrow).requires_grad_() for p in parameters(case)]
         self.grads = [map_like(case, device) for _ in range(n)]
         self.plain = [x.detach() for x in self.xs]
         self.fixed = [p.detach() for p in self.parameters]
@@ -66,6 +70,13 @@ class Problem:
         """Forward and backward of every gradient."""
         return lambda: torch.autograd.grad(
             router(self.xs, *self.parameters), [*self.xs, *self.parameters], self.grads
+        )
+
+    def backward_of(self, router: baselines.Router) -> Step:
+        """The backward of a router by autograd, every gradient, from one forward that is kept."""
+        ys = router(self.xs, *self.parameters)
+        return lambda: torch.autograd.grad(
+            ys, [*self.xs, *self.parameters], self.grads, retain_graph=True
         )
 
     def operator_forward(self) -> Step:

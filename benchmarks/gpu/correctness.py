@@ -1,0 +1,106 @@
+"""Every operator at the paper's routers, on fresh random inputs, against float64.
+
+The bounds are those of the tests. Beside them: two runs agree bit by bit, and so does a batch with
+its halves.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import random
+from collections.abc import Iterator
+from typing import Any
+
+import torch
+from networks import NETWORKS
+from torch import Tensor
+
+from benchmarks.gpu.drawn import (
+    COMBINED,
+    DTYPES,
+    OPERATORS,
+    PARAMETERS,
+    Case,
+    Problem,
+    Router,
+    draw,
+    run_operator,
+)
+from benchmarks.gpu.float64 import expected, shares
+
+# The networks that are timed come first.
+TIMED = ("basecnn_3_cc", "resnet20_3_cc", "resnet18_2_cc")
+ODD = Router(13, (5, 7), 2, 3)
+
+
+def _batch(router: Router) -> int:
+    """That of the recipes, less for maps of 224 x 224 images."""
+    return 128 if router.channels * (router.spatial or (1,))[0] <= 1024 else 16
+
+
+def _checked() -> dict[str, tuple[Case, str]]:
+    names = [*TIMED, *(name for name in NETWORKS if name not in TIMED)]
+    routers = dict.fromkeys(Router(*router[1:]) for name in names for router in NETWORKS[name])
+    found = {}
+    for dtypes in (("fp32", "bf16"), ("fp16", "fp64")):
+        for router in (*routers, ODD):
+            for dtype in dtypes:
+                for layout in ("nchw", "channels_last")[: 2 if router.spatial else 1]:
+                    case = Case(router, dtype, layout, _batch(router))
+                    found |= {f"{operator} {case}": (case, operator) for operator in OPERATORS}
+    return found
+
+
+CASES = _checked()
+
+
+def cases() -> list[str]:
+    """An operator, a router, a dtype and a layout."""
+    return list(CASES)
+
+
+@contextlib.contextmanager
+def poisoned() -> Iterator[None]:
+    """Fills every new tensor with NaN, so that no hole stays unseen."""
+    torch.use_deterministic_algorithms(True, warn_only=True)
+    try:
+        yield
+    finally:
+        torch.use_deterministic_algorithms(False)
+
+
+def _halves_agree(operator: str, problem: Problem, found: dict[str, Tensor]) -> bool:
+    """Whether each sample's results do not depend, bit by bit, on the batch that it is in."""
+    middle = len(problem.xs[0]) // 2
+    parts = (slice(middle), slice(middle, None))
+    halves = [run_operator(operator, problem.part(part)) for part in parts]
+    each = [name for name in found if name not in {f"grad_{p}" for p in (*PARAMETERS, *COMBINED)}]
+    return all(torch.equal(found[n], torch.cat([half[n] for half in halves])) for n in each)
+
+
+def check(case: Case, operator: str, device: str = "cuda") -> dict[str, Any]:
+    """The largest error as a share of its bound, and what is wrong."""
+    seed = random.randrange(1, 2**31)
+    problem, wrong = draw(case, device, seed), []
+    with poisoned():
+        found, again = run_operator(operator, problem), run_operator(operator, problem)
+        agree = len(problem.xs[0]) < 2 or _halves_agree(operator, problem, found)
+    share = shares(found, expected(operator, problem))
+    wrong += [f"{name} is {s:.3g} bounds off" for name, s in share.items() if s > 1]
+    if not all(torch.equal(t, again[name]) for name, t in found.items()):
+        wrong.append("two runs differ")
+    if not agree:
+        wrong.append("halves of the batch differ from the batch")
+    if device == "cuda":
+        torch.cuda.empty_cache()  # several processes share the card
+    return {
+        "operator": operator, "dtype": case.dtype, "share": round(max(share.values()), 4),
+        "seed": seed, "right": not wrong, "wrong": "; ".join(wrong[:6]),
+    }  # fmt: skip
+
+
+def run(name: str) -> dict[str, Any]:
+    """Checks one."""
+    case, operator = CASES[name]
+    assert case.dtype in DTYPES
+    return check(case, operator)

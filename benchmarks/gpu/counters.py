@@ -1,0 +1,70 @@
+"""What Nsight Compute counts of single launches: bytes of memory, hits in L2, warps at work.
+
+`python -m benchmarks.gpu.counters CASE` makes the launches that ncu watches.
+"""
+
+from __future__ import annotations
+
+import csv
+import shutil
+import subprocess
+import sys
+from typing import Any
+
+from benchmarks import baselines
+from benchmarks.cases import Case
+from benchmarks.gpu.rows import ROOT
+from benchmarks.problem import Problem
+
+METRICS = {
+    "gpu__time_duration.sum": "microseconds",
+    "dram__bytes_read.sum": "bytes_read",
+    "dram__bytes_write.sum": "bytes_written",
+    "lts__t_sector_hit_rate.pct": "l2_hit_percent",
+    "sm__warps_active.avg.pct_of_peak_sustained_active": "warps_active_percent",
+    "launch__registers_per_thread": "registers",
+}
+KERNELS = "regex:resident|streamed|split|cross_connect|gradients|gate_weights"
+CASES = {
+    str(case): case
+    for case in (
+        Case(128, 64, (8, 8), 2, 2), Case(128, 32, (16, 16), 3, 3),
+        Case(32, 64, (56, 56), 2, 2), Case(32, 64, (56, 56), 2, 2, "bf16"),
+    )
+}  # fmt: skip
+SECONDS = 25.0
+
+
+def cases() -> list[str]:
+    """Routers; a forward and a backward of each."""
+    return list(CASES)
+
+
+def run(name: str) -> dict[str, Any]:
+    """One row of counts a kernel, in the order of the launches; caches are flushed before each."""
+    if shutil.which("ncu") is None:
+        raise RuntimeError("ncu is not installed")
+    said = subprocess.run(
+        ["ncu", "--csv", "--print-units", "base", "--kernel-name", KERNELS,
+         "--metrics", ",".join(METRICS),
+         sys.executable, "-m", "benchmarks.gpu.counters", name],
+        cwd=ROOT, capture_output=True, text=True, timeout=SECONDS,
+    )  # fmt: skip
+    lines = [line for line in said.stdout.splitlines() if line.startswith('"')]
+    kernels: dict[str, dict[str, Any]] = {}
+    for row in csv.DictReader(lines):
+        metric = METRICS.get(row["Metric Name"])
+        if metric is not None:
+            kernel = kernels.setdefault(row["ID"], {"kernel": row["Kernel Name"][:60]})
+            value = float(row["Metric Value"].replace(",", ""))
+            kernel[metric] = value / 1e3 if metric == "microseconds" else value
+    if not kernels:
+        raise RuntimeError(f"ncu saw no kernel: {(said.stdout + said.stderr)[-800:]}")
+    problem = Problem(CASES[name]._replace(batch=1))
+    one = [bytes * CASES[name].batch for bytes in problem.floor()]
+    return {"floor_bytes": one, "kernels": list(kernels.values())}
+
+
+if __name__ == "__main__":
+    made = Problem(CASES[sys.argv[1]], "cuda")
+    made.both(baselines.fused)()

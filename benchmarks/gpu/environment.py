@@ -1,0 +1,72 @@
+"""The card, its clocks, the versions, and what was loaded of the compiled parts."""
+
+from __future__ import annotations
+
+import os
+import platform
+import shutil
+import subprocess
+import time
+from typing import Any
+
+import torch
+
+from benchmarks.measure import CudaClock, contest, spread
+from mpkernels.ops import native
+from mpkernels.ops.onchip import chip_of
+
+CLOCKS = (
+    "driver_version", "clocks.sm", "clocks.mem", "clocks.max.sm", "clocks.max.mem",
+    "power.draw", "power.limit", "temperature.gpu",
+    "clocks_event_reasons.active", "mig.mode.current",
+)  # fmt: skip
+
+
+def cases() -> list[str]:
+    """One."""
+    return ["environment"]
+
+
+def clocks() -> dict[str, str]:
+    """What nvidia-smi says of the card now; empty without it."""
+    if shutil.which("nvidia-smi") is None:
+        return {}
+    asked = ["nvidia-smi", f"--query-gpu={','.join(CLOCKS)}", "--format=csv,noheader"]
+    said = subprocess.run(asked, capture_output=True, text=True).stdout.strip().split("\n")[0]
+    return dict(zip(CLOCKS, said.split(", ")))
+
+
+def copy_rate() -> float:
+    """Bytes a second, read and written, of a copy of 1 GiB."""
+    x = torch.empty(1 << 28, device="cuda")
+    y = torch.empty_like(x)
+    times = contest({"copy": lambda: y.copy_(x)}, 9, CudaClock())
+    return 2 * x.nbytes / spread(times["copy"])["median"] * 1e6
+
+
+def run(case: str) -> dict[str, Any]:
+    """All of it; failed where torch has no GPU."""
+    if not torch.cuda.is_available():
+        raise RuntimeError("torch finds no GPU")
+    card, device = torch.cuda.get_device_properties(0), torch.device("cuda", 0)
+    return {
+        "card": card.name,
+        "multiprocessors": card.multi_processor_count,
+        "l2_bytes": card.L2_cache_size,
+        "memory_bytes": card.total_memory,
+        "cuda": torch.version.cuda,
+        "cudnn": torch.backends.cudnn.version(),
+        "python": platform.python_version(),
+        "cores": os.cpu_count(),
+        "tf32": {
+            "matmul": torch.backends.cuda.matmul.allow_tf32,
+            "convolution": torch.backends.cudnn.allow_tf32,
+        },
+        "cuda_library": native.why_no_cuda or "loaded",
+        "cpu_library": native.why_no_cpu or "loaded",
+        "on_chip": str(chip_of(device)),
+        "copy_gigabytes_per_second": round(copy_rate() * 1e-9),
+        "clocks": clocks(),
+        "date": time.strftime("%Y-%m-%d"),
+        "commit": os.environ.get("MPK_COMMIT", "unknown"),
+    }

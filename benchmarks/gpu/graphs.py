@@ -1,0 +1,48 @@
+"""GPU time: CUDA graphs of many calls, each on inputs of its own, that take turns.
+
+A graph leaves out what Python takes, for all contenders alike. The inputs of its calls together
+exceed the L2 cache, and the outputs are kept until the last call is captured: every call reads from
+memory and writes to memory of its own, as in a network.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+import torch
+
+from benchmarks.measure import CudaClock, Spread, Step, contest, spread
+
+WARM_UP = 2
+ROUNDS = 9
+L2_TIMES = 2  # how often the inputs of a graph's calls would fill the L2 cache
+FEWEST, MOST = 4, 32  # calls of a graph
+
+
+def calls_for(bytes_of_call: int) -> int:
+    """How many calls exceed the L2 cache together."""
+    l2_bytes = torch.cuda.get_device_properties(0).L2_cache_size
+    return min(MOST, max(FEWEST, math.ceil(L2_TIMES * l2_bytes / max(1, bytes_of_call))))
+
+
+def captured(calls: Sequence[Step], warm_up: int = WARM_UP) -> Step:
+    """A replay of all calls as one graph; the first of them runs before.
+
+    It is captured on the current stream, which is not the default one (see `worker`), so that a
+    backward runs on the stream of its forward.
+    """
+    for _ in range(warm_up):
+        calls[0]()
+    torch.cuda.synchronize()
+    graph, outputs = torch.cuda.CUDAGraph(), []
+    with torch.cuda.graph(graph, stream=torch.cuda.current_stream()):
+        for call in calls:
+            outputs.append(call())
+    return graph.replay
+
+
+def timed(graphs: dict[str, Step], calls: int, rounds: int = ROUNDS) -> dict[str, Spread]:
+    """Microseconds of one call of each graph."""
+    times = contest(graphs, rounds, CudaClock())
+    return {name: spread([each / calls for each in values]) for name, values in times.items()}

@@ -1,0 +1,57 @@
+"""What a call of a router takes on the host, where a network's step waits for Python."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from typing import Any
+
+import torch
+
+from benchmarks import baselines
+from benchmarks.cases import Case
+from benchmarks.measure import Step, contest, spread
+from benchmarks.problem import Problem
+
+CALLS = 20  # whose launches fit the driver's queue: no call waits for the card
+ROUNDS = 15
+CASES = {
+    str(case): case
+    for case in (
+        Case(8, 64, (8, 8), 2, 2), Case(8, 32, (16, 16), 3, 3), Case(8, 32, (), 3, 3),
+        Case(8, 64, (8, 8), 2, 2, "bf16"), Case(8, 16, (32, 32), 3, 3),
+    )
+}  # fmt: skip
+
+
+def cases() -> list[str]:
+    """Routers of so few samples that the card is done before the host is."""
+    return list(CASES)
+
+
+class _HostClock:
+    """Time until calls return; the card is idle when they begin."""
+
+    shortest = 0.0
+
+    def turn(self, step: Step, calls: int) -> Callable[[], float]:
+        torch.cuda.synchronize()
+        begin = time.perf_counter()
+        for _ in range(CALLS):
+            step()
+        taken = 1e6 * (time.perf_counter() - begin) / CALLS
+        return lambda: taken
+
+    def settle(self) -> None:
+        torch.cuda.synchronize()
+
+
+def run(name: str) -> dict[str, Any]:
+    """Microseconds a call, forward without autograd, and forward with backward."""
+    problem = Problem(CASES[name], "cuda", torch.float32)
+    steps = {}
+    for contender, of in (("fused", baselines.fused), ("loops", baselines.loops)):
+        steps[f"{contender} forward"] = problem.forward(of)
+        steps[f"{contender} both"] = problem.both(of)
+    times = contest(steps, ROUNDS, _HostClock())
+    return {"microseconds": {step: spread(values) for step, values in times.items()}}

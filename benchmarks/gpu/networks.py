@@ -1,0 +1,91 @@
+"""Training steps of whole networks: eager and fused routers, launched one by one and as a graph."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import nn
+from torch.nn.utils import parameters_to_vector
+
+from benchmarks.gpu.graphs import captured
+from benchmarks.measure import CudaClock, Step, contest, spread
+from benchmarks.training import build, images, is_right, training_step
+
+# With the batch of the paper's recipes.
+BATCHES = {"basecnn_3_cc": 128, "resnet20_3_cc": 64}
+WARM_UP, ROUNDS = 3, 11
+STEPS = 8  # after which weights are compared
+# Far beyond what another order of sums does to eight steps, far below a step left out.
+APART = 1e-3
+CASES = {
+    f"{name} {dtype} {layout}": (name, dtype == "bf16 autocast", layout == "channels_last")
+    for layout in ("NCHW", "channels_last")
+    for name in BATCHES
+    for dtype in ("fp32", "bf16 autocast")
+}
+
+
+def cases() -> list[str]:
+    """A network, a dtype and a layout."""
+    return list(CASES)
+
+
+def trained(name: str, routers: str, bf16: bool, last: bool) -> tuple[nn.Module, Step]:
+    """A network and its training step."""
+    model = build(name, routers, "cuda", last)
+    return model, training_step(model, model, *images(BATCHES[name], "cuda"), bf16=bf16)
+
+
+def graph_apart(name: str, bf16: bool, last: bool) -> float:
+    """How far weights end apart, trained by a graph and without, over how far they moved."""
+    ends = []
+    for graphed in (False, True):
+        model, step = trained(name, "fused", bf16, last)
+        begin = parameters_to_vector(model.parameters()).detach()
+        run = captured([step], WARM_UP) if graphed else step
+        for _ in range(STEPS - WARM_UP * graphed):
+            run()
+        ends.append(parameters_to_vector(model.parameters()).detach())
+    plain, replayed = ends
+    return float((replayed - plain).norm() / (plain - begin).norm())
+
+
+def _is_right(name: str, last: bool) -> bool:
+    """Whether loss and gradients are as near to float64 as those of the eager network."""
+    x, y = images(BATCHES[name], "cuda")
+    eager, fused = (build(name, routers, "cuda", last) for routers in ("eager", "fused"))
+    tf32 = torch.backends.cudnn.allow_tf32
+    torch.backends.cudnn.allow_tf32 = False
+    try:
+        return is_right(fused, fused, eager, x, y)
+    finally:
+        torch.backends.cudnn.allow_tf32 = tf32
+
+
+def run(case: str) -> dict[str, Any]:
+    """Microseconds a step and peak memory of each way to train."""
+    name, bf16, last = CASES[case]
+    found, peaks = {}, {}
+    for routers in ("eager", "fused"):
+        torch.cuda.synchronize()
+        torch.cuda.empty_cache()
+        before = torch.cuda.memory_allocated()
+        torch.cuda.reset_peak_memory_stats()
+        _, step = trained(name, routers, bf16, last)
+        step()
+        torch.cuda.synchronize()
+        peaks[routers] = torch.cuda.max_memory_allocated() - before
+        found[routers] = step
+        _, graphed = trained(name, routers, bf16, last)
+        found[f"{routers} graph"] = captured([graphed], WARM_UP)
+    times = contest(found, ROUNDS, CudaClock())
+    apart, right = graph_apart(name, bf16, last), _is_right(name, last)
+    return {
+        "batch": BATCHES[name],
+        "microseconds": {way: spread(values) for way, values in times.items()},
+        "peak_bytes": peaks,
+        "graph_apart": apart,
+        "like_float64": right,
+        "right": right and apart <= APART,
+    }

@@ -1,0 +1,113 @@
+"""GPU time of routers: fused, eager loops, eager stacked, and a copy of as many bytes."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from networks import NETWORKS
+
+import mpkernels as mpk
+from benchmarks import baselines
+from benchmarks.cases import LAYOUTS, Case
+from benchmarks.gpu.graphs import calls_for, captured, timed
+from benchmarks.measure import Step
+from benchmarks.problem import Problem, copy_step
+from mpkernels.ops.layout import geometry_of
+from mpkernels.triton import cross_connect as launcher
+from mpkernels.triton.launch import card_of, cross_connect_launch
+
+# Networks whose routers are timed, with the batch of their recipes.
+TIMED = {"basecnn_3_cc": 128, "resnet20_3_cc": 64, "resnet18_2_cc": 32}
+PARTS = ("forward", "backward", "both")
+
+
+def _timed() -> dict[str, Case]:
+    routers = dict.fromkeys(
+        Case(batch, *router[1:]) for name, batch in TIMED.items() for router in NETWORKS[name]
+    )
+    routers[Case(128, 64, (8, 8), 2, 2)] = None
+    found = {}
+    for layout in LAYOUTS:
+        for router in routers:
+            for dtype in ("fp32", "bf16"):
+                if router.spatial or layout == LAYOUTS[0]:
+                    case = router._replace(dtype=dtype, layout=layout)
+                    found[str(case)] = case
+    return found
+
+
+CASES = _timed()
+
+
+def cases() -> list[str]:
+    """A router, a dtype and a layout."""
+    return list(CASES)
+
+
+def rotated(case: Case) -> list[Problem]:
+    """Problems of one shape that exceed the L2 cache together; parameters are float32."""
+    first = Problem(case, "cuda", torch.float32)
+    count = calls_for((first.inputs + first.outputs) * first.xs[0].nbytes)
+    return [first, *(Problem(case, "cuda", torch.float32) for _ in range(count - 1))]
+
+
+def part_of(problem: Problem, router: baselines.Router, part: str) -> Step:
+    """A call of the router: forward alone, backward alone by autograd, or both."""
+    if part == "forward":
+        return problem.forward(router)
+    return problem.both(router) if part == "both" else problem.backward_of(router)
+
+
+def graph_of(problems: list[Problem], router: Any, part: str) -> Step:
+    """All problems' calls as one graph."""
+    return captured([part_of(problem, router, part) for problem in problems])
+
+
+def copies(problems: list[Problem]) -> dict[str, Step]:
+    """Of each part a graph of copies that move its floor of bytes."""
+    forward, backward = problems[0].floor()
+    made = {}
+    for part, moved in zip(PARTS, (forward, backward, forward + backward)):
+        made[f"copy {part}"] = captured([copy_step(p.plain[0], moved) for p in problems])
+    return made
+
+
+def two_passes(problems: list[Problem]) -> dict[str, Step]:
+    """Triton's two passes over samples that CUDA C++ keeps on chip; nothing for others."""
+    x, inputs, outputs = problems[0].plain[0], problems[0].inputs, problems[0].outputs
+    sizes = (inputs, outputs, problems[0].fixed[0].shape[1], x.dtype.itemsize)
+    card = card_of(x.device)
+    made = {}
+    for part in PARTS[:2]:
+        rule = (geometry_of(x), *sizes)
+        backward = part == "backward"
+        if cross_connect_launch(*rule, card, backward).method in ("shared", "cluster"):
+            with launcher.forced(cross_connect_launch(*rule, card._replace(chip=None), backward)):
+                made[f"two-pass {part}"] = graph_of(problems, baselines.fused, part)
+    return made
+
+
+def run(name: str) -> dict[str, Any]:
+    """Checks the contenders of a case, then times the right ones."""
+    case = CASES[name]
+    problems = rotated(case)
+    contenders = {"fused": baselines.fused, "loops": baselines.loops, "stacked": baselines.stacked}
+    verdicts = problems[0].verdicts(contenders)
+    router = mpk.CrossConnect(case.channels, case.inputs, case.outputs)
+    method = mpk.explain(router, problems[0].plain, "cuda").method
+    row = {"method": method, "verdicts": verdicts, "right": verdicts["fused"] == "right"}
+    if not row["right"]:
+        return row
+    graphs = {
+        f"{name} {part}": graph_of(problems, of, part)
+        for name, of in contenders.items()
+        if verdicts[name] == "right"
+        for part in PARTS
+    }
+    graphs |= two_passes(problems) | copies(problems)
+    return row | {
+        "calls": len(problems),
+        "floor_bytes": problems[0].floor(),
+        "microseconds": timed(graphs, len(problems)),
+    }

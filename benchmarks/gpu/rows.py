@@ -1,0 +1,63 @@
+"""Rows of the GPU report: one JSON line a case, on the disk as soon as it is known."""
+
+from __future__ import annotations
+
+import functools
+import hashlib
+import json
+import os
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+ROOT = Path(__file__).parents[2]
+# wrong: the case ran and a value is not what float64 says. not reached: its step's time was over.
+STATES = ("done", "wrong", "failed", "timed out", "not reached")
+VERSIONS = ("torch", "triton")
+# What every step's rows depend on.
+PACKAGE = ("mpkernels/**/*.py", "csrc/**/*.*")
+Row = dict[str, Any]
+
+
+@functools.cache
+def source_hash(step: str) -> str:
+    """Of the package's sources, the step's module and what all steps share."""
+    patterns = (*PACKAGE, f"benchmarks/gpu/{step}.py", "benchmarks/problem.py")
+    total = hashlib.sha256()
+    for path in sorted({path for pattern in patterns for path in ROOT.glob(pattern)}):
+        total.update(path.relative_to(ROOT).as_posix().encode() + b"\0" + path.read_bytes())
+    return total.hexdigest()[:16]
+
+
+def append(path: Path, row: Row) -> None:
+    """Adds a line and waits until it is on the disk: the next case may end the machine's time."""
+    with path.open("a") as file:
+        file.write(json.dumps(row) + "\n")
+        file.flush()
+        os.fsync(file.fileno())
+
+
+def read(path: Path) -> list[Row]:
+    """The last row of each case; a line that was cut off counts as none."""
+    found: dict[tuple[str, str], Row] = {}
+    for line in path.read_text().splitlines() if path.exists() else ():
+        try:
+            row = json.loads(line)
+        except ValueError:
+            continue
+        found[row["step"], row["case"]] = row
+    return list(found.values())
+
+
+def is_settled(row: Row, versions: Row) -> bool:
+    """Whether a row need not be measured again: done, by these sources and versions."""
+    return (
+        row["state"] == "done"
+        and row["sources"] == source_hash(row["step"])
+        and all(row.get(name) == versions[name] for name in VERSIONS)
+    )
+
+
+def of_step(rows: Iterable[Row], step: str, state: str | None = None) -> list[Row]:
+    """The rows of a step, of one state if one is named."""
+    return [row for row in rows if row["step"] == step and state in (None, row["state"])]
