@@ -38,7 +38,7 @@ def work(step: str) -> None:
         *(shape if isinstance(shape[0], int) else shape[:1])
     )
     from benchmarks import problem
-    from benchmarks.gpu import compiled_networks, correctness, environment, graphs, networks, worker
+    from benchmarks.gpu import compiled, correctness, environment, graphs, networks, worker
 
     problem.Problem.verdicts = lambda self, routers: dict.fromkeys(routers, "right")
     correctness.expected = lambda operator, problem: {}
@@ -51,7 +51,7 @@ def work(step: str) -> None:
     # A new batch compiles nothing.
     networks.BATCHES.update(dict.fromkeys(networks.BATCHES, 2))
     graphs.MOST = graphs.FEWEST = 1
-    graphs.WARM_UP = networks.WARM_UP = compiled_networks.WARM_UP = 1
+    graphs.WARM_UP = networks.WARM_UP = compiled.WARM_UP = 1
     networks.STEPS = 2
     torch.backends.cudnn.version = lambda: None
     environment.chip_of = lambda device: None

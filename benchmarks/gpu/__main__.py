@@ -56,6 +56,7 @@ class Report:
         for row in kept:
             rows.append(self.path, row)
         self.versions, self.card = versions(), None
+        self.sources = {step.name: rows.source_hash(step) for step in STEPS}
 
     def add(self, step: Step, row: rows.Row) -> None:
         """Writes a row, and the traceback of what failed."""
@@ -63,7 +64,7 @@ class Report:
         if step.name == "environment":
             self.card = row.get("card", self.card)
         made = {"step": step.name, "card": self.card, **row, **self.versions}
-        rows.append(self.path, made | {"sources": rows.source_hash(step.name)})
+        rows.append(self.path, made | {"sources": self.sources[step.name]})
         if row["state"] not in ("done", "not reached"):
             with (self.folder / "failures.log").open("a") as file:
                 file.write(f"== {step.name}: {row['case']}: {row['state']}\n{trace or row}\n")
@@ -104,9 +105,13 @@ def main(given: list[str] | None = None, worker: list[str] = WORKER) -> int:
     begun = time.monotonic()
     asked = arguments().parse_args(given)
     before = rows.read(asked.failed) if asked.failed else []
-    kept = [row for row in before if rows.is_settled(row, versions())]
-    # The environment is that of this run.
-    report = Report(asked.out, [row for row in kept if row["step"] != "environment"])
+    kept = [
+        row
+        for step in STEPS[1:]  # the environment is that of this run
+        for row in rows.of_step(before, step.name)
+        if rows.is_settled(row, step, versions())
+    ]
+    report = Report(asked.out, kept)
     steps = [step for step in STEPS if not asked.only or step.name in asked.only]
     end = begun + asked.seconds
     run(report, STEPS[:1], "", end, worker)  # every row names the card

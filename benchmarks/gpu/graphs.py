@@ -15,9 +15,9 @@ import torch
 from benchmarks.measure import CudaClock, Spread, Step, contest, spread
 
 WARM_UP = 2
-ROUNDS = 9
+ROUNDS = 7
 L2_TIMES = 2  # how often the inputs of a graph's calls would fill the L2 cache
-FEWEST, MOST = 4, 32  # calls of a graph
+FEWEST, MOST = 4, 20  # calls of a graph
 
 
 def calls_for(bytes_of_call: int) -> int:
@@ -26,8 +26,19 @@ def calls_for(bytes_of_call: int) -> int:
     return min(MOST, max(FEWEST, math.ceil(L2_TIMES * l2_bytes / max(1, bytes_of_call))))
 
 
-def captured(calls: Sequence[Step], warm_up: int = WARM_UP) -> Step:
-    """A replay of all calls as one graph; the first of them runs before.
+class Graph:
+    """All calls as one CUDA graph. It keeps them, for it reads and writes what they hold."""
+
+    def __init__(self, calls: Sequence[Step]) -> None:
+        self.calls, self.graph = calls, torch.cuda.CUDAGraph()
+
+    def __call__(self) -> None:
+        """Replays it."""
+        self.graph.replay()
+
+
+def captured(calls: Sequence[Step], warm_up: int = WARM_UP) -> Graph:
+    """The calls as a graph; the first of them runs before.
 
     It is captured on the current stream, which is not the default one (see `worker`), so that a
     backward runs on the stream of its forward.
@@ -35,11 +46,11 @@ def captured(calls: Sequence[Step], warm_up: int = WARM_UP) -> Step:
     for _ in range(warm_up):
         calls[0]()
     torch.cuda.synchronize()
-    graph, outputs = torch.cuda.CUDAGraph(), []
-    with torch.cuda.graph(graph, stream=torch.cuda.current_stream()):
+    made, outputs = Graph(calls), []
+    with torch.cuda.graph(made.graph, stream=torch.cuda.current_stream()):
         for call in calls:
             outputs.append(call())
-    return graph.replay
+    return made
 
 
 def timed(graphs: dict[str, Step], calls: int, rounds: int = ROUNDS) -> dict[str, Spread]:

@@ -13,8 +13,8 @@ from benchmarks.cases import Case
 from benchmarks.measure import Step, contest, spread
 from benchmarks.problem import Problem
 
-CALLS = 20  # whose launches fit the driver's queue: no call waits for the card
-ROUNDS = 15
+CALLS = 10  # whose launches fit the driver's queue: no call waits for the card
+ROUNDS = 9
 CASES = {
     str(case): case
     for case in (

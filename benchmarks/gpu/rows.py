@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-import functools
 import hashlib
 import json
 import os
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
+
+from benchmarks.gpu.plan import Step
 
 ROOT = Path(__file__).parents[2]
 # wrong: the case ran and a value is not what float64 says. not reached: its step's time was over.
@@ -19,10 +20,9 @@ PACKAGE = ("mpkernels/**/*.py", "csrc/**/*.*")
 Row = dict[str, Any]
 
 
-@functools.cache
-def source_hash(step: str) -> str:
-    """Of the package's sources, the step's module and what all steps share."""
-    patterns = (*PACKAGE, f"benchmarks/gpu/{step}.py", "benchmarks/problem.py")
+def source_hash(step: Step) -> str:
+    """Of the package's sources, the step's module and what else it names."""
+    patterns = (*PACKAGE, f"benchmarks/gpu/{step.name}.py", *step.sources)
     total = hashlib.sha256()
     for path in sorted({path for pattern in patterns for path in ROOT.glob(pattern)}):
         total.update(path.relative_to(ROOT).as_posix().encode() + b"\0" + path.read_bytes())
@@ -49,11 +49,11 @@ def read(path: Path) -> list[Row]:
     return list(found.values())
 
 
-def is_settled(row: Row, versions: Row) -> bool:
-    """Whether a row need not be measured again: done, by these sources and versions."""
+def is_settled(row: Row, step: Step, versions: Row) -> bool:
+    """Whether a row of the step need not be measured again: done, by these sources and versions."""
     return (
         row["state"] == "done"
-        and row["sources"] == source_hash(row["step"])
+        and row["sources"] == source_hash(step)
         and all(row.get(name) == versions[name] for name in VERSIONS)
     )
 

@@ -96,11 +96,17 @@ def _over(times: dict[str, Any], one: str, other: str, part: str) -> str:
 def _compiled(rows: list[Row]) -> list[str]:
     note = "torch.compile of the loops, captured as fused is: GPU microseconds of one call."
     lines = _head("torch.compile", note, "router", "part", "fused", "compile", "compile / fused")
+    networks = [row for row in rows if not row["case"].startswith("B=")]
     for row in rows:
         times = row.get("microseconds", {})
-        for part in PARTS:
+        for part in PARTS if row not in networks else ():
             cells = [time(times.get(f"{name} {part}")) for name in ("fused", "compile")]
             lines.append(_line(row["case"], part, *cells, _over(times, "compile", "fused", part)))
+    note = "Microseconds of a training step, compiled and not, both as graphs."
+    lines += _head("Compiled training steps", note, "network", "state", "way", "time")
+    for row in networks:
+        for way, spread in row.get("microseconds", {"": None}).items():
+            lines.append(_line(row["case"], row["state"], way, time(spread)))
     return lines
 
 
@@ -139,18 +145,9 @@ def _networks(rows: list[Row]) -> list[str]:
     return lines
 
 
-def _compiled_networks(rows: list[Row]) -> list[str]:
-    note = "Microseconds of a training step, compiled and not, both as graphs."
-    lines = _head("Compiled training steps", note, "network", "state", "way", "time")
-    for row in rows:
-        for way, spread in row.get("microseconds", {"": None}).items():
-            lines.append(_line(row["case"], row["state"], way, time(spread)))
-    return lines
-
-
 def _device_tests(rows: list[Row]) -> list[str]:
     counts = ("tests", "failures", "errors", "skipped")
-    lines = _head("Tests on the card", "By file.", "file", "state", *counts)
+    lines = _head("Tests on the card", "By test.", "test", "state", *counts)
     return lines + [
         _line(row["case"], row["state"], *(row.get(name, "") for name in counts)) for row in rows
     ]
@@ -199,7 +196,6 @@ TABLES: dict[str, Callable[[list[Row]], list[str]]] = {
     "compiled": _compiled,
     "host": _host,
     "networks": _networks,
-    "compiled_networks": _compiled_networks,
     "device_tests": _device_tests,
     "sanitizer": _sanitizer,
     "counters": _counters,
