@@ -81,9 +81,15 @@ def why_no_interpreter() -> str | None:
         return reason
     if importlib.util.find_spec("numpy") is None:
         return "Triton's interpreter needs numpy, which is not installed"
-    triton, numpy = (importlib.import_module(name).__version__ for name in ("triton", "numpy"))
-    if _release(triton) < (3, 7) and _release(numpy) >= (2, 4):
-        return f"Triton {triton}'s interpreter needs numpy below 2.4, found {numpy}"
+    import numpy
+    import triton
+
+    # It takes arrays of one element for integers, which numpy allowed until then.
+    if _release(triton.__version__) < (3, 7) and _release(numpy.__version__) >= (2, 4):
+        return (
+            f"Triton {triton.__version__}'s interpreter needs numpy below 2.4, "
+            f"found {numpy.__version__}"
+        )
     return None
 
 
