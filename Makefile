@@ -1,5 +1,6 @@
 # make demo      installs into .venv and trains one network with fused and with eager routers
 # make test      installs into .venv and runs the tests; `make test-all` adds the slow ones
+# make test-oldest  Triton's tests on the oldest torch that works, with the libraries of .venv
 # make lint      static checks: ruff, mypy, clang-format
 # make self-test environment report and a check of every backend that works here
 PYTHON ?= python3
@@ -9,7 +10,9 @@ INSTALLED := $(VENV)/installed
 CSRC := $(wildcard csrc/*.h csrc/*.cpp csrc/*/*.h csrc/*/*.cpp csrc/*/*.cu csrc/*/*.cuh)
 SHIM := $(wildcard tests/shim/*.h tests/shim/*.cpp tests/shim/cuda/*.cuh)
 
-.PHONY: demo test test-all lint self-test install clean
+OLDEST := .venv-oldest
+
+.PHONY: demo test test-all test-oldest lint self-test install clean
 .DELETE_ON_ERROR:
 
 demo: install
@@ -20,6 +23,11 @@ test: install
 
 test-all: install
 	$(RUN) -m pytest
+
+# The compiled libraries serve any torch from 2.11 on, so nothing is built again.
+test-oldest: install $(OLDEST)/installed
+	PYTHONPATH=. $(OLDEST)/bin/python -m mpkernels
+	PYTHONPATH=. $(OLDEST)/bin/python -m pytest tests/test_budgets.py tests/test_triton.py
 
 lint: install
 	$(RUN) -m ruff check .
@@ -45,5 +53,11 @@ $(INSTALLED): pyproject.toml setup.py $(CSRC)
 	$(RUN) -m pip install --no-build-isolation -e '.[models,test]'
 	@touch $@
 
+# torch pins Triton 3.6, whose interpreter needs numpy below 2.4.
+$(OLDEST)/installed:
+	$(PYTHON) -m venv $(OLDEST)
+	$(OLDEST)/bin/python -m pip install 'torch==2.11.*' 'numpy<2.4' 'pytest>=8'
+	@touch $@
+
 clean:
-	rm -rf $(VENV) build *.egg-info mpkernels/*.so mpkernels/build.json
+	rm -rf $(VENV) $(OLDEST) build *.egg-info mpkernels/*.so mpkernels/build.json

@@ -26,8 +26,8 @@ def why_no_kernel(name: str, device: str) -> str | None:
     if name == "native":
         return native.why_no_cpu if device == "cpu" else native.why_no_cuda
     reason = backend.why_no_triton()
-    if reason is None and device == "cpu" and not backend.triton_interprets():
-        reason = NEEDS_INTERPRETER
+    if reason is None and device == "cpu":
+        return backend.why_no_interpreter() if backend.triton_interprets() else NEEDS_INTERPRETER
     return reason
 
 

@@ -236,13 +236,6 @@ def _check(name: str, device: str) -> bool:
     return passed
 
 
-def _only_interpreted() -> bool:
-    """Whether Triton could run here in another process, and only there."""
-    if backend.why_no_triton() is not None or why_no_gpu() is None:
-        return False
-    return not backend.triton_interprets()
-
-
 def _passes_interpreted() -> bool:
     """The self-test of Triton's kernels in a process of its own, in Triton's interpreter."""
     package_root = str(Path(__file__).resolve().parents[1])
@@ -261,9 +254,12 @@ def run(names: Iterable[str]) -> bool:
     verdicts = []
     for name in names:
         verdicts += [_check(name, device) for device in DEVICES if why_not(name, device) is None]
-        if name == "triton" and _only_interpreted():
-            print("self-test: no GPU here, so Triton's kernels run in its interpreter:")
-            verdicts.append(_passes_interpreted())
+        if name == "triton" and backend.why_no_triton() is None and why_no_gpu() is not None:
+            if reason := backend.why_no_interpreter():
+                print(f"self-test: triton: not tested: {reason}")
+            elif not backend.triton_interprets():
+                print("self-test: no GPU here, so Triton's kernels run in its interpreter:")
+                verdicts.append(_passes_interpreted())
     if not verdicts:
         print("self-test FAILED: none of the chosen backends works here")
     return bool(verdicts) and all(verdicts)

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import os
 import re
 import subprocess
 import tempfile
+from collections import Counter
 from pathlib import Path
 from typing import NamedTuple
 
@@ -25,15 +27,24 @@ _TYPES = {
     torch.bfloat16: "*bf16",
     torch.float16: "*fp16",
 }
+# An instruction, behind its address and a predicate.
+_SASS = re.compile(r"/\*[0-9a-f]{4,}\*/\s+(?:@!?U?P\w+\s+)?([A-Z][A-Z0-9_.]*)")
+_GCN = re.compile(r"^\s+((?:[sv]|ds|global|buffer|flat|scratch)_\w+)", re.MULTILINE)
 
 
 class Compiled(NamedTuple):
-    registers: int
+    """Counts of the machine code, without its NOPs, and what it took to compile."""
+
+    instructions: int
+    barriers: int
+    shared_stores: int
     spilled_bytes: int  # stack of a thread, and local loads and stores
+    registers: int
     shared: int  # bytes a block
     wide_loads: int  # 16 bytes
     wide_stores: int
     atomics: int
+    cpu_seconds: float  # of this process and of ptxas
 
 
 def _describe(value, specialize=True):
@@ -72,7 +83,12 @@ def source(kernel, arguments: tuple, constants: dict) -> ASTSource:
     return ASTSource(kernel, signature, constexprs, attributes)
 
 
-def _nvidia(cubin: bytes, shared: int) -> Compiled:
+def _count(mnemonics: Counter[str], pattern: str) -> int:
+    """How many instructions begin like this."""
+    return sum(count for name, count in mnemonics.items() if re.match(pattern, name))
+
+
+def _nvidia(cubin: bytes, shared: int, cpu_seconds: float) -> Compiled:
     tools = Path(triton.__file__).parent / "backends/nvidia/bin"
     with tempfile.NamedTemporaryFile(suffix=".cubin") as file:
         file.write(cubin)
@@ -82,46 +98,66 @@ def _nvidia(cubin: bytes, shared: int) -> Compiled:
             return subprocess.run(command, capture_output=True, text=True, check=True).stdout
 
         usage = run(tools / "cuobjdump", "-res-usage", file.name)
-        code = run(tools / "nvdisasm", "-c", file.name)
+        code = Counter(_SASS.findall(run(tools / "nvdisasm", "-c", "-ndf", file.name)))
     found = re.search(r"REG:(\d+) STACK:(\d+)", usage)
-    assert found, usage
-
-    def count(pattern):
-        return len(re.findall(r"\s" + pattern, code))
-
+    assert found and code, usage
     return Compiled(
-        int(found[1]),
-        int(found[2]) + count(r"(?:LDL|STL)\b"),
-        shared,
-        count(r"LDG\.[A-Z0-9.]*128"),
-        count(r"STG\.[A-Z0-9.]*128"),
-        count(r"(?:RED|ATOM|ATOMG)\b"),
+        instructions=code.total() - code["NOP"],
+        barriers=_count(code, r"BAR\.SYNC\b"),
+        shared_stores=_count(code, r"STSM?\b"),
+        spilled_bytes=int(found[2]) + _count(code, r"(LDL|STL)\b"),
+        registers=int(found[1]),
+        shared=shared,
+        wide_loads=_count(code, r"LDG\.[A-Z0-9.]*128"),
+        wide_stores=_count(code, r"STG\.[A-Z0-9.]*128"),
+        atomics=_count(code, r"(RED|ATOM|ATOMG)\b"),
+        cpu_seconds=cpu_seconds,
     )
 
 
-def _amd(text: str, shared: int) -> Compiled:
+def _amd(text: str, shared: int, cpu_seconds: float) -> Compiled:
     def number(name):
         found = re.search(rf"\.{name}:\s+(\d+)", text)
         assert found, name
         return int(found[1])
 
+    code = Counter(_GCN.findall(text))
+    assert code
     return Compiled(
-        number("vgpr_count"),
-        number("vgpr_spill_count") + number("private_segment_fixed_size"),
-        shared,
-        len(re.findall(r"(?:global|buffer)_load_dwordx4", text)),
-        len(re.findall(r"(?:global|buffer)_store_dwordx4", text)),
-        len(re.findall(r"(?:global|buffer)_atomic", text)),
+        instructions=code.total() - code["s_nop"],
+        barriers=_count(code, r"s_barrier"),
+        shared_stores=_count(code, r"ds_(write|store)"),
+        spilled_bytes=number("vgpr_spill_count") + number("private_segment_fixed_size"),
+        registers=number("vgpr_count"),
+        shared=shared,
+        wide_loads=_count(code, r"(global|buffer)_load_dwordx4"),
+        wide_stores=_count(code, r"(global|buffer)_store_dwordx4"),
+        atomics=_count(code, r"(global|buffer)_atomic"),
+        cpu_seconds=cpu_seconds,
     )
 
 
+def _cpu_seconds() -> float:
+    """Of this process and of the children it waited for."""
+    return sum(os.times()[:4])
+
+
 def compile_for(target: str, kernel, arguments: tuple, constants: dict, options: dict) -> Compiled:
-    """Compiles the kernel as a launch with these arguments would, for the target."""
+    """Compiles the kernel as a launch with these arguments would, for the target.
+
+    It neither takes from Triton's cache nor leaves anything there: the time is that of a
+    compilation, and a kernel that a test broke is not found by a launch.
+    """
     gpu = TARGETS[target]
     if gpu.backend == "hip":  # which has no limit of registers to set
         options = {name: value for name, value in options.items() if name != "maxnreg"}
-    compiled = triton.compile(source(kernel, arguments, constants), target=gpu, options=options)
-    shared = compiled.metadata.shared
-    if gpu.backend == "cuda":
-        return _nvidia(compiled.asm["cubin"], shared)
-    return _amd(compiled.asm["amdgcn"], shared)
+    made = source(kernel, arguments, constants)
+    with tempfile.TemporaryDirectory() as folder, triton.knobs.cache.scope():
+        triton.knobs.cache.dir = folder
+        before = _cpu_seconds()
+        compiled = triton.compile(made, target=gpu, options=options)
+        cpu_seconds = _cpu_seconds() - before
+        shared = compiled.metadata.shared
+        if gpu.backend == "cuda":
+            return _nvidia(compiled.asm["cubin"], shared, cpu_seconds)
+        return _amd(compiled.asm["amdgcn"], shared, cpu_seconds)

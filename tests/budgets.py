@@ -1,65 +1,100 @@
-"""Compiles every kernel at every router of the paper's networks for GPUs that are not there.
+"""Compiles the kernels for GPUs that are not there, and compares them with their ceilings.
 
-`python tests/budgets.py` writes tests/budgets.json and docs/budgets.md; the test compares with it.
-Named operators (`python tests/budgets.py combine`) are compiled again, the rest is kept.
+`python tests/budgets.py` prints a line for every kernel at every router of the paper's networks
+and exits 1 if one is above its ceiling; `python tests/budgets.py '64x8x8 3->3'` does one router.
 """
 
 from __future__ import annotations
 
-import json
+import argparse
+import re
 import sys
 from collections.abc import Iterator
 from concurrent.futures import ProcessPoolExecutor
-from pathlib import Path
+from functools import lru_cache
+from multiprocessing import get_context
 from typing import NamedTuple
 
 import torch
 import triton
-from aot import TARGETS, compile_for
+from aot import TARGETS, Compiled, compile_for, source
+from ceilings import CEILINGS, Ceiling, exceeded
 from networks import NETWORKS, PREDICTED, Router, shape
-from recorder import Launched, combine_launches_of, launches_of
+from recorder import Launched, combine_launches_of, launches_of, other_launches_of
 
-TABLE = Path(__file__).with_suffix(".json")
-PAGE = Path(__file__).parents[1] / "docs/budgets.md"
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}
-LAUNCHES = {"cross_connect": launches_of, "combine": combine_launches_of}
+LAUNCHES = {
+    "cross_connect": launches_of,
+    "combine": combine_launches_of,
+    "other": other_launches_of,
+}
+PAPER = ("cross_connect", "combine")  # operators of the paper's networks
 SHARED_BYTES = 49152  # static shared memory that every card grants
-
-
-class Row(NamedTuple):
-    """One kernel at one router, as it comes out of the compiler."""
-
-    router: str
-    dtype: str
-    layout: str
-    kernel: str
-    num_warps: int
-    target: str
-    registers: int
-    spilled: int
-    shared: int
-    wide_loads: int
-    wide_stores: int
+COLUMNS = ("router", "dtype", "layout", "kernel", "target", "instructions", "barriers",
+           "shared stores", "spilled", "registers", "CPU seconds")  # fmt: skip
 
 
 class Job(NamedTuple):
-    """What a worker compiles: a forward and a backward."""
+    """A forward and a backward, or launches of all other kernels."""
 
     operator: str
     router: Router
-    dtype: str
-    layout: str
+    dtype: str = "fp32"
+    layout: str = "nchw"
 
     def __str__(self) -> str:
         return f"{self.operator} {shape(self.router)} {self.dtype} {self.layout}"
 
     def launches(self) -> list[Launched]:
-        """At batch 128, with every gradient wanted."""
-        last = self.layout == "channels_last"
-        forward, backward = LAUNCHES[self.operator](
-            self.router, DTYPES[self.dtype], channels_last=last
-        )
-        return [*forward, *backward]
+        """With every gradient wanted, unless absent ones are the point."""
+        return _launches(self)
+
+
+class Row(NamedTuple):
+    """One launch, as it comes out of the compiler."""
+
+    job: Job
+    kernel: str
+    target: str
+    num_warps: int
+    maps: tuple[int, int]  # 16-byte loads and stores that its tiles of maps ask for
+    code: Compiled
+
+    def exceeded(self) -> list[str]:
+        """The ceilings that it is above."""
+        words = exceeded(self.kernel, shape(self.job.router), self.target, self.code)
+        return [f"{self.job.dtype} {self.job.layout}: {each}" for each in words]
+
+    def __str__(self) -> str:
+        code, (_, router, dtype, layout) = self.code, self.job
+        cells = (
+            shape(router), dtype, layout, self.kernel, self.target, code.instructions,
+            code.barriers, code.shared_stores, code.spilled_bytes, code.registers,
+            f"{code.cpu_seconds:.1f}",
+        )  # fmt: skip
+        return f"| {' | '.join(map(str, cells))} |"
+
+
+# Together they launch every kernel: kept in registers, walked by a block, split over blocks.
+EVERY_KERNEL = [
+    Job("cross_connect", Router("", 64, (8, 8), 2, 2)),
+    Job("cross_connect", Router("", 16, (32, 32), 4, 4)),
+    Job("other", Router("", 64, (56, 56), 2, 2)),
+]
+
+
+def key_of(launch: Launched) -> str:
+    """Equal for launches that are compiled to the same code."""
+    made = source(launch.kernel, launch.arguments, launch.constants)
+    return f"{made.hash()} {launch.options}"
+
+
+@lru_cache(maxsize=1)  # a job's kernels follow each other
+def _launches(job: Job) -> list[Launched]:
+    last = job.layout == "channels_last"
+    directions = LAUNCHES[job.operator](job.router, DTYPES[job.dtype], channels_last=last)
+    # Groups of samples launch the same again.
+    return list({key_of(each): each for launches in directions for each in launches}.values())
 
 
 def routers(operator: str) -> list[Router]:
@@ -69,127 +104,108 @@ def routers(operator: str) -> list[Router]:
     return list(found.values())
 
 
-def rows(job: Job, targets: list[str]) -> Iterator[Row]:
-    """Every kernel of a forward and of a backward."""
-    router, dtype, layout = job[1:]
-    seen = set()
-    for launch in job.launches():
-        name = launch.kernel.__name__
-        if name in seen:  # a further group of the same launches
-            continue
-        seen.add(name)
-        for target in targets:
-            code = compile_for(
-                target, launch.kernel, launch.arguments, launch.constants, launch.options
-            )
-            assert code.atomics == 0, (name, router)
-            yield Row(
-                shape(router), dtype, layout, name.strip("_"), launch.options["num_warps"], target,
-                code.registers, code.spilled_bytes, code.shared, code.wide_loads, code.wide_stores,
-            )  # fmt: skip
-
-
-def map_accesses(launch: Launched, target: str) -> tuple[int, int]:
-    """16-byte loads and stores of a thread that the kernel's tiles of maps come to, at least."""
-    lanes = 64 if TARGETS[target].backend == "hip" else 32
-    sizes, name = launch.constants, launch.kernel.__name__  # type: ignore[attr-defined]
-    m, n = sizes["INPUTS"], sizes.get("OUTPUTS", 0)
-    bytes_of_threads = launch.options["num_warps"] * lanes * 16
-    itemsize = launch.arguments[0][0].element_size()
-
-    def wide(values: int) -> int:
-        return values * itemsize // bytes_of_threads
-
-    # Rows and columns of a kept tile beyond those of the map are padding, which may be left out.
-    kept = wide(
-        sizes.get("BLOCK_SAMPLES", 0) * sizes.get("CHANNELS", 0) * sizes.get("POSITIONS", 0)
-    )
-    walk = wide(sizes.get("BLOCK_WALK", 0))
-    pool = wide(sizes.get("BLOCK_CHANNELS", 0) * sizes.get("BLOCK_POSITIONS", 0))
-    tile = wide(sizes.get("BLOCK_ROWS", 0) * sizes.get("BLOCK_COLS", 0))
-    return {
-        "resident_kernel": (kept * m, kept * n),
-        "resident_backward_kernel": (kept * (m + n), kept * m),
-        "streamed_kernel": (pool * m + walk * m, walk * n),
-        "streamed_backward_kernel": (walk * (m + 2 * n), walk * m),
-        "split_pool_kernel": (pool * m, 0),
-        "split_mix_kernel": (walk * m, walk * n),
-        "split_dot_kernel": (walk * (m + n), 0),
-        "split_grad_kernel": (walk * n, walk * m),
-        "_combine_kernel": (tile * m, tile),
-        "_combine_backward_kernel": (tile * (m + 1), tile * m),
-        "_combine_sums_kernel": (0, 0),
-    }[name]
-
-
-def _job(job: Job) -> list[Row]:
-    return list(rows(job, list(TARGETS)))
-
-
-def jobs(*operators: str) -> list[Job]:
-    """What the table covers: NCHW everywhere, channels_last for maps."""
+def jobs_of(operator: str, chosen: list[Router]) -> list[Job]:
+    """Every dtype, NCHW everywhere, channels_last for maps."""
     return [
         Job(operator, router, dtype, layout)
-        for operator in operators or LAUNCHES
-        for router in routers(operator)
+        for router in chosen
         for dtype in DTYPES
         for layout in ("nchw", "channels_last")
         if router.spatial or layout == "nchw"
     ]
 
 
-def operator_of(row: Row) -> str:
-    """The operator that launches this kernel, by its name."""
-    return "combine" if row.kernel.startswith("combine") else "cross_connect"
+def map_accesses(launch: Launched, target: str) -> tuple[int, int]:
+    """16-byte loads and stores of a thread that the kernel's tiles of maps come to, at least."""
+    lanes = 64 if TARGETS[target].backend == "hip" else 32
+    sizes, name = launch.constants, launch.kernel.__name__  # type: ignore[attr-defined]
+    m, n = sizes.get("INPUTS", 0), sizes.get("OUTPUTS", 0)
+    bytes_of_threads = launch.options["num_warps"] * lanes * 16
+
+    def wide(values: int) -> int:
+        return values * launch.arguments[0][0].element_size() // bytes_of_threads
+
+    # Rows and columns of a kept tile beyond those of the map are padding, which may be left out.
+    kept = sizes.get("BLOCK_SAMPLES", 0) * sizes.get("CHANNELS", 0) * sizes.get("POSITIONS", 0)
+    walk = sizes.get("BLOCK_WALK", 0)
+    pool = sizes.get("BLOCK_CHANNELS", 0) * sizes.get("BLOCK_POSITIONS", 0)
+    tile = sizes.get("BLOCK_ROWS", 0) * sizes.get("BLOCK_COLS", 0)
+    loads, stores = {
+        "resident_kernel": ([kept] * m, [kept] * n),
+        "resident_backward_kernel": ([kept] * (m + n), [kept] * m),
+        "streamed_kernel": ([pool] * m + [walk] * m, [walk] * n),
+        "streamed_backward_kernel": ([walk] * (m + 2 * n), [walk] * m),
+        "split_pool_kernel": ([pool] * m, []),
+        "split_mix_kernel": ([walk] * m, [walk] * n),
+        "split_dot_kernel": ([walk] * (m + n), []),
+        "split_grad_kernel": ([walk] * n, [walk] * m),
+        "_combine_kernel": ([tile] * m, [tile]),
+        "_combine_backward_kernel": ([tile] * (m + 1), [tile] * m),
+    }.get(name, ([], []))
+    return sum(map(wide, loads)), sum(map(wide, stores))
 
 
-def write(operators: list[str]) -> int:
-    """Writes both files; exit status 1 if anything spills."""
-    kept = []
-    if operators:
-        kept = [Row(*row) for row in json.loads(TABLE.read_text())["rows"]]
-    with ProcessPoolExecutor() as pool:
-        made = [row for found in pool.map(_job, jobs(*operators)) for row in found]
-    compiled = operators or list(LAUNCHES)
-    table = [row for row in kept if operator_of(row) not in compiled] + made
-    table.sort(key=lambda row: list(LAUNCHES).index(operator_of(row)))
-    TABLE.write_text(
-        json.dumps({"triton": triton.__version__, "columns": Row._fields, "rows": [
-            list(row) for row in table
-        ]}, separators=(",", ":")).replace("],[", "],\n[") + "\n"
-    )  # fmt: skip
-    PAGE.write_text(page(table))
-    spilled = [row for row in made if row.spilled]
-    print(f"{len(made)} kernels compiled, {len(spilled)} spill")
-    for row in spilled:
-        print(row)
-    return 1 if spilled else 0
+def _compile(job: Job, index: int, target: str) -> Row:
+    launch = job.launches()[index]
+    code = compile_for(target, launch.kernel, launch.arguments, launch.constants, launch.options)
+    wanted = map_accesses(launch, target) if job.operator != "other" else (0, 0)
+    warps = launch.options["num_warps"]
+    return Row(job, launch.kernel.__name__, target, warps, wanted, code)  # type: ignore[attr-defined]
 
 
-def page(table: list[Row]) -> str:
-    """The table for readers: a line a kernel and router, registers on each target."""
-    lines = [
-        "# What the Triton kernels compile to",
-        "",
-        f"Compiled ahead of time by `python tests/budgets.py` with Triton {triton.__version__}, on",
-        "a machine without a GPU, for every router of the paper's networks: cross_connect, then",
-        "combine, whose routers are named by the maps of one output. Each target's column:",
-        "registers a thread / bytes of shared memory / 16-byte loads + 16-byte stores.",
-        f"Spilled bytes over all {len(table)} kernels: {sum(row.spilled for row in table)}.",
-        "",
-        "| router | dtype | layout | kernel | warps | " + " | ".join(TARGETS) + " |",
-        "|---|---|---|---|---|" + "---|" * len(TARGETS),
-    ]
-    grouped: dict[tuple, dict[str, str]] = {}
-    for row in table:
-        text = f"{row.registers} / {row.shared} / {row.wide_loads}+{row.wide_stores}"
-        text += f" **spills {row.spilled}**" if row.spilled else ""
-        grouped.setdefault(row[:5], {})[row.target] = text
-    for key, by_target in grouped.items():
-        cells = [*map(str, key), *(by_target[target] for target in TARGETS)]
-        lines.append("| " + " | ".join(cells) + " |")
-    return "\n".join(lines) + "\n"
+def rows(jobs: list[Job], targets: list[str], processes: int = 2) -> Iterator[Row]:
+    """Every kernel of these jobs for these targets; what comes out the same is compiled once."""
+    units = {}
+    for job in jobs:
+        for index, launch in enumerate(job.launches()):
+            for target in targets:
+                units.setdefault((key_of(launch), target), (job, index, target))
+    if processes == 1:
+        yield from (_compile(*unit) for unit in units.values())
+        return
+    with ProcessPoolExecutor(processes, get_context("spawn")) as pool:
+        yield from pool.map(_compile, *zip(*units.values()))
+
+
+def all_rows() -> Iterator[Row]:
+    """Every kernel at every router of the paper for sm_90, and once for the other targets."""
+    paper = [job for name in PAPER for job in jobs_of(name, routers(name))]
+    yield from rows([*paper, *EVERY_KERNEL], ["sm_90"])
+    yield from rows(EVERY_KERNEL, [target for target in TARGETS if target != "sm_90"])
+
+
+def router_of(text: str) -> Router:
+    """64x8x8 2->3 and the like."""
+    channels, *spatial, inputs, outputs = map(int, re.findall(r"\d+", text))
+    return Router("", channels, tuple(spatial), inputs, outputs)
+
+
+def main() -> int:
+    """Prints the rows, then the most of each kernel beside its ceiling."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("routers", nargs="*", metavar="CxHxW m->n", help="default: the paper's")
+    parser.add_argument("--operator", choices=PAPER, default=PAPER[0], help="of these routers")
+    parser.add_argument("--targets", nargs="*", choices=TARGETS, default=["sm_90"])
+    chosen = parser.parse_args()
+    print(f"Triton {triton.__version__}:\n")
+    print(f"| {' | '.join(COLUMNS)} |\n|{'---|' * len(COLUMNS)}")
+    asked = jobs_of(chosen.operator, [router_of(text) for text in chosen.routers])
+    found = []
+    for row in rows(asked, chosen.targets) if asked else all_rows():
+        print(row, flush=True)
+        found.append(row)
+    print(f"\n| most / ceiling | {' | '.join(Ceiling._fields)} |")
+    print(f"|{'---|' * (1 + len(Ceiling._fields))}")
+    for kernel in dict.fromkeys(row.kernel for row in found):
+        codes = [row.code for row in found if row.kernel == kernel]
+        most = [max(getattr(code, name) for code in codes) for name in Ceiling._fields]
+        ceiling = CEILINGS.get(kernel, ("none",) * len(most))
+        cells = [f"{value:.4g} / {limit}" for value, limit in zip(most, ceiling)]
+        print(f"| {kernel} | {' | '.join(cells)} |")
+    above = [words for row in found for words in row.exceeded()]
+    print("", f"{len(found)} kernels compiled, {len(above)} above a ceiling", *above, sep="\n")
+    return 1 if above else 0
 
 
 if __name__ == "__main__":
-    sys.exit(write(sys.argv[1:]))
+    sys.exit(main())

@@ -87,3 +87,35 @@ def launches_of(router: Router, dtype, batch=128, channels_last=False, frozen=Fa
     with recorded_launches() as backward:
         cross_connect.cross_connect_backward(ys, gates, xs, gates, pooled, *parameters, wanted)
     return forward, backward
+
+
+def other_launches_of(router: Router, dtype, batch=4, channels_last=False):
+    """Launches of all launchers of the package, with gradients absent and parameters left out."""
+    m, n, channels = router.inputs, router.outputs, router.channels
+    xs = empty_paths(router, batch, dtype, channels_last)
+    grads = [None, *empty_paths(router._replace(inputs=n - 1), batch, dtype, channels_last)]
+    given = [torch.empty(*s) for s in ((m, 16, channels), (m, 16), (m, n, 16), (m, n))]
+    of_mix = [torch.empty(batch, m, n), torch.empty(batch, m, n, channels)]
+    us, (of_paths, _, scale, _), of_ys = empty_predictions(router, batch, dtype, channels_last)
+    of_combine = (of_paths, None, scale, None)
+    with recorded_launches() as forward:
+        ys, gates, pooled = cross_connect.cross_connect(xs, *given)
+        gate.gate(xs, *given)
+        for weights in of_mix:
+            mix.mix(xs, weights)
+        combine.combine(us, *of_combine, False)
+    wanted = [False, *[True] * (m - 1)]
+    with recorded_launches() as backward:
+        cross_connect.cross_connect_backward(
+            grads, None, xs, gates, pooled, *given, [*wanted, True, True, True, False]
+        )
+        gate.gate_backward(gates, gates, pooled, *given, [True] * 4)
+        for weights in of_mix:
+            mix.mix_backward(grads, xs, weights, [*wanted, True])
+        combine.combine_backward(
+            [None, *of_ys[1:]], us, *of_combine, False, [*wanted, True, False, True, False]
+        )
+        sizes = (n, 16, 16, channels)  # of a batch of several parts
+        of_parts = [torch.empty(300, m, size) for size in sizes]
+        parameters.parameter_gradients(*of_parts, given, [True] * 4)
+    return forward, backward

@@ -8,6 +8,7 @@ import torch
 
 import mpkernels as mpk
 from mpkernels import eager, report, selftest
+from mpkernels.availability import why_not
 from mpkernels.ops import backend, native
 
 OUTSIDE_INTERPRETER = pytest.mark.skipif(
@@ -65,8 +66,41 @@ def test_command_passes_here():
     passed = [line for line in done.stdout.splitlines() if line.startswith("self-test passed: ")]
     for name, reason in (("native on cpu", native.why_no_cpu), ("eager on cpu", None)):
         assert len([line for line in passed if name in line]) == (0 if reason else 4)
-    if backend.why_no_triton() is None:
-        assert len([line for line in passed if "triton" in line]) == 4
+    interpreted = 4 if backend.why_no_interpreter() is None else 0
+    assert len([line for line in passed if "triton" in line]) == interpreted
+
+
+OLD_TRITON = "Triton 3.6.0's interpreter needs numpy below 2.4, found 2.4.0"
+
+
+@pytest.mark.parametrize(
+    "versions, reason",
+    [(("3.6.0", "2.4.0"), OLD_TRITON), (("3.6.0", "2.3.5"), None), (("3.10.0", "2.5.2"), None)],
+)
+def test_old_interpreters_need_an_old_numpy(versions, reason, monkeypatch):
+    modules = pytest.importorskip("triton"), pytest.importorskip("numpy")
+    for module, version in zip(modules, versions):
+        monkeypatch.setattr(module, "__version__", version)
+    assert backend.why_no_interpreter() == reason
+
+
+@OUTSIDE_INTERPRETER
+def test_an_interpreter_that_cannot_run_is_named_and_fails_nothing(monkeypatch, capsys):
+    pytest.importorskip("triton")
+    monkeypatch.setattr(selftest, "why_no_gpu", lambda: "torch finds no GPU")
+    monkeypatch.setattr(backend, "why_no_interpreter", lambda: OLD_TRITON)
+    assert selftest.run(["eager", "triton"])
+    assert f"self-test: triton: not tested: {OLD_TRITON}\n" in capsys.readouterr().out
+    assert not selftest.run(["triton"])
+
+
+def test_a_forced_interpreter_that_cannot_run_says_why(monkeypatch):
+    pytest.importorskip("triton")
+    monkeypatch.setattr(backend, "triton_interprets", lambda: True)
+    monkeypatch.setattr(backend, "why_no_interpreter", lambda: OLD_TRITON)
+    assert why_not("triton", "cpu") == OLD_TRITON
+    with mpk.use_backend("triton"), pytest.raises(RuntimeError, match="needs numpy below 2.4"):
+        mpk.functional.mix([torch.ones(2, 3)], torch.ones(2, 1, 1))
 
 
 def test_report_of_a_failed_build(monkeypatch):

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import importlib
 import importlib.util
+import re
 import warnings
 from collections.abc import Callable, Sequence
 from types import ModuleType, TracebackType
@@ -68,6 +69,28 @@ def triton_interprets() -> bool:
     import triton
 
     return bool(triton.knobs.runtime.interpret)
+
+
+def _release(version: str) -> tuple[int, ...]:
+    return tuple(map(int, re.findall(r"\d+", version)[:2]))
+
+
+def why_no_interpreter() -> str | None:
+    """Why Triton's interpreter, asked for or not, cannot run the kernels here, or None."""
+    if reason := why_no_triton():
+        return reason
+    if importlib.util.find_spec("numpy") is None:
+        return "Triton's interpreter needs numpy, which is not installed"
+    import numpy
+    import triton
+
+    # It takes arrays of one element for integers, which numpy allowed until then.
+    if _release(triton.__version__) < (3, 7) and _release(numpy.__version__) >= (2, 4):
+        return (
+            f"Triton {triton.__version__}'s interpreter needs numpy below 2.4, "
+            f"found {numpy.__version__}"
+        )
+    return None
 
 
 def _launchers(name: str) -> ModuleType:
@@ -134,8 +157,8 @@ def _native_on_cuda(name: str) -> Callable[..., Any]:
 def _triton_on_cpu(name: str) -> Callable[..., Any]:
     reason = why_no_triton()
     if reason is None and triton_interprets():
-        missing = _why_no_launcher(name)
-        return _refuse("triton", "CPU", missing)(name) if missing else _triton(name)
+        reason = why_no_interpreter() or _why_no_launcher(name)
+        return _refuse("triton", "CPU", reason)(name) if reason else _triton(name)
     reason = reason or "Triton needs a GPU, or TRITON_INTERPRET=1 set before triton is imported"
     return _refuse("triton", "CPU", reason)(name)
 
