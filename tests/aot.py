@@ -88,7 +88,8 @@ def _count(mnemonics: Counter[str], pattern: str) -> int:
     return sum(count for name, count in mnemonics.items() if re.match(pattern, name))
 
 
-def _nvidia(cubin: bytes, shared: int, cpu_seconds: float) -> Compiled:
+def read_cubin(cubin: bytes, shared: int, cpu_seconds: float) -> Compiled:
+    """Counts the machine code of a kernel for NVIDIA's cards."""
     tools = Path(triton.__file__).parent / "backends/nvidia/bin"
     with tempfile.NamedTemporaryFile(suffix=".cubin") as file:
         file.write(cubin)
@@ -159,5 +160,5 @@ def compile_for(target: str, kernel, arguments: tuple, constants: dict, options:
         cpu_seconds = _cpu_seconds() - before
         shared = compiled.metadata.shared
         if gpu.backend == "cuda":
-            return _nvidia(compiled.asm["cubin"], shared, cpu_seconds)
+            return read_cubin(compiled.asm["cubin"], shared, cpu_seconds)
         return _amd(compiled.asm["amdgcn"], shared, cpu_seconds)

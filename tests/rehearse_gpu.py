@@ -10,7 +10,7 @@ import os
 import sys
 from pathlib import Path
 
-sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # of benchmarks
 
 import torch
 
@@ -38,20 +38,20 @@ def work(step: str) -> None:
         *(shape if isinstance(shape[0], int) else shape[:1])
     )
     from benchmarks import problem
-    from benchmarks.gpu import compiled, correctness, environment, graphs, networks, worker
+    from benchmarks.gpu import compiled_networks, correctness, environment, graphs, networks, worker
 
     problem.Problem.verdicts = lambda self, routers: dict.fromkeys(routers, "right")
     correctness.expected = lambda operator, problem: {}
     correctness.shares = lambda found, wanted: {"": 0.0}
     torch.equal = lambda one, other: True
     networks.is_right = lambda *arguments: True
-    networks.graph_apart = lambda *arguments: 0.0
+    networks.graph_apart = lambda *arguments: (0.0, 0.0)
     torch.compile = lambda function, **options: function
     torch.nn.Module.compile = lambda self, **options: None
     # A new batch compiles nothing.
     networks.BATCHES.update(dict.fromkeys(networks.BATCHES, 2))
     graphs.MOST = graphs.FEWEST = 1
-    graphs.WARM_UP = networks.WARM_UP = compiled.WARM_UP = 1
+    graphs.WARM_UP = networks.WARM_UP = compiled_networks.WARM_UP = 1
     networks.STEPS = 2
     torch.backends.cudnn.version = lambda: None
     environment.chip_of = lambda device: None

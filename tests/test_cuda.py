@@ -154,7 +154,7 @@ def test_the_rule():
         geometry = geometry_of(torch.empty(batch, router.channels, *router.spatial, device="meta"))
         return on_chip(geometry, router.inputs, router.outputs, 16, itemsize, chip, backward)
 
-    image, large, *_, small = NETWORKS["resnet18_2_cc"]
+    image, large, *_, small, _ = NETWORKS["resnet18_2_cc"]
     assert [found(r, 2, H100).cluster for r in (image, large, small)] == [4, 8, 1]
     assert found(large, 4, H100).cluster == 8  # one block a multiprocessor
     assert found(large, 4, H100._replace(cluster=4)) is None

@@ -15,17 +15,18 @@ import time
 from pathlib import Path
 
 from benchmarks.gpu import page, rows
-from benchmarks.gpu.plan import STEPS, Step
+from benchmarks.gpu.plan import FIRST, STEPS, Step
 from benchmarks.gpu.workers import Pool
 
 WORKER = [sys.executable, "-m", "benchmarks.gpu.worker"]
 LEAST_SECONDS = 10.0  # for less no step starts
+SHOWN = 30  # failures that are printed; failures.log has all
 
 
 def arguments() -> argparse.ArgumentParser:
     """The options."""
     made = argparse.ArgumentParser(prog="python -m benchmarks.gpu", description=__doc__)
-    names = [step.name for step in STEPS]
+    names = [step.name for step in (*FIRST, *STEPS)]
     made.add_argument("--only", nargs="+", choices=names, metavar="STEP", help=", ".join(names))
     made.add_argument("--filter", default="", help="only cases whose name has this text")
     made.add_argument("--seconds", type=float, default=480, help="of the whole command")
@@ -55,21 +56,22 @@ class Report:
             shutil.move(self.path, self.path.with_suffix(".before.jsonl"))
         for row in kept:
             rows.append(self.path, row)
-        self.versions, self.card = versions(), None
-        self.sources = {step.name: rows.source_hash(step) for step in STEPS}
+        self.versions, self.card, self.failures = versions(), None, 0
+        self.sources = {step.name: rows.source_hash(step) for step in (*FIRST, *STEPS)}
 
     def add(self, step: Step, row: rows.Row) -> None:
         """Writes a row, and the traceback of what failed."""
         trace = row.pop("traceback", None)
-        if step.name == "environment":
-            self.card = row.get("card", self.card)
+        self.card = row.get("card", self.card)
         made = {"step": step.name, "card": self.card, **row, **self.versions}
         rows.append(self.path, made | {"sources": self.sources[step.name]})
         if row["state"] not in ("done", "not reached"):
             with (self.folder / "failures.log").open("a") as file:
                 file.write(f"== {step.name}: {row['case']}: {row['state']}\n{trace or row}\n")
-            why = str(row.get("why", row.get("wrong", "")))[:200]
-            print(f"  {row['case']}: {row['state']}: {why}", flush=True)
+            self.failures += 1
+            if self.failures <= SHOWN:
+                why = " ".join(str(row.get("why", row.get("wrong", ""))).split())[:200]
+                print(f"  {row['case']}: {row['state']}: {why}", flush=True)
 
     def write_page(self) -> list[rows.Row]:
         """page.md from all rows so far, which it returns."""
@@ -78,8 +80,9 @@ class Report:
         return found
 
 
-def run(report: Report, steps: list[Step], text: str, end: float, worker: list[str]) -> None:
-    """Runs the steps' cases that have the text and that the report lacks, until `end`."""
+def run(report: Report, steps: list[Step], text: str, end: float, worker: list[str]) -> bool:
+    """Runs the steps' cases that have the text and that the report lacks; True if all are done."""
+    good = True
     for step in steps:
         settled = {row["case"] for row in rows.of_step(rows.read(report.path), step.name)}
         cases = [case for case in step.module().cases() if text in case and case not in settled]
@@ -94,10 +97,12 @@ def run(report: Report, steps: list[Step], text: str, end: float, worker: list[s
         counts = dict.fromkeys(rows.STATES, 0)
         for row in pool.run(cases):
             counts[row["state"]] += 1
+            good &= row["state"] == "done"
             report.add(step, row)
         told = ", ".join(f"{count} {state}" for state, count in counts.items() if count)
-        print(f"{step.name}: {told} in {time.monotonic() - begun:.1f} s", flush=True)
+        print(f"{step.name}: {told or 'nothing'} in {time.monotonic() - begun:.1f} s", flush=True)
         report.write_page()
+    return good
 
 
 def main(given: list[str] | None = None, worker: list[str] = WORKER) -> int:
@@ -107,15 +112,15 @@ def main(given: list[str] | None = None, worker: list[str] = WORKER) -> int:
     before = rows.read(asked.failed) if asked.failed else []
     kept = [
         row
-        for step in STEPS[1:]  # the environment is that of this run
+        for step in STEPS
         for row in rows.of_step(before, step.name)
         if rows.is_settled(row, step, versions())
     ]
     report = Report(asked.out, kept)
     steps = [step for step in STEPS if not asked.only or step.name in asked.only]
     end = begun + asked.seconds
-    run(report, STEPS[:1], "", end, worker)  # every row names the card
-    run(report, [step for step in steps if step is not STEPS[0]], asked.filter, end, worker)
+    if run(report, FIRST, "", end, worker):  # every row names the card
+        run(report, steps, asked.filter, end, worker)
     found = report.write_page()
     print(page.verdict(found))
     return 0 if all(row["state"] == "done" for row in found) else 1

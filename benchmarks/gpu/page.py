@@ -125,7 +125,7 @@ def _failures(rows: Sequence[Row]) -> list[str]:
     bad = [row for row in rows if row["state"] not in ("done", "not reached")]
     lines = []
     for row in bad[:SHOWN]:
-        why = str(row.get("why") or row.get("wrong") or "")[:200]
+        why = " ".join(str(row.get("why") or row.get("wrong") or "").split())[:200]
         lines.append(f"- {row['step']}: {row['case']}: {row['state']}: {why}")
     if len(bad) > SHOWN:
         lines.append(f"- and {len(bad) - SHOWN} more: failures.log")

@@ -12,10 +12,11 @@ from benchmarks import baselines
 from benchmarks.cases import LAYOUTS, Case
 from benchmarks.gpu.graphs import calls_for, captured, timed
 from benchmarks.measure import Step
-from benchmarks.problem import Problem, copy_step
+from benchmarks.problem import HIDDEN, Problem, copy_step
 from mpkernels.ops.layout import geometry_of
+from mpkernels.ops.onchip import on_chip
 from mpkernels.triton import cross_connect as launcher
-from mpkernels.triton.launch import card_of, cross_connect_launch
+from mpkernels.triton.launch import Walk, card_of, cross_connect_launch
 
 # Networks whose routers are timed, with the batch of their recipes.
 TIMED = {"basecnn_3_cc": 128, "resnet20_3_cc": 64, "resnet18_2_cc": 32}
@@ -73,18 +74,18 @@ def copies(problems: list[Problem]) -> dict[str, Step]:
     return made
 
 
-def two_passes(problems: list[Problem]) -> dict[str, Step]:
-    """Triton's two passes over samples that CUDA C++ keeps on chip; nothing for others."""
-    x, inputs, outputs = problems[0].plain[0], problems[0].inputs, problems[0].outputs
-    sizes = (inputs, outputs, problems[0].fixed[0].shape[1], x.dtype.itemsize)
-    card = card_of(x.device)
-    made = {}
+def others(problems: list[Problem]) -> dict[str, Step]:
+    """CUDA C++ where it keeps samples on chip that Triton walks twice."""
+    x = problems[0].plain[0]
+    sizes = (problems[0].inputs, problems[0].outputs, HIDDEN, x.dtype.itemsize)
+    card, geometry, made = card_of(x.device), geometry_of(x), {}
     for part in PARTS[:2]:
-        rule = (geometry_of(x), *sizes)
         backward = part == "backward"
-        if cross_connect_launch(*rule, card, backward).method in ("shared", "cluster"):
-            with launcher.forced(cross_connect_launch(*rule, card._replace(chip=None), backward)):
-                made[f"two-pass {part}"] = graph_of(problems, baselines.fused, part)
+        walked = isinstance(cross_connect_launch(geometry, *sizes, card, backward), Walk)
+        chip = card.chip and on_chip(geometry, *sizes, card.chip, backward)
+        if walked and chip:
+            with launcher.forced(chip):
+                made[f"on chip {part}"] = graph_of(problems, baselines.fused, part)
     return made
 
 
@@ -105,7 +106,7 @@ def run(name: str) -> dict[str, Any]:
         if verdicts[name] == "right"
         for part in PARTS
     }
-    graphs |= two_passes(problems) | copies(problems)
+    graphs |= others(problems) | copies(problems)
     return row | {
         "calls": len(problems),
         "floor_bytes": problems[0].floor(),

@@ -63,10 +63,10 @@ def _correctness(rows: list[Row]) -> list[str]:
 def _routers(rows: list[Row]) -> list[str]:
     note = (
         "GPU microseconds of one call, median [20 %, 80 %]: CUDA graphs of many calls over "
-        "rotating inputs. copy moves as many bytes as the router must at least; two-pass is "
-        "Triton where CUDA C++ keeps the sample on chip."
+        "rotating inputs. copy moves as many bytes as the router must at least; on chip is "
+        "CUDA C++ where Triton walks a sample twice."
     )
-    names = ("fused", "loops", "stacked", "two-pass", "copy")
+    names = ("fused", "loops", "stacked", "on chip", "copy")
     lines = _head(
         "Routers", note, "router", "method", "part", *names, "loops / fused", "copy / fused"
     )
@@ -96,15 +96,18 @@ def _over(times: dict[str, Any], one: str, other: str, part: str) -> str:
 def _compiled(rows: list[Row]) -> list[str]:
     note = "torch.compile of the loops, captured as fused is: GPU microseconds of one call."
     lines = _head("torch.compile", note, "router", "part", "fused", "compile", "compile / fused")
-    networks = [row for row in rows if not row["case"].startswith("B=")]
     for row in rows:
         times = row.get("microseconds", {})
-        for part in PARTS if row not in networks else ():
+        for part in PARTS:
             cells = [time(times.get(f"{name} {part}")) for name in ("fused", "compile")]
             lines.append(_line(row["case"], part, *cells, _over(times, "compile", "fused", part)))
+    return lines
+
+
+def _compiled_networks(rows: list[Row]) -> list[str]:
     note = "Microseconds of a training step, compiled and not, both as graphs."
-    lines += _head("Compiled training steps", note, "network", "state", "way", "time")
-    for row in networks:
+    lines = _head("Compiled training steps", note, "network", "state", "way", "time")
+    for row in rows:
         for way, spread in row.get("microseconds", {"": None}).items():
             lines.append(_line(row["case"], row["state"], way, time(spread)))
     return lines
@@ -123,7 +126,7 @@ def _host(rows: list[Row]) -> list[str]:
 def _networks(rows: list[Row]) -> list[str]:
     note = (
         "Microseconds of a training step. Apart: weights after eight steps, trained by a graph and "
-        "without, over how far they moved."
+        "without, over how far they moved, beside two trainings without."
     )
     ways = [f"{routers}{graph}" for graph in ("", " graph") for routers in ("eager", "fused")]
     lines = _head("Training steps", note, "network", *ways, "eager / fused", "as graphs", "apart",
@@ -140,7 +143,7 @@ def _networks(rows: list[Row]) -> list[str]:
         ]
         lines.append(
             _line(row["case"], *(time(times[way]) for way in ways), *quotients,
-                  f"{row['graph_apart']:.1e}", peaks)
+                  f"{row['graph_apart']:.1e}, {row.get('plain_apart', float('nan')):.1e}", peaks)
         )  # fmt: skip
     return lines
 
@@ -196,6 +199,7 @@ TABLES: dict[str, Callable[[list[Row]], list[str]]] = {
     "compiled": _compiled,
     "host": _host,
     "networks": _networks,
+    "compiled_networks": _compiled_networks,
     "device_tests": _device_tests,
     "sanitizer": _sanitizer,
     "counters": _counters,

@@ -32,6 +32,9 @@ RESIDENT_WEIGHTS = 8192
 # Tiny samples share a block up to this many kept elements: 32 values for each of 128 threads.
 SHARED_ELEMENTS = 4096
 SHARED_SAMPLES = 16
+# So large may w1 be, over all samples of a block, in a backward: its sum over the hidden units of
+# w1 and dH moves through shared memory. 64 channels and 8 samples stored 424 times, 2 samples 152.
+SHARED_WEIGHTS = 2048
 # A chunk of a sample that is walked: large against the launch of a block, small against a sample.
 CHUNK_ELEMENTS = 8192
 # One tile of a map that is walked in steps, and one tile of w1 that is.
@@ -182,11 +185,11 @@ def cross_connect_launch(
     weights = next_power_of_2(geometry.channels) * next_power_of_2(hidden)
     weights *= 2 if itemsize == 8 else 1
     if elements <= most_kept(geometry, itemsize) and weights <= RESIDENT_WEIGHTS:
-        samples = 1
+        samples, most = 1, SHARED_WEIGHTS if backward else RESIDENT_WEIGHTS
         while (
             samples < SHARED_SAMPLES
             and 2 * samples * elements <= SHARED_ELEMENTS
-            and 2 * samples * weights <= RESIDENT_WEIGHTS
+            and 2 * samples * weights <= most
         ):
             samples *= 2
         # 64 to 128 values a thread leave room for addresses below the 255 registers of a thread.

@@ -1,0 +1,44 @@
+"""Training steps of networks that torch.compile compiles, as CUDA graphs like the uncompiled."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+
+from benchmarks.gpu import alone
+from benchmarks.gpu.graphs import captured
+from benchmarks.gpu.networks import BATCHES, ROUNDS, WARM_UP, trained
+from benchmarks.measure import CudaClock, contest, spread
+from benchmarks.training import build, images, training_step
+
+CASES = {
+    f"{name} {dtype} {kind}": (name, dtype == "bf16 autocast", kind)
+    for dtype in ("fp32", "bf16 autocast")
+    for name in BATCHES
+    for kind in ("eager", "fused")
+}
+
+
+def cases() -> list[str]:
+    """A network, a dtype, and the routers that it has."""
+    return list(CASES)
+
+
+def run(case: str) -> dict[str, Any]:
+    """Compiles beside other processes, then has the card for itself."""
+    name, bf16, kind = CASES[case]
+    with alone.compiling():
+        model = build(name, kind, "cuda")
+        model.compile(dynamic=False)
+        step = training_step(model, model, *images(BATCHES[name], "cuda"), bf16=bf16)
+        step()
+        torch.cuda.synchronize()
+    with alone.timing():
+        _, plain = trained(name, kind, bf16, False)
+        steps = {
+            f"{kind} graph": captured([plain], WARM_UP),
+            f"{kind} compile graph": captured([step], WARM_UP),
+        }
+        times = contest(steps, ROUNDS, CudaClock())
+    return {"microseconds": {way: spread(values) for way, values in times.items()}}
