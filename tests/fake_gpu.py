@@ -15,7 +15,6 @@ from aot import read_cubin
 from ceilings import ANY, allowed_to
 from torch.overrides import TorchFunctionMode
 
-SPILLED = "spilled_bytes"
 L2_BYTES, MULTIPROCESSORS = 50 * 2**20, 132
 
 
@@ -90,16 +89,16 @@ class Refused(AssertionError):
     """A kernel whose machine code exceeds what a kernel of this package may have."""
 
 
-SHARED_STORES = 200
+MOST = {"spilled_bytes": 0, "shared_stores": 200}
 
 
 def inspect(name: str, cubin: bytes) -> None:
-    """Refuses spills that are not allowed, and tiles that move through shared memory."""
+    """Refuses spills, and tiles that move through shared memory, unless `ceilings` allows them."""
     code = read_cubin(cubin, 0, 0.0)
-    allowed = [each.most for each in allowed_to(name, ANY, "sm_90") if each.column == SPILLED]
-    spilled = code.spilled_bytes > max(allowed, default=0)
-    if spilled or code.shared_stores > SHARED_STORES:
-        raise Refused(f"{name}: {code.spilled_bytes} spilled, {code.shared_stores} shared stores")
+    allowed = {each.column: each.most for each in allowed_to(name, ANY, "sm_90")}
+    for column, most in MOST.items():
+        if (found := getattr(code, column)) > max(most, allowed.get(column, 0)):
+            raise Refused(f"{name}: {found} {column}")
 
 
 class _Utils:

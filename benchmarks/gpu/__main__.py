@@ -10,6 +10,7 @@ from __future__ import annotations
 import argparse
 import importlib.metadata
 import shutil
+import subprocess
 import sys
 import time
 from pathlib import Path
@@ -31,6 +32,7 @@ def arguments() -> argparse.ArgumentParser:
     made.add_argument("--filter", default="", help="only cases whose name has this text")
     made.add_argument("--seconds", type=float, default=480, help="of the whole command")
     made.add_argument("--failed", type=Path, metavar="ROWS", help="a rows.jsonl to go on from")
+    made.add_argument("--commit", help="of these sources, where there is no git to ask")
     made.add_argument("--out", type=Path, default=Path("gpu_report"), help="folder of the report")
     return made
 
@@ -46,12 +48,22 @@ def versions() -> rows.Row:
     return found
 
 
+def commit() -> str:
+    """The checkout's commit, where there is git; whether sources are those is the hash's to say."""
+    try:
+        asked = ["git", "rev-parse", "--short", "HEAD"]
+        said = subprocess.run(asked, cwd=rows.ROOT, capture_output=True, text=True)
+    except FileNotFoundError:
+        return "unknown"
+    return said.stdout.strip() or "unknown"
+
+
 class Report:
     """The folder of a run: rows.jsonl, page.md and failures.log."""
 
-    def __init__(self, folder: Path, kept: list[rows.Row]) -> None:
+    def __init__(self, folder: Path, kept: list[rows.Row], commit: str) -> None:
         folder.mkdir(parents=True, exist_ok=True)
-        self.folder, self.path = folder, folder / "rows.jsonl"
+        self.folder, self.path, self.commit = folder, folder / "rows.jsonl", commit
         if self.path.exists():
             shutil.move(self.path, self.path.with_suffix(".before.jsonl"))
         for row in kept:
@@ -64,6 +76,8 @@ class Report:
         trace = row.pop("traceback", None)
         self.card = row.get("card", self.card)
         made = {"step": step.name, "card": self.card, **row, **self.versions}
+        if step in FIRST:
+            made["commit"] = self.commit
         rows.append(self.path, made | {"sources": self.sources[step.name]})
         if row["state"] not in ("done", "not reached"):
             with (self.folder / "failures.log").open("a") as file:
@@ -116,7 +130,7 @@ def main(given: list[str] | None = None, worker: list[str] = WORKER) -> int:
         for row in rows.of_step(before, step.name)
         if rows.is_settled(row, step, versions())
     ]
-    report = Report(asked.out, kept)
+    report = Report(asked.out, kept, asked.commit or commit())
     steps = [step for step in STEPS if not asked.only or step.name in asked.only]
     end = begun + asked.seconds
     if run(report, FIRST, "", end, worker):  # every row names the card

@@ -68,5 +68,4 @@ def run(case: str) -> dict[str, Any]:
         "copy_gigabytes_per_second": round(copy_rate() * 1e-9),
         "clocks": clocks(),
         "date": time.strftime("%Y-%m-%d"),
-        "commit": os.environ.get("MPK_COMMIT", "unknown"),
     }

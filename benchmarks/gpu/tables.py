@@ -8,6 +8,7 @@ from typing import Any
 from benchmarks.gpu.rows import Row
 
 PARTS = ("forward", "backward", "both")
+CONTENDERS = ("fused", "loops", "stacked", "two-pass", "on chip", "copy")
 
 
 def time(spread: dict[str, Any] | None) -> str:
@@ -63,17 +64,18 @@ def _correctness(rows: list[Row]) -> list[str]:
 def _routers(rows: list[Row]) -> list[str]:
     note = (
         "GPU microseconds of one call, median [20 %, 80 %]: CUDA graphs of many calls over "
-        "rotating inputs. copy moves as many bytes as the router must at least; on chip is "
-        "CUDA C++ where Triton walks a sample twice."
+        "rotating inputs. copy moves as many bytes as the router must at least. Of samples that "
+        "Triton walks twice and CUDA C++ keeps on chip, fused is one and the other has a column."
     )
-    names = ("fused", "loops", "stacked", "on chip", "copy")
+    timed = {name.rpartition(" ")[0] for row in rows for name in row.get("microseconds", ())}
+    names = [name for name in CONTENDERS if name in timed]
     lines = _head(
         "Routers", note, "router", "method", "part", *names, "loops / fused", "copy / fused"
     )
     for row in rows:
         times = row.get("microseconds")
         if times is None:
-            lines.append(_line(row["case"], row["state"], *[""] * 8))
+            lines.append(_line(row["case"], row["state"], *[""] * (len(names) + 3)))
             continue
         for part in PARTS:
             cells = [time(times.get(f"{name} {part}")) for name in names]
