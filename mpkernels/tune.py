@@ -14,7 +14,7 @@ from mpkernels import eager
 from mpkernels.availability import why_no_kernel
 from mpkernels.ops.check import check_gate
 
-Launch = Any  # a Resident or a Walk of mpkernels.triton.launch
+Launch = Any  # a candidate of mpkernels.triton.tuned
 ROUNDS = 11  # in which every launch is timed once
 
 
@@ -24,7 +24,9 @@ def tune(router: eager.CrossConnect, xs: Tensor | Sequence[Tensor]) -> dict[str,
     Nothing needs it: without a table a written rule chooses, as it does where no launch is clearly
     faster. Another launch may add in another order, so results may change in their last bits.
     What is found serves every batch for which the rule takes the same method, so that a sample's
-    result stays independent of its batch: tune with the batch that you run.
+    result stays independent of its batch: tune with the batch that you run. CUDA C++ is tried too,
+    where it keeps a sample in shared memory; in place of two passes it serves every batch, until
+    the same maps are tuned again and something else is faster.
 
     Args:
         router: a CrossConnect.
@@ -79,10 +81,9 @@ def _measure(xs: list[Tensor], parameters: tuple[Tensor | None, ...]) -> dict[st
                 with launcher.forced(launch):
                     launched(*arguments)
 
-            times = _milliseconds(list(tuned.candidates(ruled, geometry, *sizes, card)), run)
-            best, shares[name] = tuned.fastest(times)
-            key = tuned.key_of(geometry, *sizes, backward, ruled.method)
-            found[key] = tuned.describe(best) if best != ruled else None
+            tried = list(tuned.candidates(ruled, geometry, *sizes, card, backward))
+            best, shares[name] = tuned.fastest(_milliseconds(tried, run))
+            found |= tuned.entries(best, ruled, geometry, *sizes, backward)
     tuned.write(x.device, found)
     return shares
 

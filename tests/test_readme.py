@@ -64,10 +64,3 @@ def test_figures_are_those_of_the_committed_measurement():
     between = README.partition(report.BEGIN)[2].partition(report.END)[0]
     assert between.strip() == report.readme_block(results).strip()
     assert report.DOCUMENT.read_text() == report.document(results)
-
-
-def test_the_model_of_on_chip_kernels_is_what_its_command_prints():
-    from benchmarks import gpu_model
-
-    document = (ROOT / "docs" / "kernels.md").read_text()
-    assert gpu_model.table() in document and gpu_model.other_table() in document

@@ -10,6 +10,8 @@ from conftest import INTERPRETED
 
 import mpkernels as mpk
 from mpkernels.ops.layout import Geometry
+from mpkernels.ops.onchip import ASSUMED as CHIP
+from mpkernels.ops.onchip import on_chip
 
 pytest.importorskip("triton", reason="triton is not installed")
 from mpkernels.triton import tuned
@@ -17,6 +19,7 @@ from mpkernels.triton.launch import ASSUMED, Resident, cross_connect_launch
 
 GEOMETRY, SIZES = Geometry(False, 128, 64, 64), (2, 2, 16, 4)
 GPU = torch.device("cuda", 0)
+H100 = ASSUMED._replace(chip=CHIP)
 
 
 @pytest.fixture
@@ -35,9 +38,23 @@ def ruled():
 
 
 def test_candidates_differ_and_start_with_the_rule():
-    found = list(tuned.candidates(ruled(), GEOMETRY, *SIZES, ASSUMED))
+    found = list(tuned.candidates(ruled(), GEOMETRY, *SIZES, ASSUMED, False))
     assert found[0] == ruled() and len(set(found)) == len(found) > 5
     assert {launch.method for launch in found} == {"resident", "streamed", "split"}
+
+
+@pytest.mark.parametrize("backward", [False, True], ids=["forward", "backward"])
+def test_shared_memory_is_tried_where_the_card_has_kernels_for_it(backward):
+    large, sizes = Geometry(False, 32, 64, 3136), (2, 3, 16, 2)
+    walked = cross_connect_launch(large, *sizes, H100, backward)
+    kept = on_chip(large, *sizes, CHIP, backward)
+    found = list(tuned.candidates(walked, large, *sizes, H100, backward))
+    assert found[0] == walked and found.count(kept) == 1 and kept.method == "cluster"
+    without = list(tuned.candidates(walked, large, *sizes, ASSUMED, backward))
+    assert [launch for launch in found if launch != kept] == without
+    vast = large._replace(channels=2048)
+    found = tuned.candidates(walked, vast, *sizes, H100, backward)
+    assert {launch.method for launch in found} == {"split", "streamed"}  # no cluster keeps it
 
 
 def key(method="resident", geometry=GEOMETRY):
@@ -45,7 +62,7 @@ def key(method="resident", geometry=GEOMETRY):
 
 
 def test_only_a_clear_gain_replaces_the_rule():
-    tried = list(tuned.candidates(ruled(), GEOMETRY, *SIZES, ASSUMED))
+    tried = list(tuned.candidates(ruled(), GEOMETRY, *SIZES, ASSUMED, False))
     assert tuned.fastest({t: 1.0 if t == ruled() else 0.97 for t in tried}) == (ruled(), 1.0)
     best, share = tuned.fastest({t: 0.5 if t == tried[3] else 1.0 for t in tried})
     assert (best, share) == (tried[3], 0.5)
@@ -78,6 +95,39 @@ def test_a_launch_serves_the_batches_for_which_the_rule_takes_the_same_method(ta
     assert tuned.launch_for(large, *sizes, GPU) == found
     assert tuned.launch_for(large._replace(batch=2048), *sizes, GPU) == found
     assert tuned.launch_for(few, *sizes, GPU) == before
+
+
+def test_a_sample_is_kept_in_shared_memory_for_every_batch_or_for_none(table, monkeypatch):
+    """Its sums have another order than those of two passes, which agree to the last bit."""
+    few, sizes = Geometry(False, 8, 16, 1024), (4, 4, 16, 4)
+    monkeypatch.setattr(tuned, "card_of", lambda device: H100)
+    batches = [few._replace(batch=batch) for batch in (1, 8, 256, 2048)]
+    rules = {geometry: cross_connect_launch(geometry, *sizes, H100) for geometry in batches}
+    kept, other = on_chip(few, *sizes, CHIP), rules[few]._replace(samples=2 * rules[few].samples)
+    assert {launch.method for launch in rules.values()} == {"streamed", "split"}
+
+    def tune(geometry, best):
+        tuned.write(GPU, tuned.entries(best, rules[geometry], geometry, *sizes, False))
+        return {tuned.launch_for(geometry, *sizes, GPU) for geometry in batches}
+
+    for geometry in (batches[1], batches[2]):
+        assert tune(geometry, kept) == {kept}
+        assert tune(geometry, rules[geometry]) == set(rules.values())
+    assert tune(few, kept) == {kept} and other in tune(few, other)
+    assert kept not in tune(batches[2], rules[batches[2]])
+    as_split = tuned.key_of(few, *sizes, False, "split")
+    assert json.loads(table.read_text()) == {as_split: tuned.describe(other)}
+    tuned.write(GPU, {as_split: tuned.describe(kept)})  # by hand
+    with pytest.warns(RuntimeWarning, match="does not know"):
+        assert tuned.launch_for(few, *sizes, GPU) == rules[few]
+
+
+def test_shared_memory_is_not_used_where_its_kernels_are_missing(table):
+    few, sizes = Geometry(False, 8, 16, 1024), (4, 4, 16, 4)
+    walked, kept = cross_connect_launch(few, *sizes, ASSUMED), on_chip(few, *sizes, CHIP)
+    tuned.write(GPU, tuned.entries(kept, walked, few, *sizes, False))
+    with pytest.warns(RuntimeWarning, match="does not know; tune again"):
+        assert tuned.launch_for(few, *sizes, GPU) == walked
 
 
 def test_a_table_of_another_version_is_no_danger(table):

@@ -1,8 +1,8 @@
 """Which kernels the operators run: PyTorch's dispatcher is the switch, by device.
 
-CPU: the compiled extension. CUDA (NVIDIA and AMD): Triton, whose launcher calls CUDA C++ for
-samples that only shared memory keeps on chip. Anything else, and whatever could not be built: the
-eager definition. `use_backend` registers other kernels at those dispatch keys.
+CPU: the compiled extension. CUDA (NVIDIA and AMD): Triton, whose launcher calls CUDA C++ where
+`tune` found that faster. Anything else, and whatever could not be built: the eager definition.
+`use_backend` registers other kernels at those dispatch keys.
 """
 
 from __future__ import annotations

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from mpkernels.ops.layout import Geometry
-from mpkernels.ops.onchip import Chip, OnChip, chip_of, on_chip
+from mpkernels.ops.onchip import Chip, chip_of
 
 
 def next_power_of_2(size: int) -> int:
@@ -55,11 +55,11 @@ COMBINE_TILES = 1024
 
 
 class Card(NamedTuple):
-    """What the rule knows about a GPU."""
+    """What the rule and `tune` know about a GPU."""
 
     multiprocessors: int
     l2_bytes: int
-    chip: Chip | None = None  # where CUDA C++ can run
+    chip: Chip | None = None  # where CUDA C++ can run: `tune` tries it
 
 
 # An H100: what `explain` and the interpreter assume where there is no GPU.
@@ -165,10 +165,11 @@ def cross_connect_launch(
     itemsize: int,
     card: Card,
     backward: bool = False,
-) -> Resident | OnChip | Walk:
-    """Keeps m maps (backward: n gradients) of a sample on chip where it fits; else walks it twice.
+) -> Resident | Walk:
+    """Keeps m maps (backward: n gradients) of a sample in a block's registers, or walks it twice.
 
-    In the registers of a Triton block, else in shared memory, of a block or of a cluster of them.
+    CUDA C++ keeps most samples that are walked in shared memory. On an H100 it was slower in all
+    but one of the cases where both were timed, at batches of 32 and 64, so only `tune` takes it.
 
     Args:
         geometry: of one map.
@@ -195,10 +196,6 @@ def cross_connect_launch(
         # 64 to 128 values a thread leave room for addresses below the 255 registers of a thread.
         warps = 4 if samples * elements <= 8192 else 8
         return Resident(samples, rows, cols, warps)
-    if card.chip is not None:
-        shared = on_chip(geometry, inputs, outputs, hidden, itemsize, card.chip, backward)
-        if shared is not None:
-            return shared
     chunks = chunks_of(geometry, hidden, itemsize, inputs * outputs)
     one = max(1, kept * geometry.channels * geometry.positions * itemsize)
     fit = max(1, int(card.l2_bytes * L2_SHARE) // one)

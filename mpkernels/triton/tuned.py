@@ -13,7 +13,7 @@ from pathlib import Path
 import torch
 
 from mpkernels.ops.layout import Geometry
-from mpkernels.ops.onchip import OnChip
+from mpkernels.ops.onchip import OnChip, on_chip
 from mpkernels.triton.launch import (
     RESIDENT_ELEMENTS,
     Card,
@@ -26,6 +26,8 @@ from mpkernels.triton.launch import (
 
 # A candidate replaces the rule's choice only where it is clearly faster.
 GAIN = 0.95
+# In a key: by whichever method the rule walks the sample.
+WALKED = "walked"
 
 
 def table_of(device: torch.device) -> Path:
@@ -48,11 +50,22 @@ def key_of(
     """What a tuned launch depends on: sizes, and the method that the rule takes for the batch.
 
     The batch itself is left out, so that a sample's result does not depend on it: where the rule
-    takes one method, every batch gets one launch.
+    takes one method, every batch gets one launch. Both methods that walk agree to the last bit, and
+    may have a launch each; shared memory takes the place of both, as `WALKED`, or of neither.
     """
     layout = "last" if geometry.channels_last else "first"
     sizes = (geometry.channels, geometry.positions, inputs, outputs, hidden, itemsize)
     return " ".join(map(str, (*sizes, layout, "backward" if backward else "forward", method)))
+
+
+def _methods(ruled: Resident | Walk) -> tuple[str, ...]:
+    """Under which methods the table may have a launch in the rule's place, the first of them."""
+    return (WALKED, ruled.method) if isinstance(ruled, Walk) else (ruled.method,)
+
+
+def _method(ruled: Resident | Walk, launch: Resident | OnChip | Walk) -> str:
+    """Under which of them it has this one."""
+    return _methods(ruled)[0] if isinstance(launch, OnChip) else ruled.method
 
 
 def _table(path: Path) -> dict[str, list[object]]:
@@ -99,14 +112,16 @@ def launch_for(
     if device.type != "cuda":
         return ruled
     sizes = (inputs, outputs, hidden, itemsize)
-    key = key_of(geometry, *sizes, backward, ruled.method)
-    found = _read(device).get(key)
-    if found is None:
-        return ruled
-    for candidate in candidates(ruled, geometry, *sizes, card):
-        if found == describe(candidate):
-            return candidate
-    _warn(table_of(device), f"{key!r} is {found}, which this version does not know; tune again")
+    for method in _methods(ruled):
+        key = key_of(geometry, *sizes, backward, method)
+        found = _read(device).get(key)
+        if found is None:
+            continue
+        for candidate in candidates(ruled, geometry, *sizes, card, backward):
+            if found == describe(candidate) and method == _method(ruled, candidate):
+                return candidate
+        what = f"{key!r} is {found}, which this installation does not know; tune again"
+        _warn(table_of(device), what)
     return ruled
 
 
@@ -118,15 +133,16 @@ def describe(launch: Resident | OnChip | Walk) -> list[object]:
 
 
 def candidates(
-    ruled: Resident | OnChip | Walk,
+    ruled: Resident | Walk,
     geometry: Geometry,
     inputs: int,
     outputs: int,
     hidden: int,
     itemsize: int,
     card: Card,
+    backward: bool,
 ) -> Iterator[Resident | OnChip | Walk]:
-    """What `tune` tries: the rule's launch first, then its neighbours."""
+    """What `tune` tries: the rule's launch first, then its neighbours, then shared memory."""
     yield ruled
     if isinstance(ruled, Resident):
         for warps in (2, 4, 8, 16):
@@ -143,6 +159,10 @@ def candidates(
         launch = Walk("split", max(1, samples), chunks)
         if launch != ruled:
             yield launch
+    if card.chip is not None:
+        kept = on_chip(geometry, inputs, outputs, hidden, itemsize, card.chip, backward)
+        if kept is not None:
+            yield kept
 
 
 def fastest(
@@ -152,6 +172,23 @@ def fastest(
     ruled, base = next(iter(times.items()))
     best = min(times, key=times.__getitem__)
     return (best, times[best] / base) if times[best] < GAIN * base else (ruled, 1.0)
+
+
+def entries(
+    best: Resident | OnChip | Walk,
+    ruled: Resident | Walk,
+    geometry: Geometry,
+    inputs: int,
+    outputs: int,
+    hidden: int,
+    itemsize: int,
+    backward: bool,
+) -> dict[str, list[object] | None]:
+    """What the table is to hold, for `write`, where `best` is to take the place of the rule's."""
+    sizes = (inputs, outputs, hidden, itemsize, backward)
+    found = {key_of(geometry, *sizes, method): None for method in _methods(ruled)}
+    of_best = {key_of(geometry, *sizes, _method(ruled, best)): describe(best)}
+    return {**found, **(of_best if best != ruled else {})}
 
 
 def write(device: torch.device, found: Mapping[str, list[object] | None]) -> Path:
