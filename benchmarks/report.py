@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks import plots
-from benchmarks.cases import BARS
+from benchmarks.cases import BARS, LAYOUTS
 from benchmarks.choice import Row
 from benchmarks.measure import apart
 from models.checkpoint import write_whole
@@ -95,8 +95,9 @@ def table(result: dict[str, Any]) -> list[str]:
 
 
 def bars(result: dict[str, Any]) -> list[str]:
-    """The named set with all threads: forward and forward+backward in a cell."""
-    names, most = [str(case) for case in BARS], max(row["threads"] for row in result["rows"])
+    """The named set in NCHW with all threads: forward and forward+backward in a cell."""
+    names = [str(case) for case in BARS if case.layout == LAYOUTS[0]]
+    most = max(row["threads"] for row in result["rows"])
     pairs: dict[str, dict[str, Row]] = {}
     for row in result["rows"]:
         if row["threads"] == most and row["case"] in names:
