@@ -227,5 +227,5 @@ def test_cases_are_distinct_and_the_named_set_is_short():
     assert len(set(cases)) == len(cases) and len({str(case) for case in cases}) == len(cases)
     assert picked(cases + BARS, "bars")[-len(BARS) :] == BARS and len(BARS) < 30
     assert picked(cases, "[2048, 7, 7] 2->2") == [
-        case for case in cases if case.channels == 2048
+        case for case in cases if case.channels == 2048 and case.spatial
     ]  # fmt: skip
