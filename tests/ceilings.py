@@ -75,7 +75,7 @@ ALLOWANCES = [
     Allowance("_grad_gates_kernel", ANY, "sm_80", "3.6.", "spilled_bytes", 12, _BLOCKS),
     Allowance("_grad_gates_kernel", ANY, "sm_90", "3.8.", "spilled_bytes", 12, _BLOCKS),
     Allowance("_grad_gates_kernel", ANY, "sm_90", "3.6.", "spilled_bytes", 18, _BLOCKS),
-    Allowance("streamed_backward_kernel", FLOAT64, "sm_90", ("3.6.", "3.8."), "spilled_bytes", 205,
+    Allowance("streamed_backward_kernel", FLOAT64, "sm_90", ("3.6.", "3.8."), "spilled_bytes", 265,
               "it reaches the 192 registers that launch.py grants it"),
     Allowance("_combine_kernel", FLOAT64, "sm_90", ("3.6.", "3.8."), "spilled_bytes", 10, _BLOCKS),
     Allowance("gate_backward_kernel", FLOAT64, "sm_90", ("3.6.", "3.8."), "spilled_bytes", 14,

@@ -92,7 +92,7 @@ def main() -> int:
     plan.STEPS[:] = [
         step._replace(
             workers=min(step.workers, os.cpu_count() or 1),
-            case_seconds=step.case_seconds * slower,
+            case_seconds=15 if os.environ.get("PLANTED") == "hang" else step.case_seconds * slower,
             seconds=step.seconds * slower,
         )
         for step in plan.STEPS

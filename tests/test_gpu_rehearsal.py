@@ -57,7 +57,7 @@ def test_launches_networks_and_host_time_run_to_their_last_line(tmp_path):
 def test_what_goes_wrong_costs_its_own_rows(tmp_path, kind, state, why):
     """Those of mix by channel; the others are done."""
     options = ("--only", "launches", "--filter", "channel")
-    status, said, found = rehearse(tmp_path, *options, PLANTED=kind, SLOWER="1")
+    status, said, found = rehearse(tmp_path, *options, PLANTED=kind, SLOWER="4")
     assert status == 1 and f"{state}: " in said
     planted = {case: row for case, row in found.items() if case.startswith("mix by channel")}
     assert len(planted) == 2

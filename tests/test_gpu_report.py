@@ -49,6 +49,13 @@ def test_a_process_is_replaced_where_its_context_is_broken_and_kept_otherwise():
     assert first == second and len({second, third, fourth}) == 3
 
 
+def test_a_process_that_does_not_start_costs_rows_and_not_the_report():
+    pool = Pool(["/no/such/program"], {}, 2, 5.0, time.monotonic() + 20)
+    rows_of = list(pool.run(["one", "two", "three"]))
+    assert [row["state"] for row in rows_of] == ["failed"] * 3
+    assert all("no process" in row["why"] for row in rows_of)
+
+
 def test_what_time_was_too_short_for_is_not_reached_and_never_wrong():
     found = run(["hang 1", "right", "hang 2"], seconds=3.0)
     assert {row["state"] for row in found.values()} == {"not reached"}
@@ -231,3 +238,11 @@ def test_cards_are_never_mixed():
     text = page.page(MEASURED + other)
     assert "## A Card: the answers" in text and "## Another: the answers" in text
     assert text.count("| B=1 [2, 3, 3] 2->2 fp32 NCHW | resident | forward |") == 2
+
+
+def test_the_steps_are_those_of_the_documentation():
+    document = (rows.ROOT / "docs/gpu.md").read_text()
+    for step in (*plan.FIRST, *plan.STEPS):
+        counts = (len(step.module().cases()), step.workers, f"{step.seconds:.0f}")
+        line = next(line for line in document.splitlines() if line.startswith(f"| {step.name} |"))
+        assert line.endswith(f"| {' | '.join(map(str, counts))} |"), line

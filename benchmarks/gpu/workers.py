@@ -29,12 +29,15 @@ class _Worker:
     """One process. It is started when its first case comes."""
 
     def __init__(self, command: Sequence[str], environment: Mapping[str, str]) -> None:
-        self.log = tempfile.TemporaryFile()  # noqa: SIM115  (lives as long as the process)
-        self.process = subprocess.Popen(
-            command, cwd=ROOT, env={**os.environ, **environment}, stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE, stderr=self.log, start_new_session=True,
-        )  # fmt: skip
-        self.buffer = b""
+        self.buffer, self.log = b"", tempfile.TemporaryFile()  # noqa: SIM115  (`kill` closes it)
+        try:
+            self.process = subprocess.Popen(
+                command, cwd=ROOT, env={**os.environ, **environment}, stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE, stderr=self.log, start_new_session=True,
+            )  # fmt: skip
+        except OSError:
+            self.log.close()
+            raise
 
     def answer(self, seconds: float) -> Row:
         """The next line. TimeoutError if none comes in time, EOFError if the process ended."""
@@ -143,12 +146,13 @@ class Pool:
                         why = f"no answer for {time.monotonic() - begun:.0f} s"
                         row = {"state": "timed out", "why": why, "traceback": worker.stack()}
                     worker = worker.kill()
-                except (EOFError, OSError):
-                    assert worker is not None
-                    status = worker.process.wait()
-                    why = f"its process ended with status {status}"
-                    row = {"state": "failed", "why": why, "traceback": worker.said()}
-                    worker = worker.kill()
+                except (EOFError, OSError) as error:
+                    row = {"state": "failed", "why": f"no process: {error}"}
+                    if worker is not None:
+                        status = worker.process.wait()
+                        why = f"its process ended with status {status}"
+                        row = {"state": "failed", "why": why, "traceback": worker.said()}
+                        worker = worker.kill()
                 if row.pop("broken", False) and worker is not None:
                     worker = worker.kill()
             done.put({"case": case, **row, "seconds": round(time.monotonic() - begun, 2)})
