@@ -81,7 +81,7 @@ def test_the_order_of_threads_changes_no_bit(channels_last, machine):
 
 
 @pytest.mark.parametrize("channels_last", [False, True], ids=["nchw", "channels_last"])
-@pytest.mark.parametrize("router", NETWORKS["resnet18_2_cc"], ids=lambda r: r.name)
+@pytest.mark.parametrize("router", NETWORKS["resnet18_2_cc"][:-1], ids=lambda r: r.name)  # maps
 def test_every_element_is_loaded_once_and_stored_once(router, channels_last, machine):
     m, n = router.inputs, router.outputs
     x = torch.empty(1, router.channels, *router.spatial)

@@ -24,7 +24,7 @@ def rehearse(folder, *options, **variables):
         env={**os.environ, **variables}, timeout=1800,
     )  # fmt: skip
     found = rows.read(folder / "rows.jsonl")
-    return done.returncode, done.stdout + done.stderr, {row["case"]: row for row in found}
+    return done.returncode, done.stdout + done.stderr, found
 
 
 def test_every_step_runs_to_its_last_line(tmp_path):
@@ -33,7 +33,7 @@ def test_every_step_runs_to_its_last_line(tmp_path):
     options = ("--only", *steps, "--filter", "[32] 3->3 ")
     status, said, found = rehearse(tmp_path, *options)
     assert status == 0, said
-    assert {row["step"] for row in found.values()} == {"environment", *steps}
+    assert {row["step"] for row in found} == {"environment", *steps}
     page = (tmp_path / "page.md").read_text()
     assert "a card that is not there" in page and "## Routers" in page and "torch.compile" in page
 
@@ -43,7 +43,7 @@ def test_launches_networks_and_host_time_run_to_their_last_line(tmp_path):
     steps = ("launches", "host", "networks", "compiled_networks")
     status, said, found = rehearse(tmp_path, "--only", *steps, "--seconds", "1500")
     assert status == 0, said
-    assert launches.never_launched(found.values()) == []
+    assert launches.never_launched(found) == []
 
 
 @pytest.mark.slow
@@ -59,11 +59,11 @@ def test_what_goes_wrong_costs_its_own_rows(tmp_path, kind, state, why):
     options = ("--only", "launches", "--filter", "channel")
     status, said, found = rehearse(tmp_path, *options, PLANTED=kind, SLOWER="4")
     assert status == 1 and f"{state}: " in said
-    planted = {case: row for case, row in found.items() if case.startswith("mix by channel")}
+    planted = [row for row in found if row["case"].startswith("mix by channel")]
     assert len(planted) == 2
-    for row in planted.values():
+    for row in planted:
         assert row["state"] == state and why in str(row.get("why", row.get("wrong")))
-    others = [row for case, row in found.items() if case not in planted]
+    others = [row for row in found if row not in planted]
     assert len(others) > 6 and all(row["state"] == "done" for row in others)
     log = (tmp_path / "failures.log").read_text()
     assert log.count("== launches: mix by channel") == 2
