@@ -1,6 +1,7 @@
 # make demo      installs into .venv and trains one network with fused and with eager routers
 # make test      installs into .venv and runs the tests; `make test-all` adds the slow ones
 # make test-oldest  Triton's tests on the oldest torch that works, with the libraries of .venv
+# make rehearse-gpu  the GPU report on that torch without a GPU: its kernels are compiled, none is launched
 # make lint      static checks: ruff, mypy, clang-format
 # make self-test environment report and a check of every backend that works here
 PYTHON ?= python3
@@ -12,7 +13,7 @@ SHIM := $(wildcard tests/shim/*.h tests/shim/*.cpp tests/shim/cuda/*.cuh)
 
 OLDEST := .venv-oldest
 
-.PHONY: demo test test-all test-oldest lint self-test install clean
+.PHONY: demo test test-all test-oldest rehearse-gpu lint self-test install clean
 .DELETE_ON_ERROR:
 
 demo: install
@@ -28,6 +29,11 @@ test-all: install
 test-oldest: install $(OLDEST)/installed
 	PYTHONPATH=. $(OLDEST)/bin/python -m mpkernels
 	PYTHONPATH=. $(OLDEST)/bin/python -m pytest tests/test_budgets.py tests/test_triton.py
+
+# Nothing is launched: every kernel of the GPU report is compiled, and its host code runs.
+COMPILING := launches correctness routers host networks compiled compiled_networks
+rehearse-gpu: install $(OLDEST)/installed
+	PYTHONPATH=. $(OLDEST)/bin/python tests/rehearse_gpu.py --only $(COMPILING) --seconds 3600 --out build/gpu_rehearsal
 
 lint: install
 	$(RUN) -m ruff check .
@@ -53,10 +59,10 @@ $(INSTALLED): pyproject.toml setup.py $(CSRC)
 	$(RUN) -m pip install --no-build-isolation -e '.[models,test]'
 	@touch $@
 
-# torch pins Triton 3.6, whose interpreter needs numpy below 2.4.
+# torch pins Triton 3.6, whose interpreter needs numpy below 2.4. The networks need safetensors.
 $(OLDEST)/installed:
 	$(PYTHON) -m venv $(OLDEST)
-	$(OLDEST)/bin/python -m pip install 'torch==2.11.*' 'numpy<2.4' 'pytest>=8'
+	$(OLDEST)/bin/python -m pip install 'torch==2.11.*' 'numpy<2.4' 'pytest>=8' safetensors
 	@touch $@
 
 clean:

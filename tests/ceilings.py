@@ -46,6 +46,8 @@ CEILINGS = {
 
 
 ANY = "any router"
+# Those that the GPU report's rehearsal compiles, and the table of tests/budgets.py does not.
+MIXED = "mix at any router"
 FLOAT64 = "any router of float64 maps"  # which take twice the registers, and which no network has
 
 
@@ -74,13 +76,13 @@ ALLOWANCES = [
     Allowance("_parameter_gradients_kernel", ANY, "sm_100", "3.6.", "spilled_bytes", 10, _BLOCKS),
     Allowance("_grad_gates_kernel", ANY, "sm_80", "3.6.", "spilled_bytes", 12, _BLOCKS),
     Allowance("_grad_gates_kernel", ANY, "sm_90", "3.8.", "spilled_bytes", 12, _BLOCKS),
-    Allowance("_grad_gates_kernel", ANY, "sm_90", "3.6.", "spilled_bytes", 18, _BLOCKS),
+    Allowance("_grad_gates_kernel", MIXED, "sm_90", "3.6.", "spilled_bytes", 18, _BLOCKS),
     Allowance("streamed_backward_kernel", FLOAT64, "sm_90", ("3.6.", "3.8."), "spilled_bytes", 265,
               "it reaches the 192 registers that launch.py grants it"),
     Allowance("_combine_kernel", FLOAT64, "sm_90", ("3.6.", "3.8."), "spilled_bytes", 10, _BLOCKS),
     Allowance("gate_backward_kernel", FLOAT64, "sm_90", ("3.6.", "3.8."), "spilled_bytes", 14,
               _BLOCKS),
-    Allowance("_grad_gates_kernel", "[128x8x8] 4->4", "sm_90", "3.6.", "shared_stores", 224, _MAPS),
+    Allowance("_grad_gates_kernel", MIXED, "sm_90", "3.6.", "shared_stores", 224, _MAPS),
 ]  # fmt: skip
 
 
