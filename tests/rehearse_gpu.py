@@ -88,7 +88,7 @@ def main() -> int:
     from benchmarks.gpu import plan
     from benchmarks.gpu.__main__ import main as report
 
-    slower = float(os.environ.get("SLOWER", max(1, 16 // (os.cpu_count() or 1))))
+    slower = float(os.environ.get("SLOWER", max(1, 32 // (os.cpu_count() or 1))))
     plan.STEPS[:] = [
         step._replace(
             workers=min(step.workers, os.cpu_count() or 1),
