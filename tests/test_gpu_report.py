@@ -22,14 +22,14 @@ from benchmarks.gpu.workers import Pool
 WORKER = [sys.executable, str(Path(__file__).with_name("planted.py"))]
 
 
-def run(cases, workers=1, case_seconds=20.0, seconds=60.0):
+def run(cases, workers=1, case_seconds=60.0, seconds=300.0):
     """The rows of cases of the planted step, by case."""
     pool = Pool([*WORKER, "planted"], {}, workers, case_seconds, time.monotonic() + seconds)
     return {row["case"]: row for row in pool.run(cases)}
 
 
 def test_every_way_to_fail_costs_one_row():
-    found = run(planted.OUTCOMES, workers=3, case_seconds=4.0)
+    found = run(planted.OUTCOMES, workers=3, case_seconds=6.0)
     assert {case: row["state"] for case, row in found.items()} == {
         "right": "done", "wrong": "wrong", "exception": "failed", "hang": "timed out",
         "death": "failed", "broken": "failed",
@@ -50,7 +50,7 @@ def test_a_process_is_replaced_where_its_context_is_broken_and_kept_otherwise():
 
 
 def test_a_process_that_does_not_start_costs_rows_and_not_the_report():
-    pool = Pool(["/no/such/program"], {}, 2, 5.0, time.monotonic() + 20)
+    pool = Pool(["/no/such/program"], {}, 2, 5.0, time.monotonic() + 300)
     rows_of = list(pool.run(["one", "two", "three"]))
     assert [row["state"] for row in rows_of] == ["failed"] * 3
     assert all("no process" in row["why"] for row in rows_of)
@@ -66,7 +66,7 @@ def test_what_time_was_too_short_for_is_not_reached_and_never_wrong():
 def two_steps(monkeypatch):
     """The command with an environment and the planted step; returns what runs it."""
     monkeypatch.setitem(sys.modules, "benchmarks.gpu.planted", planted)
-    monkeypatch.setattr(command, "STEPS", [Step("planted", 3, 4, 60)])
+    monkeypatch.setattr(command, "STEPS", [Step("planted", 3, 4, 300)])
     monkeypatch.setattr(command, "FIRST", [])
     return lambda *options: command.main(list(options), WORKER)
 
