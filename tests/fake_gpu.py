@@ -15,7 +15,8 @@ from aot import read_cubin
 from ceilings import ANY, allowed_to
 from torch.overrides import TorchFunctionMode
 
-L2_BYTES, MULTIPROCESSORS = 50 * 2**20, 132
+from mpkernels.ops.onchip import ASSUMED as CHIP
+from mpkernels.triton.launch import ASSUMED as CARD
 
 
 def _on_cpu(value):
@@ -34,8 +35,8 @@ class _ToCpu(TorchFunctionMode):
 
 class _Card:
     name, major, minor = "a card that is not there", 9, 0
-    multi_processor_count, L2_cache_size, total_memory = MULTIPROCESSORS, L2_BYTES, 80 * 10**9
-    shared_memory_per_block_optin, shared_memory_per_multiprocessor = 232448, 233472
+    multi_processor_count, L2_cache_size, total_memory = *CARD[:2], 80 * 10**9
+    shared_memory_per_block_optin, shared_memory_per_multiprocessor = CHIP[:2]
 
 
 class _Event:
@@ -104,9 +105,9 @@ def inspect(name: str, cubin: bytes) -> None:
 class _Utils:
     def get_device_properties(self, device):
         return {
-            "max_shared_mem": 232448, "multiprocessor_count": MULTIPROCESSORS, "warpSize": 32,
-            "max_num_regs": 65536, "sm_clock_rate": 1980000, "mem_clock_rate": 2619000,
-            "mem_bus_width": 5120,
+            "max_shared_mem": CHIP.block_bytes, "multiprocessor_count": CARD.multiprocessors,
+            "warpSize": 32, "max_num_regs": 65536, "mem_bus_width": 5120,
+            "sm_clock_rate": 1980000, "mem_clock_rate": 2619000,
         }  # fmt: skip
 
     def load_binary(self, name, kernel, shared, device):
@@ -165,15 +166,14 @@ def compile_without_launching() -> None:
     from triton.runtime.driver import driver
 
     import mpkernels as mpk
-    from mpkernels.ops import backend, onchip
+    from mpkernels.ops import backend
     from mpkernels.triton import launch, tuned
 
     driver.set_active(_Driver())
     backend.triton_interprets = lambda: True
     backend.why_no_interpreter = lambda: None
     mpk.use_backend("triton")
-    card = launch.Card(MULTIPROCESSORS, L2_BYTES, onchip.ASSUMED)
-    launch.card_of = tuned.card_of = lambda device: card
+    launch.card_of = tuned.card_of = lambda device: CARD._replace(chip=CHIP)
 
     def forward(xs, w1, b1, w2, b2, cluster):
         (batch, channels), (inputs, outputs) = xs[0].shape[:2], w2.shape[:2]

@@ -1,6 +1,5 @@
 """The README: its code runs, its equivalent is one, and its names exist."""
 
-import json
 import re
 from pathlib import Path
 
@@ -65,27 +64,3 @@ def test_figures_are_those_of_the_committed_measurement():
     between = README.partition(report.BEGIN)[2].partition(report.END)[0]
     assert between.strip() == report.readme_block(results).strip()
     assert report.DOCUMENT.read_text() == report.document(results)
-
-
-def test_gpu_figures_are_those_of_the_rows():
-    """Every line of the table of routers in docs/gpu.md, from the rows that are committed."""
-    page = (ROOT / "docs/gpu.md").read_text()
-    rows = [
-        json.loads(line)
-        for line in (ROOT / "benchmarks/results/gpu/h100/rows.jsonl").read_text().splitlines()
-    ]
-    times = {
-        row["case"]: row["microseconds"]
-        for row in rows
-        if row["step"] == "routers" and row["state"] == "done"
-    }
-    lines = re.findall(r"^\| (\[.*\] \d->\d (?:fp32|bf16)) \| (.*) \|$", page, re.MULTILINE)
-    assert len(lines) == 10
-    for router, cells in lines:
-        found = times.get(f"B=128 {router}") or times[f"B=128 {router} NCHW"]
-        one, two = (found[f"fused {part}"]["median"] for part in ("forward", "backward"))
-        wanted = [f"{one:.1f}, {two:.1f}"]
-        for other in ("loops", "stacked", "copy"):
-            a, b = (found[f"{other} {part}"]["median"] for part in ("forward", "backward"))
-            wanted.append(f"{a / one:.2f}, {b / two:.2f}")
-        assert cells == " | ".join(wanted), router

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import argparse
 import importlib.metadata
-import shutil
 import subprocess
 import sys
 import time
@@ -64,8 +63,10 @@ class Report:
     def __init__(self, folder: Path, kept: list[rows.Row], commit: str) -> None:
         folder.mkdir(parents=True, exist_ok=True)
         self.folder, self.path, self.commit = folder, folder / "rows.jsonl", commit
-        if self.path.exists():
-            shutil.move(self.path, self.path.with_suffix(".before.jsonl"))
+        if self.path.exists():  # measured before: added to what is kept aside
+            with self.path.with_suffix(".before.jsonl").open("a") as file:
+                file.write(self.path.read_text())
+            self.path.unlink()
         for row in kept:
             rows.append(self.path, row)
         self.versions, self.card, self.failures = versions(), None, 0

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -53,7 +52,7 @@ class Problem(NamedTuple):
     gates: Tensor
     channel_gates: Tensor
     grad_ys: list[Tensor]
-    grad_gates: Tensor | None
+    grad_gates: Tensor
 
     def part(self, samples: slice) -> Problem:
         """The same problem for some of the samples."""
@@ -61,10 +60,10 @@ class Problem(NamedTuple):
         def cut(t: Tensor) -> Tensor:
             return t.detach()[samples].requires_grad_(t.requires_grad)
 
-        grad_gates = None if self.grad_gates is None else cut(self.grad_gates)
         return Problem(
             [cut(x) for x in self.xs], [cut(u) for u in self.us], self.parameters, self.combined,
-            cut(self.gates), cut(self.channel_gates), [cut(y) for y in self.grad_ys], grad_gates,
+            cut(self.gates), cut(self.channel_gates), [cut(y) for y in self.grad_ys],
+            cut(self.grad_gates),
         )  # fmt: skip
 
 
@@ -96,10 +95,8 @@ def draw(case: Case, device: str, seed: int) -> Problem:
     )
 
 
-def run_operator(
-    operator: str, problem: Problem, router: Callable[..., Any] | None = None
-) -> dict[str, Tensor]:
-    """Outputs and all gradients by name; `router` stands in for cross_connect's maps."""
+def run_operator(operator: str, problem: Problem) -> dict[str, Tensor]:
+    """Outputs and all gradients by name."""
     xs, parameters = problem.xs, problem.parameters
     outputs: dict[str, Tensor]
     if operator.startswith("mix"):
@@ -115,18 +112,12 @@ def run_operator(
         outputs, grads = {f"y{j}": y for j, y in enumerate(ys)}, problem.grad_ys
     else:
         inputs = {f"x{i}": x for i, x in enumerate(xs)} | dict(zip(PARAMETERS, parameters))
-        grad_gates = [] if problem.grad_gates is None else [problem.grad_gates]
         if operator == "gate":
-            outputs, grads = {"gates": functional.gate(xs, *parameters)}, grad_gates
+            outputs, grads = {"gates": functional.gate(xs, *parameters)}, [problem.grad_gates]
         else:
-            if router is None:
-                ys, gates = functional.cross_connect(xs, *parameters)
-            else:
-                ys, gates = router(xs, *parameters), None
-            outputs = {f"y{j}": y for j, y in enumerate(ys)}
-            if grad_gates:
-                outputs["gates"] = gates
-            grads = [*problem.grad_ys, *grad_gates]
+            ys, gates = functional.cross_connect(xs, *parameters)
+            outputs = {f"y{j}": y for j, y in enumerate(ys)} | {"gates": gates}
+            grads = [*problem.grad_ys, problem.grad_gates]
     found = torch.autograd.grad(list(outputs.values()), list(inputs.values()), grads)
     named = {f"grad_{name}": grad for name, grad in zip(inputs, found)}
     return {name: t.detach() for name, t in (outputs | named).items()}

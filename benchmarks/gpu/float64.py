@@ -36,10 +36,8 @@ def _gate_gradients(
 def _gated(operator: str, problem: Problem, a: float) -> Iterator[tuple[str, Tensor, Tensor]]:
     xs = [x.detach().double() for x in problem.xs]
     bounds = GateBounds(xs, [p.detach().double() for p in problem.parameters], a)
-    direct = torch.zeros_like(bounds.g.value)
-    if problem.grad_gates is not None:
-        yield "gates", bounds.g.value, bounds.g.error
-        direct = problem.grad_gates.double()
+    yield "gates", bounds.g.value, bounds.g.error
+    direct = problem.grad_gates.double()
     if operator == "gate":
         yield from _gate_gradients(bounds, Bounded(direct, torch.zeros_like(direct)), problem, None)
         return

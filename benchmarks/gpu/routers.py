@@ -74,7 +74,7 @@ def copies(problems: list[Problem]) -> dict[str, Step]:
     return made
 
 
-def others(problems: list[Problem]) -> dict[str, Step]:
+def on_chip_graphs(problems: list[Problem]) -> dict[str, Step]:
     """CUDA C++ where it keeps samples on chip that Triton walks twice."""
     x = problems[0].plain[0]
     sizes = (problems[0].inputs, problems[0].outputs, HIDDEN, x.dtype.itemsize)
@@ -106,7 +106,7 @@ def run(name: str) -> dict[str, Any]:
         if verdicts[name] == "right"
         for part in PARTS
     }
-    graphs |= others(problems) | copies(problems)
+    graphs |= on_chip_graphs(problems) | copies(problems)
     return row | {
         "calls": len(problems),
         "floor_bytes": problems[0].floor(),
