@@ -141,9 +141,9 @@ struct Predictions {
   Geometry geometry;  // of an output
   int64_t inputs, outputs;
   Gates gates;
-  const void* bias;   // [m, n C'], or null
+  const void* bias;   // [m, n C']
   const void* scale;  // [n, C']
-  const void* shift;  // [n, C'], or null
+  const void* shift;  // [n, C']
   bool relu;
   const Map* us;  // [m]
 };
@@ -160,7 +160,7 @@ struct CombineBackward {
   const Map* grad_ys;  // [n]; data is null where an output has no gradient
   const Map* grad_us;  // [m]; data is null where no gradient is wanted
   void* dots;          // [B, parts, m, n]: <scale_j D_j, U_ij + b_ij> of each part
-  void* sums;          // [B, sum parts, n, C']: D_j summed over positions; or null without bias
+  void* sums;          // [B, sum parts, n, C']: D_j summed over positions; or null
   void* products;      // the same of D_j T_j; or null
 };
 

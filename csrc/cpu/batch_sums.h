@@ -1,7 +1,10 @@
 // Gradients of weights: sums of products over the batch, always in its order.
 #pragma once
 
+#include <algorithm>
+
 #include "cpu/dispatch.h"
+#include "cpu/pairwise.h"
 
 namespace mpk::cpu::MPK_NAMESPACE {
 
@@ -13,17 +16,28 @@ struct Column {
   const A* at(int64_t b) const { return data + b * stride; }
 };
 
+// The sum over the batch of one(b, sums), which adds what sample b gives to some vectors.
+template <class Sums, class One>
+inline Sums over_batch(int64_t batch, One one) {
+  return pairwise_sum(blocks_of(batch, longest_chain), [&](int64_t block) {
+    const int64_t first = block * longest_chain, last = std::min(first + longest_chain, batch);
+    Sums sums{};
+    for (int64_t b = first; b < last; b++) one(b, sums);
+    return sums;
+  });
+}
+
 // weight[r, c] = sum_b factor[b, r] value[b, c] for ROWS rows, each read of `value` shared by all.
 template <int ROWS, class A>
 inline void sum_products(int64_t batch, Column<A> factor, Column<A> value, int64_t size,
                          A* weight) {
   for_lanes<A>(size, [&](auto lanes, int64_t c) {
-    Vec<A> sum[ROWS] = {};
-    for (int64_t b = 0; b < batch; b++) {
+    using Sums = Vectors<A, ROWS>;
+    const auto sums = over_batch<Sums>(batch, [&](int64_t b, Sums& sums) {
       const Vec<A> v = lanes.load(value.at(b) + c);
-      for (int r = 0; r < ROWS; r++) sum[r] += v * factor.at(b)[r];
-    }
-    for (int r = 0; r < ROWS; r++) lanes.store(weight + r * size + c, sum[r]);
+      for (int r = 0; r < ROWS; r++) sums.at[r] += v * factor.at(b)[r];
+    });
+    for (int r = 0; r < ROWS; r++) lanes.store(weight + r * size + c, sums.at[r]);
   });
 }
 
@@ -40,8 +54,8 @@ inline void sum_over_batch(int64_t batch, Column<A> factor, int64_t rows, Column
   }
   if (bias)
     for_lanes<A>(rows, [&](auto lanes, int64_t r) {
-      Vec<A> sum = {};
-      for (int64_t b = 0; b < batch; b++) sum += lanes.load(factor.at(b) + r);
+      const auto sum = over_batch<Vec<A>>(
+          batch, [&](int64_t b, Vec<A>& sum) { sum += lanes.load(factor.at(b) + r); });
       lanes.store(bias + r, sum);
     });
 }

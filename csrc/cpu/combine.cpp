@@ -1,4 +1,5 @@
-// combine: Y_j = relu(scale_j sum_i g_ij (U_ij + b_ij) + shift_j) (Eq. 4).
+// combine: Y_j = relu(scale_j sum_i g_ij (U_ij + b_ij) + shift_j) (Eq. 4), in this order, so that
+// infinite values and those that cancel come out as they are defined.
 //
 // Forward reads each U_i once and writes each Y_j once.
 #include "cpu/combine.h"
@@ -11,18 +12,15 @@ namespace {
 // What becomes of columns [begin, end) of row r of output j once its paths are summed.
 template <class T, bool CHANNELS_LAST, class A = Accumulate<T>>
 struct Finish {
-  const OfChannels<A, CHANNELS_LAST> scale, offset;
+  const OfChannels<A, CHANNELS_LAST> scale, shift;
   const Vec<A> edge;
   T* const y;
 
   Finish(const Coefficients<A>& of, int64_t j, int64_t r, int64_t begin, T* y)
-      : scale(of.scale + j * of.p.geometry.channels, r, begin),
-        offset(of.offset + j * of.p.geometry.channels, r, begin),
-        edge(of.edge),
-        y(y) {}
+      : scale(of.scale(j), r, begin), shift(of.shift(j), r, begin), edge(of.edge), y(y) {}
   template <class Lanes>
   inline __attribute__((always_inline)) void operator()(Lanes lanes, int64_t at, Vec<A> sum) const {
-    const Vec<A> value = sum * scale.at(lanes, at) + offset.at(lanes, at);
+    const Vec<A> value = sum * scale.at(lanes, at) + shift.at(lanes, at);
     fetch_to_write(y + at);
     lanes.store(y + at, value <= edge ? Vec<A>{} : value);
   }
@@ -37,8 +35,7 @@ inline void combine_rows(const Coefficients<A>& of, const Paths& us, int64_t j, 
   const A* gates = of.gates + j * us.count;
   const auto columns_of = [&](int64_t r, int64_t begin, int64_t end, auto body) {
     const Finish<T, CHANNELS_LAST> finish(of, j, r, begin, target.at(0, r, begin));
-    for_lanes<A>(end - begin,
-                 [&](auto lanes, int64_t at) { finish(lanes, at, body(lanes, begin + at)); });
+    for_lanes<A>(end - begin, [&](auto lanes, int64_t at) { finish(lanes, at, body(lanes, at)); });
     target.finish(r, begin, end - begin, r + 1 == last);
   };
   if constexpr (M > 0) {
@@ -51,9 +48,13 @@ inline void combine_rows(const Coefficients<A>& of, const Paths& us, int64_t j, 
     }
     for (int64_t r = first; r < last; r++) {
       for_blocks(cols, target.block(), [&](int64_t begin, int64_t end) {
+        const Biases<A, CHANNELS_LAST, M> biases(of, j, r, begin);
         columns_of(r, begin, end, [&](auto lanes, int64_t at) {
-          Vec<A> sum = lanes.load(u[0] + at) * g.at[0];
-          for (int i = 1; i < M; i++) sum += lanes.load(u[i] + at) * g.at[i];
+          const auto value = [&](int i) {
+            return lanes.load(u[i] + begin + at) + biases.of[i].at(lanes, at);
+          };
+          Vec<A> sum = value(0) * g.at[0];
+          for (int i = 1; i < M; i++) sum += value(i) * g.at[i];
           return sum;
         });
       });
@@ -64,8 +65,11 @@ inline void combine_rows(const Coefficients<A>& of, const Paths& us, int64_t j, 
       for_blocks(cols, target.block(), [&](int64_t begin, int64_t end) {
         columns_of(r, begin, end, [&](auto lanes, int64_t at) {
           Vec<A> sum = {};
-          for (int64_t i = 0; i < us.count; i++)
-            sum += lanes.load(prediction_row<const T>(geometry, us, i, j, r) + at) * gates[i];
+          for (int64_t i = 0; i < us.count; i++) {
+            const T* u = prediction_row<const T>(geometry, us, i, j, r) + begin;
+            const OfChannels<A, CHANNELS_LAST> bias(of.bias(i, j), r, begin);
+            sum += (lanes.load(u + at) + bias.at(lanes, at)) * gates[i];
+          }
           return sum;
         });
       });

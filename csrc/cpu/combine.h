@@ -8,55 +8,38 @@
 
 namespace mpk::cpu::MPK_NAMESPACE {
 
-// Coefficients of Y_j = relu(scale_j sum_i g_ij U_ij + offset_j) for one sample.
+// What Y_j = relu(scale_j sum_i g_ij (U_ij + b_ij) + shift_j) of one sample needs beside U.
 template <class A>
 struct Coefficients {
   const Predictions& p;
-  Vec<A>* dots;    // [n, m], for the backward
-  A* gates;        // [n, m]
-  A* biases;       // [n, C']: sum_i g_ij b_ij
-  A* offset;       // [n, C']
-  const A* scale;  // [n, C']
+  A* gates;  // [n, m]
   // What is not above it becomes 0. Nothing is below NaN, so that it stands for no ReLU.
   Vec<A> edge;
 
   Coefficients(const Predictions& p, void* scratch)
       : p(p),
-        dots(static_cast<Vec<A>*>(scratch)),
-        gates(reinterpret_cast<A*>(dots + p.inputs * p.outputs)),
-        biases(gates + p.inputs * p.outputs),
-        offset(biases + p.outputs * p.geometry.channels),
-        scale(static_cast<const A*>(p.scale)),
+        gates(static_cast<A*>(scratch)),
         edge(Vec<A>{} + (p.relu ? A(0) : std::numeric_limits<A>::quiet_NaN())) {}
 
   const A* bias(int64_t i, int64_t j) const {
-    const int64_t channels = p.geometry.channels;
-    return p.bias ? static_cast<const A*>(p.bias) + (i * p.outputs + j) * channels : nullptr;
+    return static_cast<const A*>(p.bias) + (i * p.outputs + j) * p.geometry.channels;
   }
-
-  void read(int64_t b) {
-    gather(p.gates, b, p.inputs, p.outputs, nullptr, 1, true, gates);
-    const int64_t channels = p.geometry.channels;
-    const A* shift = static_cast<const A*>(p.shift);
-    for (int64_t j = 0; j < p.outputs; j++)
-      for_lanes<A>(channels, [&](auto lanes, int64_t c) {
-        Vec<A> sum = {};
-        for (int64_t i = 0; p.bias && i < p.inputs; i++)
-          sum += lanes.load(bias(i, j) + c) * gates[j * p.inputs + i];
-        const int64_t at = j * channels + c;
-        lanes.store(biases + at, sum);
-        sum *= lanes.load(scale + at);
-        lanes.store(offset + at, shift ? Vec<A>(sum + lanes.load(shift + at)) : sum);
-      });
+  const A* scale(int64_t j) const {
+    return static_cast<const A*>(p.scale) + j * p.geometry.channels;
   }
+  const A* shift(int64_t j) const {
+    return static_cast<const A*>(p.shift) + j * p.geometry.channels;
+  }
+  void read(int64_t b) { gather(p.gates, b, p.inputs, p.outputs, nullptr, 1, true, gates); }
 };
 
-// Values [C'] of one output, beside columns of its row r.
+// Values [C'] of one output, beside columns of its row r from `col` on.
 template <class A, bool CHANNELS_LAST>
 struct OfChannels {
   const A* columns = nullptr;
   Vec<A> row = {};
 
+  OfChannels() = default;
   OfChannels(const A* values, int64_t r, int64_t col) {
     if constexpr (CHANNELS_LAST)
       columns = values + col;
@@ -64,11 +47,20 @@ struct OfChannels {
       row += values[r];
   }
   template <class Lanes>
-  Vec<A> at(Lanes lanes, int64_t col) const {
+  inline __attribute__((always_inline)) Vec<A> at(Lanes lanes, int64_t col) const {
     if constexpr (CHANNELS_LAST)
       return lanes.load(columns + col);
     else
       return row;
+  }
+};
+
+// The biases of M paths for output j.
+template <class A, bool CHANNELS_LAST, int M>
+struct Biases {
+  OfChannels<A, CHANNELS_LAST> of[M];
+  Biases(const Coefficients<A>& from, int64_t j, int64_t r, int64_t col) {
+    for (int i = 0; i < M; i++) of[i] = {from.bias(i, j), r, col};
   }
 };
 

@@ -3,8 +3,7 @@
 //   dU_ij = g_ij scale_j D_j             dg_ij = <scale_j D_j, U_ij + b_ij>, a sum for each sample
 //   db_ij = scale_j sum g_ij D_j         dscale_j = sum D_j T_j, dshift_j = sum D_j, a channel each
 //
-// Reads each U_i and dY_j once and writes each dU_i once: the ReLU is computed again from U. A sum
-// over positions is made once for each channel, and all others follow from these.
+// Reads each U_i and dY_j once and writes each dU_i once: the ReLU is computed again from U.
 #include "cpu/combine_grads.h"
 #include "cpu/entry.h"
 #include "cpu/kernels.h"
@@ -22,13 +21,22 @@ void clear_row(const Part<A>& part, int64_t j, int64_t r) {
 }
 
 template <class T, int M, bool CHANNELS_LAST, class A = Accumulate<T>>
-void row_of(const Part<A>& part, int64_t j, int64_t r, RowSums<A, CHANNELS_LAST>& sums) {
-  if (!part.used(j))
+RowSums<A, CHANNELS_LAST> row_of(const Part<A>& part, int64_t j, int64_t r) {
+  if (!part.used(j)) {
     clear_row<T>(part, j, r);
-  else if constexpr (M > 0)
-    grads_of_row<T, M, CHANNELS_LAST>(part, j, r, sums);
+    RowSums<A, CHANNELS_LAST> none{};
+    return none;
+  }
+  if constexpr (M > 0)
+    return grads_of_row<T, M, CHANNELS_LAST>(part, j, r);
   else
-    grads_of_row_of_any<T, CHANNELS_LAST>(part, j, r, sums);
+    return grads_of_row_of_any<T, CHANNELS_LAST>(part, j, r);
+}
+
+// Whether a group ends with row r.
+template <class A>
+bool ends_group(const Part<A>& part, int64_t r) {
+  return (r + 1 - part.rows.first) % GroupSums<A>::most_rows == 0 || r + 1 == part.rows.last;
 }
 
 // NCHW: rows of output j are channels. Their sums over lanes are made for as many rows at a time as
@@ -40,10 +48,10 @@ void grads_of_channels(const Part<A>& part, int64_t j) {
     const int64_t left = part.rows.last - first, count = left < step ? left : step;
     Vec<A> d[step] = {}, products[step] = {};
     for (int64_t q = 0; q < count; q++) {
-      RowSums<A, false> sums;
-      row_of<T, M, false>(part, j, first + q, sums);
+      const auto sums = row_of<T, M, false>(part, j, first + q);
       d[q] = sums.d;
       products[q] = sums.product;
+      if (ends_group(part, first + q)) part.group.finish_dots();
     }
     const int64_t channel = j * part.of.p.geometry.channels + first;
     if (part.sums) store_sums<A>(d, count, A(1), part.sums + channel);
@@ -51,42 +59,30 @@ void grads_of_channels(const Part<A>& part, int64_t j) {
   }
 }
 
-// What biases add to the sums of output j: a term for each channel, not for each position.
-template <class A>
-void add_biases(const Part<A>& part, int64_t j) {
-  const Coefficients<A>& of = part.of;
-  const Geometry& geometry = of.p.geometry;
-  if (!of.p.bias || !part.used(j)) return;
-  const int64_t first = geometry.channels_last ? 0 : part.rows.first;
-  const int64_t last = geometry.channels_last ? geometry.channels : part.rows.last;
-  for_lanes<A>(last - first, [&](auto lanes, int64_t at) {
-    const int64_t c = first + at, channel = j * geometry.channels + c;
-    const Vec<A> d = lanes.load(part.sums + channel);
-    for (int64_t i = 0; i < of.p.inputs; i++)
-      of.dots[j * of.p.inputs + i] +=
-          d * lanes.load(of.scale + channel) * lanes.load(of.bias(i, j) + c);
-    if (part.products) {
-      A* to = part.products + channel;
-      lanes.store(to, Vec<A>(lanes.load(to) + d * lanes.load(of.biases + channel)));
-    }
-  });
+// channels_last: rows are positions, of which each channel is a column.
+template <class T, int M, class A = Accumulate<T>>
+void grads_of_positions(const Part<A>& part) {
+  const int64_t n = part.of.p.outputs;
+  const size_t bytes = size_t(part.group.channels) * sizeof(A);
+  if (part.sums) std::memset(part.sums, 0, bytes);
+  if (part.products) std::memset(part.products, 0, bytes);
+  for (int64_t r = part.rows.first; r < part.rows.last; r++) {
+    for (int64_t j = 0; j < n; j++) row_of<T, M, true>(part, j, r);
+    if (!ends_group(part, r)) continue;
+    part.group.finish_dots();
+    if (part.sums) part.group.finish(part.group.sums, part.sums);
+    if (part.products) part.group.finish(part.group.products, part.products);
+  }
 }
 
 template <class T, int M, bool CHANNELS_LAST, class A = Accumulate<T>>
 void grads_of_part(const Part<A>& part) {
-  const int64_t n = part.of.p.outputs, gates = part.of.p.inputs * n;
-  for (int64_t q = 0; q < gates; q++) part.of.dots[q] = Vec<A>{};
+  part.group.clear();
   if constexpr (CHANNELS_LAST) {
-    const size_t bytes = n * part.rows.cols * sizeof(A);
-    if (part.sums) std::memset(part.sums, 0, bytes);
-    if (part.products) std::memset(part.products, 0, bytes);
-    RowSums<A, true> none;
-    for (int64_t r = part.rows.first; r < part.rows.last; r++)
-      for (int64_t j = 0; j < n; j++) row_of<T, M, true>(part, j, r, none);
+    grads_of_positions<T, M>(part);
   } else {
-    for (int64_t j = 0; j < n; j++) grads_of_channels<T, M>(part, j);
+    for (int64_t j = 0; j < part.of.p.outputs; j++) grads_of_channels<T, M>(part, j);
   }
-  for (int64_t j = 0; j < n; j++) add_biases(part, j);
 }
 
 // Whether all dU are streamed. A piece of a row is a whole number of lines, as rows are.
@@ -106,16 +102,16 @@ void combine_backward(const CombineBackward& c, int64_t begin, int64_t end, void
   visit_predictions(p, [&](auto zero, auto m, auto channels_last) {
     using T = decltype(zero);
     using A = Accumulate<T>;
-    Coefficients<A> of(p, scratch);
+    const GroupSums<A> group(p, scratch);
+    Coefficients<A> of(p, group.products + group.channels);
     for_parts(
         p.geometry, begin, end, [&](int64_t b) { of.read(b); },
         [&](int64_t b, int64_t at) {
-          const int64_t gates = p.inputs * p.outputs;
-          grads_of_part<T, m, channels_last>(Part<A>(c, of, b, at, streamed));
-          A* dots = static_cast<A*>(c.dots) + (b * combine_parts(p.geometry) + at) * gates;
+          grads_of_part<T, m, channels_last>(Part<A>(c, of, group, b, at, streamed));
+          A* dots = static_cast<A*>(c.dots) + (b * combine_parts(p.geometry) + at) * group.gates;
           for (int64_t i = 0; i < p.inputs; i++)
             for (int64_t j = 0; j < p.outputs; j++)
-              dots[i * p.outputs + j] = sum_lanes(of.dots[j * p.inputs + i]);
+              dots[i * p.outputs + j] = sum_lanes(group.all_dots[j * p.inputs + i]);
         });
   });
   if (streamed) finish_streams();

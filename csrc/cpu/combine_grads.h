@@ -5,21 +5,60 @@
 
 namespace mpk::cpu::MPK_NAMESPACE {
 
-// One part of one sample. What the gradients of parameters need is summed to `of.dots` (without
-// biases) and, a channel each, to `sums` and `products` (of D_j sum_i g_ij U_ij).
+// Sums over the rows of a part: those of some rows first, which are then added to all.
+template <class A>
+struct GroupSums {
+  static constexpr int64_t most_rows = 32;
+  Vec<A> *dots, *all_dots;  // [n, m]
+  A *sums, *products;       // channels_last: [n, C'] of the group
+
+  int64_t gates, channels;  // m n, n C'
+
+  GroupSums(const Predictions& p, void* scratch)
+      : dots(static_cast<Vec<A>*>(scratch)),
+        all_dots(dots + p.inputs * p.outputs),
+        sums(reinterpret_cast<A*>(all_dots + p.inputs * p.outputs)),
+        products(sums + p.outputs * p.geometry.channels),
+        gates(p.inputs * p.outputs),
+        channels(p.outputs * p.geometry.channels) {}
+
+  void clear() const {
+    for (int64_t q = 0; q < gates; q++) dots[q] = all_dots[q] = Vec<A>{};
+    for (int64_t c = 0; c < 2 * channels; c++) sums[c] = 0;
+  }
+  void finish_dots() const {
+    for (int64_t q = 0; q < gates; q++) {
+      all_dots[q] += dots[q];
+      dots[q] = Vec<A>{};
+    }
+  }
+  // Adds `group`, the sums or the products, to those of the part.
+  void finish(A* group, A* all) const {
+    for_lanes<A>(channels, [&](auto lanes, int64_t c) {
+      lanes.store(all + c, Vec<A>(lanes.load(all + c) + lanes.load(group + c)));
+      lanes.store(group + c, Vec<A>{});
+    });
+  }
+};
+
+// One part of one sample. What the gradients of parameters need is summed to `group.all_dots` and,
+// a channel each, to `sums` and `products` (of D_j T_j).
 template <class A>
 struct Part {
   const CombineBackward& c;
   const Coefficients<A>& of;
+  const GroupSums<A>& group;
   int64_t b;
   Block rows;
   A* sums;      // [n, C'], or null
   A* products;  // [n, C'], or null
   bool streamed;
 
-  Part(const CombineBackward& c, const Coefficients<A>& of, int64_t b, int64_t part, bool streamed)
+  Part(const CombineBackward& c, const Coefficients<A>& of, const GroupSums<A>& group, int64_t b,
+       int64_t part, bool streamed)
       : c(c),
         of(of),
+        group(group),
         b(b),
         rows(combine_part(of.p.geometry, part)),
         sums(place(c.sums, part)),
@@ -72,95 +111,126 @@ struct GradTarget {
 // is one, and is summed in memory.
 template <class A, bool CHANNELS_LAST>
 struct RowSums {
-  Vec<A> d = {}, product = {};
+  Vec<A> d, product;
 
   template <class Lanes>
   inline __attribute__((always_inline)) void add(Lanes lanes, const Part<A>& part, int64_t at,
                                                  Vec<A> grad, Vec<A> sum) {
     if constexpr (CHANNELS_LAST) {
-      if (part.sums) lanes.store(part.sums + at, Vec<A>(lanes.load(part.sums + at) + grad));
-      if (part.products)
-        lanes.store(part.products + at, Vec<A>(lanes.load(part.products + at) + grad * sum));
+      A *sums = part.group.sums + at, *products = part.group.products + at;
+      if (part.sums) lanes.store(sums, Vec<A>(lanes.load(sums) + grad));
+      if (part.products) lanes.store(products, Vec<A>(lanes.load(products) + grad * sum));
     } else {
       d += grad;
       product += grad * sum;
     }
   }
+  RowSums& operator+=(const RowSums& other) {
+    d += other.d;
+    product += other.product;
+    return *this;
+  }
 };
+
+// Sums of a stretch of a row: its own and, of M paths, <scale_j D_j, U_ij + b_ij>.
+template <class A, bool CHANNELS_LAST, int M>
+struct StretchSums {
+  RowSums<A, CHANNELS_LAST> row;
+  Vec<A> dots[M];
+  StretchSums& operator+=(const StretchSums& other) {
+    row += other.row;
+    for (int i = 0; i < M; i++) dots[i] += other.dots[i];
+    return *this;
+  }
+};
+
+// Columns that a chain of vectors takes. What is staged divides them.
+template <class A>
+inline constexpr int64_t stretch = longest_chain* lanes_of<Vec<A>>;
 
 // Row r of output j of M paths.
 template <class T, int M, bool CHANNELS_LAST, class A = Accumulate<T>>
-inline void grads_of_row(const Part<A>& part, int64_t j, int64_t r,
-                         RowSums<A, CHANNELS_LAST>& sums) {
+inline RowSums<A, CHANNELS_LAST> grads_of_row(const Part<A>& part, int64_t j, int64_t r) {
   const Coefficients<A>& of = part.of;
   const Geometry& geometry = of.p.geometry;
-  const int64_t channel = j * geometry.channels;
+  const int64_t channel = j * geometry.channels, cols = part.rows.cols;
   const Weights<A, M> g(of.gates + j * M);
   const Vec<A> edge = of.edge;
   GradTarget<T, M> target(part, j, r);
-  Vec<A> dots[M] = {};
-  for_blocks(part.rows.cols, target.block(), [&](int64_t begin, int64_t end) {
-    const OfChannels<A, CHANNELS_LAST> scales(of.scale + channel, r, begin);
-    const OfChannels<A, CHANNELS_LAST> offsets(of.offset + channel, r, begin);
-    const T *u[M], *grad_y = part.template grad_y<T>(j, r) + begin;
-    T* grad_u[M];
-    for (int i = 0; i < M; i++) {
-      u[i] = prediction_row<const T>(geometry, part.us(), i, j, r) + begin;
-      grad_u[i] = target.at(i, begin);
-    }
-    for_lanes<A>(end - begin, [&](auto lanes, int64_t at) {
-      Vec<A> value[M];
-      for (int i = 0; i < M; i++) value[i] = lanes.load(u[i] + at);
-      Vec<A> sum = value[0] * g.at[0];
-      for (int i = 1; i < M; i++) sum += value[i] * g.at[i];
-      const Vec<A> scale = scales.at(lanes, at), y = sum * scale + offsets.at(lanes, at);
-      const Vec<A> d = y <= edge ? Vec<A>{} : lanes.load(grad_y + at), scaled = d * scale;
-      sums.add(lanes, part, channel + begin + at, d, sum);
+  const auto all = pairwise_sum(blocks_of(cols, stretch<A>), [&](int64_t block) {
+    StretchSums<A, CHANNELS_LAST, M> sums{};
+    const int64_t start = block * stretch<A>, size = std::min(stretch<A>, cols - start);
+    for_blocks(size, target.block(), [&](int64_t first, int64_t last) {
+      const int64_t begin = start + first;
+      const OfChannels<A, CHANNELS_LAST> scales(of.scale(j), r, begin), shifts(of.shift(j), r, begin);
+      const Biases<A, CHANNELS_LAST, M> biases(of, j, r, begin);
+      const T *u[M], *grad_y = part.template grad_y<T>(j, r) + begin;
+      T* grad_u[M];
       for (int i = 0; i < M; i++) {
-        dots[i] += scaled * value[i];
-        fetch_to_write(grad_u[i] + at);
-        lanes.store(grad_u[i] + at, Vec<A>(scaled * g.at[i]));
+        u[i] = prediction_row<const T>(geometry, part.us(), i, j, r) + begin;
+        grad_u[i] = target.at(i, begin);
       }
+      for_lanes<A>(last - first, [&](auto lanes, int64_t at) {
+        Vec<A> value[M];
+        for (int i = 0; i < M; i++) value[i] = lanes.load(u[i] + at) + biases.of[i].at(lanes, at);
+        Vec<A> sum = value[0] * g.at[0];
+        for (int i = 1; i < M; i++) sum += value[i] * g.at[i];
+        const Vec<A> scale = scales.at(lanes, at), y = sum * scale + shifts.at(lanes, at);
+        const Vec<A> d = y <= edge ? Vec<A>{} : lanes.load(grad_y + at), scaled = d * scale;
+        sums.row.add(lanes, part, channel + begin + at, d, sum);
+        for (int i = 0; i < M; i++) {
+          sums.dots[i] += scaled * value[i];
+          fetch_to_write(grad_u[i] + at);
+          lanes.store(grad_u[i] + at, Vec<A>(scaled * g.at[i]));
+        }
+      });
+      target.finish(begin, last - first);
     });
-    target.finish(begin, end - begin);
+    return sums;
   });
-  for (int i = 0; i < M; i++) of.dots[j * M + i] += dots[i];
+  for (int i = 0; i < M; i++) part.group.dots[j * M + i] += all.dots[i];
+  return all.row;
 }
 
-// The same for any number of paths: scale_j D_j first, then path by path.
+// The same for any number of paths: scale_j D_j of a stretch first, then path by path.
 template <class T, bool CHANNELS_LAST, class A = Accumulate<T>>
-inline void grads_of_row_of_any(const Part<A>& part, int64_t j, int64_t r,
-                                RowSums<A, CHANNELS_LAST>& sums) {
+inline RowSums<A, CHANNELS_LAST> grads_of_row_of_any(const Part<A>& part, int64_t j, int64_t r) {
   const Coefficients<A>& of = part.of;
   const Geometry& geometry = of.p.geometry;
-  const int64_t channel = j * geometry.channels;
+  const int64_t channel = j * geometry.channels, cols = part.rows.cols;
   const A* g = of.gates + j * of.p.inputs;
   const Paths us = part.us(), grad_us = part.grad_us();
-  constexpr int64_t most = 512;
-  alignas(64) A scaled[most];
-  for_blocks(part.rows.cols, most, [&](int64_t begin, int64_t end) {
-    const OfChannels<A, CHANNELS_LAST> scales(of.scale + channel, r, begin);
-    const OfChannels<A, CHANNELS_LAST> offsets(of.offset + channel, r, begin);
+  alignas(64) A scaled[stretch<A>];
+  return pairwise_sum(blocks_of(cols, stretch<A>), [&](int64_t block) {
+    const int64_t begin = block * stretch<A>, size = std::min(stretch<A>, cols - begin);
+    const OfChannels<A, CHANNELS_LAST> scales(of.scale(j), r, begin), shifts(of.shift(j), r, begin);
     const T* grad_y = part.template grad_y<T>(j, r) + begin;
-    for_lanes<A>(end - begin, [&](auto lanes, int64_t at) {
+    const auto value = [&](auto lanes, int64_t i, int64_t at) {
+      const T* u = prediction_row<const T>(geometry, us, i, j, r) + begin;
+      const OfChannels<A, CHANNELS_LAST> bias(of.bias(i, j), r, begin);
+      return Vec<A>(lanes.load(u + at) + bias.at(lanes, at));
+    };
+    RowSums<A, CHANNELS_LAST> sums{};
+    for_lanes<A>(size, [&](auto lanes, int64_t at) {
       Vec<A> sum = {};
-      for (int64_t i = 0; i < us.count; i++)
-        sum += lanes.load(prediction_row<const T>(geometry, us, i, j, r) + begin + at) * g[i];
-      const Vec<A> scale = scales.at(lanes, at), y = sum * scale + offsets.at(lanes, at);
+      for (int64_t i = 0; i < us.count; i++) sum += value(lanes, i, at) * g[i];
+      const Vec<A> scale = scales.at(lanes, at), y = sum * scale + shifts.at(lanes, at);
       const Vec<A> d = y <= of.edge ? Vec<A>{} : lanes.load(grad_y + at);
       sums.add(lanes, part, channel + begin + at, d, sum);
       lanes.store(scaled + at, Vec<A>(d * scale));
     });
     for (int64_t i = 0; i < us.count; i++) {
-      const T* u = prediction_row<const T>(geometry, us, i, j, r) + begin;
       T* grad_u = part.wanted(i) ? prediction_row<T>(geometry, grad_us, i, j, r) + begin : nullptr;
-      Vec<A>& dot = of.dots[j * us.count + i];
-      for_lanes<A>(end - begin, [&](auto lanes, int64_t at) {
+      Vec<A> dot = {};
+      for_lanes<A>(size, [&](auto lanes, int64_t at) {
         const Vec<A> d = lanes.load(scaled + at);
-        dot += d * lanes.load(u + at);
+        dot += d * value(lanes, i, at);
         if (grad_u) lanes.store(grad_u + at, Vec<A>(d * g[i]));
       });
+      part.group.dots[j * us.count + i] += dot;
     }
+    if ((block + 1) % longest_chain == 0) part.group.finish_dots();
+    return sums;
   });
 }
 

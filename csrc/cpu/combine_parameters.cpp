@@ -1,13 +1,27 @@
 // Gradients of combine's gates and parameters from what its backward left for each part: sums over
-// parts and over the batch, always in their order, so that they do not depend on the threads.
+// parts and over the batch, always in one order, so that they do not depend on the threads.
+#include <algorithm>
+
 #include "cpu/dispatch.h"
 #include "cpu/entry.h"
 #include "cpu/kernels.h"
+#include "cpu/pairwise.h"
 
 namespace mpk::cpu::MPK_NAMESPACE {
 namespace {
 
 constexpr int64_t channels_of_task = 64;
+
+// term(0) + ... + term(count - 1)
+template <class Sum, class Term>
+inline Sum sum_terms(int64_t count, Term term) {
+  return pairwise_sum(blocks_of(count, longest_chain), [&](int64_t block) {
+    const int64_t first = block * longest_chain, last = std::min(first + longest_chain, count);
+    Sum sum{};
+    for (int64_t at = first; at < last; at++) sum += term(at);
+    return sum;
+  });
+}
 
 template <class A>
 void sum_gates(const CombineParameterGradients& p) {
@@ -16,11 +30,8 @@ void sum_gates(const CombineParameterGradients& p) {
   const A* from = static_cast<const A*>(p.dots);
   A* to = static_cast<A*>(p.grad_gates);
   for (int64_t b = 0; to && b < of.geometry.batch; b++, to += gates)
-    for (int64_t q = 0; q < gates; q++) {
-      A sum = 0;
-      for (int64_t part = 0; part < parts; part++) sum += from[(b * parts + part) * gates + q];
-      to[q] = sum;
-    }
+    for (int64_t q = 0; q < gates; q++)
+      to[q] = sum_terms<A>(parts, [&](int64_t part) { return from[(b * parts + part) * gates + q]; });
 }
 
 // to[c] = scale[c] sum_b weight(b) sum of parts from[b, part, c], for `size` channels; `from` and
@@ -31,13 +42,11 @@ void sum_batch(const Predictions& p, const A* from, int64_t size, const A* scale
   if (!to) return;
   const int64_t parts = combine_sum_parts(p.geometry), row = p.outputs * p.geometry.channels;
   for_lanes<A>(size, [&](auto lanes, int64_t c) {
-    Vec<A> total = {};
-    for (int64_t b = 0; b < p.geometry.batch; b++) {
-      Vec<A> sum = {};
-      for (int64_t part = 0; part < parts; part++)
-        sum += lanes.load(from + (b * parts + part) * row + c);
-      total += sum * weight(b);
-    }
+    const auto of_sample = [&](int64_t b) {
+      const auto of_part = [&](int64_t at) { return lanes.load(from + (b * parts + at) * row + c); };
+      return sum_terms<Vec<A>>(parts, of_part) * weight(b);
+    };
+    const auto total = sum_terms<Vec<A>>(p.geometry.batch, of_sample);
     lanes.store(to + c, scale ? Vec<A>(total * lanes.load(scale + c)) : total);
   });
 }

@@ -27,7 +27,8 @@ class CombineParameters {
       : bias_(values_of(bias, type)),
         scale_(values_of(scale, type)),
         shift_(values_of(shift, type)),
-        ones_(filled(scale ? 0 : channels, type, 1)) {
+        ones_(filled(scale ? 0 : channels, type, 1)),
+        zeros_(filled(bias && shift ? 0 : m * channels, type, 0)) {
     STD_TORCH_CHECK(channels % n == 0, "predictions must be [B, n*C', *spatial]");
     STD_TORCH_CHECK(!bias || bias->has_shape({m, channels}), "bias must be [m, n*C']");
     STD_TORCH_CHECK(!scale || scale->has_shape({n, channels / n}), "scale must be [n, C']");
@@ -41,32 +42,32 @@ class CombineParameters {
             m,
             n,
             gates,
-            bias_ ? bias_->data_ptr() : nullptr,
+            bias_ ? bias_->data_ptr() : zeros_.data_ptr(),
             scale_ ? scale_->data_ptr() : ones_.data_ptr(),
-            shift_ ? shift_->data_ptr() : nullptr,
+            shift_ ? shift_->data_ptr() : zeros_.data_ptr(),
             relu,
             us};
   }
 
  private:
   std::optional<Values> bias_, scale_, shift_;
-  Buffer ones_;
+  Buffer ones_, zeros_;
 };
 
 // The backward of combine: dU, and what its parts leave for the gradients of the parameters.
 class CombineGradients {
  public:
-  // `grad_scale` and `grad_shift` tell whether these are wanted.
-  CombineGradients(const Predictions& p, const Map* grad_ys, const Map* grad_us, bool grad_scale,
-                   bool grad_shift)
+  // The last three tell whether these gradients are wanted.
+  CombineGradients(const Predictions& p, const Map* grad_ys, const Map* grad_us, bool grad_bias,
+                   bool grad_scale, bool grad_shift)
       : dots_(p.geometry.batch * combine_parts(p.geometry) * p.inputs * p.outputs, type_of(p)),
-        sums_(p.bias || grad_shift ? sums_of(p) : 0, type_of(p)),
+        sums_(grad_bias || grad_shift ? sums_of(p) : 0, type_of(p)),
         products_(grad_scale ? sums_of(p) : 0, type_of(p)),
         problem_{p,
                  grad_ys,
                  grad_us,
                  dots_.data_ptr(),
-                 p.bias || grad_shift ? sums_.data_ptr() : nullptr,
+                 grad_bias || grad_shift ? sums_.data_ptr() : nullptr,
                  grad_scale ? products_.data_ptr() : nullptr} {}
 
   // Writes dU, then the gradients of gates, bias, scale and shift that are not null.

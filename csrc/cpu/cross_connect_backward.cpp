@@ -1,6 +1,8 @@
 // Gradients of cross_connect (Eq. 8 and 9 with the pool and both layers of the gates).
 //
 // Moves (m + n)|X| from and m|X| to memory; the second read of a group's dY hits the cache.
+#include <cstring>
+
 #include "cpu/entry.h"
 #include "cpu/gate.h"
 #include "cpu/groups.h"
@@ -17,6 +19,7 @@ struct Scratch {
   A* dots;     // [group, m, present]: <dY_j, X_i>
   A* gates;    // [group, m, present]: the gates of outputs that have a gradient
   A* partial;  // [m, present]: the dots of one part
+  A* waiting;  // [levels, m, present]: sums of parts
   A* grad_z;   // [group, m, C], divided by S
   int64_t pairs, maps;
 
@@ -25,7 +28,8 @@ struct Scratch {
         dots(d + group * p.gate.inputs * p.gate.outputs),
         gates(dots + group * p.gate.inputs * p.gate.outputs),
         partial(gates + group * p.gate.inputs * p.gate.outputs),
-        grad_z(partial + p.gate.inputs * p.gate.outputs),
+        waiting(partial + p.gate.inputs * p.gate.outputs),
+        grad_z(waiting + part_levels(p.geometry) * p.gate.inputs * p.gate.outputs),
         pairs(p.gate.inputs * p.present),
         maps(p.gate.inputs * p.geometry.channels) {}
   A* dots_of(int64_t at) const { return dots + at * pairs; }
@@ -63,23 +67,26 @@ void dots_of_parts(const CrossConnectBackward& p, int64_t b, int64_t begin, int6
   }
 }
 
-template <class A>
-void clear(int64_t size, A* sums) {
-  for (int64_t q = 0; q < size; q++) sums[q] = 0;
-}
-
-template <class A>
-void add(int64_t size, const A* from, A* sums) {
-  for (int64_t q = 0; q < size; q++) sums[q] += from[q];
+// The dots of a sample from those of its parts, which part(at) leaves where it says.
+template <class A, class PartOf>
+void add_parts(const CrossConnectBackward& p, const Scratch<A>& scratch, PartOf part, A* dots) {
+  const int64_t count = p.present > 0 ? parts(p.geometry) : 0;
+  if (count == 0) std::memset(dots, 0, size_t(scratch.pairs) * sizeof(A));
+  PairwiseRows<A> sums(count, scratch.pairs, scratch.waiting);
+  for (int64_t at = 0; at < count; at++) {
+    A* of_part = part(at);
+    sums.add(of_part);
+    if (at + 1 == count) std::memcpy(dots, of_part, size_t(scratch.pairs) * sizeof(A));
+  }
 }
 
 template <class T, int M, int N, class A = Accumulate<T>>
 void dots_of_sample(const CrossConnectBackward& p, int64_t b, const Scratch<A>& scratch, A* dots) {
-  clear(scratch.pairs, dots);
-  for (int64_t part = 0; p.present > 0 && part < parts(p.geometry); part++) {
-    dots_of_parts<T, M, N>(p, b, part, part + 1, scratch.partial);
-    add(scratch.pairs, scratch.partial, dots);
-  }
+  const auto part = [&](int64_t at) {
+    dots_of_parts<T, M, N>(p, b, at, at + 1, scratch.partial);
+    return scratch.partial;
+  };
+  add_parts(p, scratch, part, dots);
 }
 
 // From <dY_j, X_i> of samples [begin, end) to all that their dX needs beside dY.
@@ -112,7 +119,7 @@ __attribute__((noinline)) void differentiate_gates(const CrossConnectBackward& p
       gate_grad_pooled<A>(gate, dh, A(1),
                           {static_cast<A*>(p.grad_pooled) + at * channels, m * channels}, count);
     if (p.grad_xs[i].data)
-      gate_grad_pooled<A>(gate, dh, A(1) / A(p.geometry.positions),
+      gate_grad_pooled<A>(gate, dh, A(p.geometry.positions),
                           {scratch.grad_z + i * channels, m * channels}, count);
   }
 }
@@ -177,16 +184,15 @@ void cross_connect_dots(const CrossConnectBackward& p, int64_t b, int64_t begin,
 }
 
 template <class A>
-static void differentiate_sample(const CrossConnectBackward& p, int64_t b, const void* partial,
+static void differentiate_sample(const CrossConnectBackward& p, int64_t b, void* partial,
                                  void* memory) {
   const Scratch<A> scratch(p, 1, memory);
-  clear(scratch.pairs, scratch.dots);
-  for (int64_t part = 0; part < parts(p.geometry); part++)
-    add(scratch.pairs, static_cast<const A*>(partial) + part * scratch.pairs, scratch.dots);
+  const auto part = [&](int64_t at) { return static_cast<A*>(partial) + at * scratch.pairs; };
+  add_parts(p, scratch, part, scratch.dots);
   differentiate_gates(p, b, b + 1, scratch);
 }
 
-void cross_connect_differentiate(const CrossConnectBackward& p, int64_t b, const void* partial,
+void cross_connect_differentiate(const CrossConnectBackward& p, int64_t b, void* partial,
                                  void* scratch) {
   if (p.geometry.dtype == Dtype::f64)
     differentiate_sample<double>(p, b, partial, scratch);

@@ -12,7 +12,7 @@ void cross_connect_mix(const CrossConnect&, int64_t sample, int64_t begin, int64
 void cross_connect_backward(const CrossConnectBackward&, int64_t begin, int64_t end, void* scratch);
 void cross_connect_dots(const CrossConnectBackward&, int64_t sample, int64_t begin, int64_t end,
                         void* partial);
-void cross_connect_differentiate(const CrossConnectBackward&, int64_t sample, const void* partial,
+void cross_connect_differentiate(const CrossConnectBackward&, int64_t sample, void* partial,
                                  void* scratch);
 void cross_connect_grads(const CrossConnectBackward&, int64_t sample, int64_t begin, int64_t end,
                          void* scratch);

@@ -4,8 +4,11 @@
 // have the same order alone and in company.
 #pragma once
 
+#include <algorithm>
+
 #include "cpu/dispatch.h"
 #include "cpu/exponential.h"
+#include "cpu/pairwise.h"
 
 namespace mpk::cpu::MPK_NAMESPACE {
 
@@ -42,7 +45,28 @@ inline __attribute__((always_inline)) void for_fours(int64_t count, Body body) {
   for (; b < count; b++) body(Count<1>{}, b);
 }
 
-// h = relu(W1 z + b1). Two chains over the channels hide the latency of the multiply-add.
+// sum_r W[r, :] factors[q][r] of one vector of columns, for COUNT samples. Rows of W are `stride`
+// apart. Two chains over the rows hide the latency of the multiply-add.
+template <int COUNT, class A, class Lanes>
+inline __attribute__((always_inline)) Vectors<A, COUNT> sum_weighted_rows(
+    Lanes lanes, const A* w, int64_t rows, int64_t stride, const A* const (&factors)[COUNT]) {
+  constexpr int64_t block = 2 * longest_chain;
+  return pairwise_sum(blocks_of(rows, block), [&](int64_t at) {
+    const int64_t end = std::min((at + 1) * block, rows);
+    Vectors<A, COUNT> even{}, odd{};
+    int64_t r = at * block;
+    for (; r + 2 <= end; r += 2) {
+      const Vec<A> one = lanes.load(w + r * stride), other = lanes.load(w + (r + 1) * stride);
+      for (int q = 0; q < COUNT; q++) even.at[q] += one * factors[q][r];
+      for (int q = 0; q < COUNT; q++) odd.at[q] += other * factors[q][r + 1];
+    }
+    if (r < end)
+      for (int q = 0; q < COUNT; q++) even.at[q] += lanes.load(w + r * stride) * factors[q][r];
+    return even += odd;
+  });
+}
+
+// h = relu(W1 z + b1).
 template <class A>
 inline void gate_hidden(const PathGate<A>& gate, Samples<const A> z, Samples<A> h, int64_t count) {
   using V = Vec<A>;
@@ -51,23 +75,27 @@ inline void gate_hidden(const PathGate<A>& gate, Samples<const A> z, Samples<A> 
     const A* from[four];
     for (int q = 0; q < four; q++) from[q] = z.at(b + q);
     for_lanes<A>(gate.hidden, [&](auto lanes, int64_t k) {
-      const A* w = gate.w1_by_channel + k;
-      V even[four], odd[four] = {};
-      for (int q = 0; q < four; q++) even[q] = lanes.load(gate.b1 + k);
-      int64_t c = 0;
-      for (; c + 2 <= gate.channels; c += 2) {
-        const V one = lanes.load(w + c * gate.hidden),
-                other = lanes.load(w + (c + 1) * gate.hidden);
-        for (int q = 0; q < four; q++) even[q] += one * from[q][c];
-        for (int q = 0; q < four; q++) odd[q] += other * from[q][c + 1];
-      }
-      if (c < gate.channels)
-        for (int q = 0; q < four; q++) even[q] += lanes.load(w + c * gate.hidden) * from[q][c];
+      const auto sums =
+          sum_weighted_rows(lanes, gate.w1_by_channel + k, gate.channels, gate.hidden, from);
       for (int q = 0; q < four; q++) {
-        const V sum = even[q] + odd[q];
+        const V sum = sums.at[q] + lanes.load(gate.b1 + k);
         lanes.store(h.at(b + q) + k, V(sum < V{} ? V{} : sum));  // keeps NaN
       }
     });
+  });
+}
+
+// <x, y>, lane by lane.
+template <class A>
+inline Vec<A> dot_row(const A* x, const A* y, int64_t size) {
+  constexpr int64_t block = longest_chain * lanes_of<Vec<A>>;
+  return pairwise_sum(blocks_of(size, block), [&](int64_t at) {
+    const int64_t begin = at * block;
+    Vec<A> sum = {};
+    for_lanes<A>(std::min(block, size - begin), [&](auto lanes, int64_t q) {
+      sum += lanes.load(x + begin + q) * lanes.load(y + begin + q);
+    });
+    return sum;
   });
 }
 
@@ -77,11 +105,8 @@ inline void gate_logits(const PathGate<A>& gate, Samples<const A> h, Samples<A> 
                         int64_t count) {
   for (int64_t b = 0; b < count; b++)
     for (int64_t j = 0; j < gate.outputs; j++) {
-      Vec<A> sum = {};
-      for_lanes<A>(gate.hidden, [&](auto lanes, int64_t k) {
-        sum += lanes.load(gate.w2 + j * gate.hidden + k) * lanes.load(h.at(b) + k);
-      });
-      logits.at(b)[j] = sum_lanes(sum) + gate.b2[j];
+      const A* w2 = gate.w2 + j * gate.hidden;
+      logits.at(b)[j] = sum_lanes(dot_row(w2, h.at(b), gate.hidden)) + gate.b2[j];
     }
 }
 
@@ -127,22 +152,18 @@ inline void gate_backward(const PathGate<A>& gate, Samples<const A> g, Samples<c
   }
 }
 
-// dz = scale W1^T dH
+// dz = W1^T dH / positions
 template <class A>
-inline void gate_grad_pooled(const PathGate<A>& gate, Samples<const A> grad_hidden, A scale,
+inline void gate_grad_pooled(const PathGate<A>& gate, Samples<const A> grad_hidden, A positions,
                              Samples<A> grad_z, int64_t count) {
-  using V = Vec<A>;
   for_fours(count, [&](auto samples, int64_t b) {
     constexpr int four = decltype(samples)::value;
     const A* from[four];
     for (int q = 0; q < four; q++) from[q] = grad_hidden.at(b + q);
     for_lanes<A>(gate.channels, [&](auto lanes, int64_t c) {
-      V sum[four] = {};
-      for (int64_t k = 0; k < gate.hidden; k++) {
-        const V w = lanes.load(gate.w1 + k * gate.channels + c);
-        for (int q = 0; q < four; q++) sum[q] += w * from[q][k];
-      }
-      for (int q = 0; q < four; q++) lanes.store(grad_z.at(b + q) + c, V(sum[q] * scale));
+      const auto sums = sum_weighted_rows(lanes, gate.w1 + c, gate.hidden, gate.channels, from);
+      for (int q = 0; q < four; q++)
+        lanes.store(grad_z.at(b + q) + c, Vec<A>(sums.at[q] / positions));
     });
   });
 }

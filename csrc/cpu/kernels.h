@@ -1,6 +1,7 @@
 // The table of kernels that each instruction set provides, and the choice among them.
 #pragma once
 
+#include <bit>
 #include <cstdint>
 
 #include "cpu/groups.h"
@@ -26,8 +27,8 @@ struct Kernels {
                                  void* scratch);
   void (*cross_connect_dots)(const CrossConnectBackward&, int64_t sample, int64_t begin,
                              int64_t end, void* partial);
-  void (*cross_connect_differentiate)(const CrossConnectBackward&, int64_t sample,
-                                      const void* partial, void* scratch);
+  void (*cross_connect_differentiate)(const CrossConnectBackward&, int64_t sample, void* partial,
+                                      void* scratch);
   void (*cross_connect_grads)(const CrossConnectBackward&, int64_t sample, int64_t begin,
                               int64_t end, void* scratch);
   void (*gate_weight_gradients)(const GateWeightGradients&, int64_t begin, int64_t end);
@@ -41,21 +42,27 @@ struct Kernels {
   void (*predict_weight_gradients)(const PredictBackward&, int64_t begin, int64_t end);
 };
 
+// Levels of the sums of a sample's parts, which are added in pairs.
+inline int64_t part_levels(const Geometry& geometry) {
+  return std::bit_width(uint64_t(parts(geometry)));
+}
+
 // In values of double, the widest accumulate dtype.
 inline int64_t cross_connect_scratch(const CrossConnect& p) { return most_samples * p.gate.hidden; }
 inline int64_t cross_connect_backward_scratch(const CrossConnectBackward& p) {
   const int64_t m = p.gate.inputs, n = p.gate.outputs;
   const int64_t group = group_size(p.geometry, 2 * m + p.present);
-  return group * m * (3 * n + p.geometry.channels) + m * n;
+  return group * m * (3 * n + p.geometry.channels) + (1 + part_levels(p.geometry)) * m * n;
 }
 inline int64_t mix_scratch(int64_t inputs, int64_t outputs, int64_t channels) {
   return inputs * outputs * channels;
 }
 
-// Gates, two rows of channels for each output, and a vector of 64 bytes for each gate.
+// Gates, and for the backward two rows of channels for each output and two vectors of up to 64 bytes
+// for each gate.
 inline int64_t combine_scratch(const Predictions& p) {
   const int64_t gates = p.inputs * p.outputs;
-  return 8 * gates + gates + 2 * p.outputs * p.geometry.channels;
+  return 16 * gates + gates + 2 * p.outputs * p.geometry.channels;
 }
 
 // 64 channels of an output are a task; the last task are the gates.

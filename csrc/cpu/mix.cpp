@@ -44,10 +44,15 @@ void dot_by_channel(const Geometry& geometry, const Paths& xs, const Paths& grad
         continue;
       }
       for_lanes<A>(channels, [&](auto lanes, int64_t c) {
-        Vec<A> sum = {};
-        for (int64_t s = 0; s < geometry.positions; s++)
-          sum += lanes.load(x.row<const T>(0, s) + c) * lanes.load(dy.row<const T>(0, s) + c);
-        lanes.store(to + c, sum);
+        const auto sum_of = [&](int64_t block) {
+          const int64_t first = block * longest_chain;
+          const int64_t last = std::min(first + longest_chain, geometry.positions);
+          Vec<A> sum = {};
+          for (int64_t s = first; s < last; s++)
+            sum += lanes.load(x.row<const T>(0, s) + c) * lanes.load(dy.row<const T>(0, s) + c);
+          return sum;
+        };
+        lanes.store(to + c, pairwise_sum(blocks_of(geometry.positions, longest_chain), sum_of));
       });
     }
 }

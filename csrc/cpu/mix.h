@@ -130,38 +130,42 @@ inline void mix_rows(const Paths& xs, const Paths& ys, Block rows, const A* gate
   }
 }
 
-// Sums <dY_j, X_i> of one part, lane by lane.
-template <class A, int M, int N>
-struct Dots {
-  Vec<A> at[M][N] = {};
-
-  template <class Lanes, class T>
-  inline __attribute__((always_inline)) void add(Lanes lanes, const RowPointers<M, const T>& x,
-                                                 const RowPointers<N, const T>& dy, int64_t col) {
-    Vec<A> value[N];
-    for (int j = 0; j < N; j++) value[j] = lanes.load(dy.at[j] + col);
-    for (int i = 0; i < M; i++) {
-      const Vec<A> xi = lanes.load(x.at[i] + col);
-      for (int j = 0; j < N; j++) at[i][j] += xi * value[j];
-    }
+// Sums <dY_j, X_i> over columns [begin, end) of some rows, lane by lane: those of i, then of j.
+template <class T, int M, int N, class A = Accumulate<T>>
+inline Vectors<A, M * N> dot_lanes(const Paths& xs, const Paths& grad_ys, int64_t first,
+                                   int64_t last, int64_t begin, int64_t end) {
+  Vectors<A, M * N> dots{};
+  for (int64_t r = first; r < last; r++) {
+    const RowPointers<M, const T> x(xs, r, begin);
+    const RowPointers<N, const T> dy(grad_ys, r, begin);
+    for_lanes<A>(end - begin, [&](auto lanes, int64_t at) {
+      Vec<A> value[N];
+      for (int j = 0; j < N; j++) value[j] = lanes.load(dy.at[j] + at);
+      for (int i = 0; i < M; i++) {
+        const Vec<A> xi = lanes.load(x.at[i] + at);
+        for (int j = 0; j < N; j++) dots.at[i * N + j] += xi * value[j];
+      }
+    });
   }
-  void finish(A* d) const {
-    for (int i = 0; i < M; i++)
-      for (int j = 0; j < N; j++) d[i * N + j] = sum_lanes(at[i][j]);
-  }
-};
+  return dots;
+}
 
-// d_ij = <dY_j, X_i> over rows; d is [inputs, outputs], overwritten.
+// d_ij = <dY_j, X_i> over rows; d is [inputs, outputs], overwritten. A block is a stretch of a long
+// row, or some short rows.
 template <class T, int M, int N, class A = Accumulate<T>>
 inline void dot_rows(const Paths& xs, const Paths& grad_ys, Block rows, A* d) {
   if constexpr (M > 0) {
-    Dots<A, M, N> dots;
-    for (int64_t r = rows.first; r < rows.last; r++) {
-      const RowPointers<M, const T> x(xs, r, 0);
-      const RowPointers<N, const T> dy(grad_ys, r, 0);
-      for_lanes<A>(rows.cols, [&](auto lanes, int64_t at) { dots.add(lanes, x, dy, at); });
-    }
-    dots.finish(d);
+    constexpr int64_t step = lanes_of<Vec<A>>, columns = longest_chain * step;
+    const int64_t stretches = blocks_of(rows.cols, columns);
+    const int64_t together = std::max(longest_chain / blocks_of(rows.cols, step), int64_t(1));
+    const int64_t groups = blocks_of(rows.last - rows.first, together);
+    const auto dots = pairwise_sum(groups * stretches, [&](int64_t block) {
+      const int64_t first = rows.first + block / stretches * together;
+      const int64_t begin = block % stretches * columns;
+      return dot_lanes<T, M, N>(xs, grad_ys, first, std::min(first + together, rows.last), begin,
+                                std::min(begin + columns, rows.cols));
+    });
+    for (int q = 0; q < M * N; q++) d[q] = sum_lanes(dots.at[q]);
   } else {
     // Tiles of both: a map is read once for every four of its partners.
     for_tiles(xs.count, [&](auto m, int64_t i) {

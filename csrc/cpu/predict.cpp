@@ -29,43 +29,38 @@ struct RowTile {
 
   // u = W x of these rows, whose sums end as one vector.
   void predict(const A* x, int64_t channels, A* u) const {
-    Vec<A> sums[size] = {};
-    for_lanes<A>(channels, [&](auto lanes, int64_t c) {
-      const Vec<A> value = lanes.load(x + c);
-      for (int q = 0; q < size; q++) sums[q] += lanes.load(w[q] + c) * value;
+    constexpr int64_t block = longest_chain * size;
+    auto sums = pairwise_sum(blocks_of(channels, block), [&](int64_t at) {
+      const int64_t begin = at * block;
+      Vectors<A, size> sums{};
+      for_lanes<A>(std::min(block, channels - begin), [&](auto lanes, int64_t c) {
+        const Vec<A> value = lanes.load(x + begin + c);
+        for (int q = 0; q < size; q++) sums.at[q] += lanes.load(w[q] + begin + c) * value;
+      });
+      return sums;
     });
     if (count == size)
-      store(u, sum_each(sums));
+      store(u, sum_each(sums.at));
     else
-      store_first(u, sum_each(sums), count);
+      store_first(u, sum_each(sums.at), count);
   }
 };
 
 // Samples that meet a tile of weights while it is in L1.
 constexpr int64_t samples_of_tile = 16;
 
-// dx = dz + W^T du for `count` samples. Two chains over the rows hide the multiply-add's latency.
+// dx = dz + W^T du for `count` samples.
 template <class A>
 void grads_of_samples(const A* weight, int64_t rows, int64_t channels, Samples<const A> du,
                       Samples<const A> dz, Samples<A> dx, int64_t count) {
-  using V = Vec<A>;
   for_fours(count, [&](auto samples, int64_t b) {
     constexpr int four = decltype(samples)::value;
     const A* from[four];
     for (int q = 0; q < four; q++) from[q] = du.at(b + q);
     for_lanes<A>(channels, [&](auto lanes, int64_t c) {
-      const A* w = weight + c;
-      V even[four], odd[four] = {};
-      for (int q = 0; q < four; q++) even[q] = lanes.load(dz.at(b + q) + c);
-      int64_t r = 0;
-      for (; r + 2 <= rows; r += 2) {
-        const V one = lanes.load(w + r * channels), other = lanes.load(w + (r + 1) * channels);
-        for (int q = 0; q < four; q++) even[q] += one * from[q][r];
-        for (int q = 0; q < four; q++) odd[q] += other * from[q][r + 1];
-      }
-      if (r < rows)
-        for (int q = 0; q < four; q++) even[q] += lanes.load(w + r * channels) * from[q][r];
-      for (int q = 0; q < four; q++) lanes.store(dx.at(b + q) + c, V(even[q] + odd[q]));
+      const auto sums = sum_weighted_rows(lanes, weight + c, rows, channels, from);
+      for (int q = 0; q < four; q++)
+        lanes.store(dx.at(b + q) + c, Vec<A>(lanes.load(dz.at(b + q) + c) + sums.at[q]));
     });
   });
 }

@@ -69,8 +69,8 @@ std::tuple<std::vector<Tensor>, std::vector<Tensor>> combine_backward(
     else
       grad_us.skip();
   }
-  const CombineGradients gradients(p, grad_outputs.data(), grad_us.data(), made.data(2),
-                                   made.data(3));
+  const CombineGradients gradients(p, grad_outputs.data(), grad_us.data(), made.data(1),
+                                   made.data(2), made.data(3));
   gradients.run(made.data(0), made.data(1), made.data(2), made.data(3));
   return {grad_us.finish(), made.finish()};
 }

@@ -137,7 +137,7 @@ std::tuple<std::vector<Tensor>, std::vector<Tensor>> cross_predict_backward(
   const std::vector<Map> grad_maps = layer.predictions(du.data_ptr());
   const CombineGradients combined(
       parameters.predictions(layer.output, m, n, layer.gates(g.data_ptr()), maps.data(), relu),
-      grad_outputs.data(), grad_maps.data(), made.data(6), made.data(7));
+      grad_outputs.data(), grad_maps.data(), made.data(1), made.data(6), made.data(7));
   combined.run(dg.data_ptr(), made.data(1), made.data(6), made.data(7));
 
   if (layer.type == Dtype::f64)
