@@ -4,59 +4,85 @@
 
 #include <torch/csrc/stable/library.h>
 
+#include <memory>
 #include <string>
 #include <tuple>
+#include <type_traits>
 #include <vector>
 
 #include "tensor.h"
 
 namespace mpk {
 
-// Takes over one argument, or gives one result away.
+// How one argument is taken over and one result given away. Arguments are owned before any of them
+// is looked at, so that a call that is refused keeps none.
 template <class T>
 struct Slot {
-  static T take(StableIValue value) { return torch::stable::detail::to<T>(value); }
+  using Owned = T;
+  static Owned own(StableIValue value) { return torch::stable::detail::to<T>(value); }
+  static T take(Owned& owned) { return std::move(owned); }
   static StableIValue give(const T& value) { return torch::stable::detail::from(value); }
 };
 
 template <>
 struct Slot<Tensor> {
-  static Tensor take(StableIValue value) {
-    return Tensor(torch::stable::detail::to<AtenTensorHandle>(value));
+  using Owned = Tensor::Handle;
+  static Owned own(StableIValue value) {
+    return Owned(torch::stable::detail::to<AtenTensorHandle>(value));
   }
+  static Tensor take(Owned& owned) { return Tensor(owned.release()); }
   static StableIValue give(Tensor& value) { return torch::stable::detail::from(value.release()); }
 };
 
 template <>
 struct Slot<OptionalTensor> {
-  static OptionalTensor take(StableIValue value) {
+  using Owned = Tensor::Handle;  // or none
+  static Owned own(StableIValue value) {
     const auto handle = torch::stable::detail::to<std::optional<AtenTensorHandle>>(value);
-    return handle ? OptionalTensor(Tensor(*handle)) : std::nullopt;
+    return Owned(handle ? *handle : nullptr);
+  }
+  static OptionalTensor take(Owned& owned) {
+    return owned ? OptionalTensor(Tensor(owned.release())) : std::nullopt;
   }
 };
 
+struct DeleteList {
+  void operator()(StableListHandle list) const { torch_delete_list(list); }
+};
+using List = std::unique_ptr<std::remove_pointer_t<StableListHandle>, DeleteList>;
+
 template <class T>
 struct Slot<std::vector<T>> {
-  static std::vector<T> take(StableIValue value) {
-    const auto list = torch::stable::detail::to<StableListHandle>(value);
+  using Owned = std::vector<typename Slot<T>::Owned>;
+  static Owned own(StableIValue value) {
+    const List list(torch::stable::detail::to<StableListHandle>(value));
     size_t size = 0;
-    TORCH_ERROR_CODE_CHECK(torch_list_size(list, &size));
-    std::vector<T> taken;
-    taken.reserve(size);
+    check(torch_list_size(list.get(), &size));
+    Owned owned;
+    owned.reserve(size);
     for (size_t at = 0; at < size; at++) {
       StableIValue element{};
-      TORCH_ERROR_CODE_CHECK(torch_list_get_item(list, at, &element));
-      taken.push_back(Slot<T>::take(element));
+      check(torch_list_get_item(list.get(), at, &element));
+      owned.push_back(Slot<T>::own(element));
     }
-    TORCH_ERROR_CODE_CHECK(torch_delete_list(list));
-    return taken;
+    return owned;
+  }
+  static std::vector<T> take(Owned& owned) {
+    if constexpr (std::is_same_v<typename Slot<T>::Owned, T>) {
+      return std::move(owned);
+    } else {
+      std::vector<T> taken;
+      taken.reserve(owned.size());
+      for (auto& element : owned) taken.push_back(Slot<T>::take(element));
+      return taken;
+    }
   }
   static StableIValue give(std::vector<T>& values) {
-    StableListHandle list = nullptr;
-    TORCH_ERROR_CODE_CHECK(torch_new_list_reserve_size(values.size(), &list));
-    for (T& value : values)
-      TORCH_ERROR_CODE_CHECK(torch_list_push_back(list, Slot<T>::give(value)));
-    return torch::stable::detail::from(list);
+    StableListHandle made = nullptr;
+    check(torch_new_list_reserve_size(values.size(), &made));
+    List list(made);
+    for (T& value : values) check(torch_list_push_back(made, Slot<T>::give(value)));
+    return torch::stable::detail::from(list.release());
   }
 };
 
@@ -65,9 +91,15 @@ struct Boxing;
 
 template <class Result, class... Arguments>
 struct Boxing<Result (*)(Arguments...)> {
+  using Owned = std::tuple<typename Slot<Arguments>::Owned...>;
   template <size_t... at>
-  static std::tuple<Arguments...> take(const StableIValue* stack, std::index_sequence<at...>) {
-    return {Slot<Arguments>::take(stack[at])...};
+  static Owned own(const StableIValue* stack, std::index_sequence<at...>) {
+    return {Slot<Arguments>::own(stack[at])...};
+  }
+  template <size_t... at>
+  static Result apply(Result (*function)(Arguments...), Owned& owned, std::index_sequence<at...>) {
+    return std::apply(function,
+                      std::tuple<Arguments...>{Slot<Arguments>::take(std::get<at>(owned))...});
   }
   template <class... Results, size_t... at>
   static void give(StableIValue* stack, std::tuple<Results...>& results,
@@ -85,7 +117,9 @@ struct Boxing<Result (*)(Arguments...)> {
   static void call(Result (*function)(Arguments...), StableIValue* stack, uint64_t count) {
     STD_TORCH_CHECK(count == sizeof...(Arguments), "the schema has ", count,
                     " arguments, the kernel has ", sizeof...(Arguments));
-    give(stack, std::apply(function, take(stack, std::index_sequence_for<Arguments...>{})));
+    constexpr std::index_sequence_for<Arguments...> all{};
+    Owned owned = own(stack, all);
+    give(stack, apply(function, owned, all));
   }
 };
 

@@ -7,6 +7,10 @@ namespace mpk {
 
 enum class Dtype : int32_t { f32, f64, bf16, f16 };
 
+inline int64_t bytes_of(Dtype dtype) {
+  return dtype == Dtype::f64 ? 8 : dtype == Dtype::f32 ? 4 : 2;
+}
+
 // A feature map seen as rows of columns that lie side by side. NCHW: rows are channels, columns
 // positions. channels_last: rows are positions, columns channels. Strides count elements.
 struct Map {

@@ -10,12 +10,27 @@
 
 #include <initializer_list>
 #include <memory>
+#include <new>
 #include <optional>
+#include <stdexcept>
+#include <string>
 #include <utility>
 
 #include "problem.h"
 
 namespace mpk {
+
+// Of a function of torch's C interface, which keeps the reason to itself.
+inline void check(AOTITorchError code) {
+  if (code != AOTI_TORCH_SUCCESS) throw std::runtime_error("mpkernels: a call of torch failed");
+}
+
+// In the words of torch's allocator, by which tools know that a smaller batch may help.
+[[noreturn]] inline void refuse_memory(int64_t bytes) {
+  throw std::runtime_error(
+      "mpkernels: DefaultCPUAllocator: can't allocate memory: you tried to allocate " +
+      std::to_string(bytes) + " bytes.");
+}
 
 // Torch's numbers for the dtypes that maps and parameters may have.
 inline int32_t code_of(Dtype dtype) {
@@ -26,14 +41,20 @@ inline int32_t code_of(Dtype dtype) {
 
 // Owns one handle. Sizes, strides and dtype are read once; they stay valid as long as the tensor.
 class Tensor {
+  struct Delete {
+    void operator()(AtenTensorHandle handle) const { aoti_torch_delete_tensor_object(handle); }
+  };
+
  public:
+  using Handle = std::unique_ptr<AtenTensorOpaque, Delete>;
+
   Tensor() = default;
   explicit Tensor(AtenTensorHandle owned) : handle_(owned) {
     int32_t code = 0;
-    TORCH_ERROR_CODE_CHECK(aoti_torch_get_dim(handle_.get(), &dim_));
-    TORCH_ERROR_CODE_CHECK(aoti_torch_get_sizes(handle_.get(), &sizes_));
-    TORCH_ERROR_CODE_CHECK(aoti_torch_get_strides(handle_.get(), &strides_));
-    TORCH_ERROR_CODE_CHECK(aoti_torch_get_dtype(handle_.get(), &code));
+    check(aoti_torch_get_dim(handle_.get(), &dim_));
+    check(aoti_torch_get_sizes(handle_.get(), &sizes_));
+    check(aoti_torch_get_strides(handle_.get(), &strides_));
+    check(aoti_torch_get_dtype(handle_.get(), &code));
     for (const Dtype dtype : {Dtype::f32, Dtype::f64, Dtype::bf16, Dtype::f16})
       if (code == code_of(dtype)) {
         dtype_ = dtype;
@@ -53,13 +74,20 @@ class Tensor {
   // The const pointer of torch: the other one would copy a lazily copied tensor first.
   void* data_ptr() const {
     const void* data = nullptr;
-    TORCH_ERROR_CODE_CHECK(torch_get_const_data_ptr(handle_.get(), &data));
+    check(torch_get_const_data_ptr(handle_.get(), &data));
     return const_cast<void*>(data);
+  }
+
+  // Whether the elements lie anywhere: those of a tensor that is known to be zero may not.
+  bool has_data() const {
+    for (int64_t d = 0; d < dim_; d++)
+      if (sizes_[d] == 0) return true;
+    return data_ptr() != nullptr;
   }
 
   bool is_contiguous() const {
     bool contiguous = false;
-    TORCH_ERROR_CODE_CHECK(aoti_torch_is_contiguous(handle_.get(), &contiguous));
+    check(aoti_torch_is_contiguous(handle_.get(), &contiguous));
     return contiguous;
   }
 
@@ -74,10 +102,7 @@ class Tensor {
   }
 
  private:
-  struct Delete {
-    void operator()(AtenTensorHandle handle) const { aoti_torch_delete_tensor_object(handle); }
-  };
-  std::unique_ptr<AtenTensorOpaque, Delete> handle_;
+  Handle handle_;
   int64_t dim_ = 0;
   int64_t *sizes_ = nullptr, *strides_ = nullptr;
   Dtype dtype_ = Dtype::f32;
@@ -87,14 +112,8 @@ using OptionalTensor = std::optional<Tensor>;
 
 inline torch::stable::Tensor to_stable(const Tensor& t) {
   AtenTensorHandle handle = nullptr;
-  TORCH_ERROR_CODE_CHECK(aoti_torch_new_tensor_handle(t.get(), &handle));
+  check(aoti_torch_new_tensor_handle(t.get(), &handle));
   return torch::stable::Tensor(handle);
-}
-
-inline Tensor from_stable(const torch::stable::Tensor& t) {
-  AtenTensorHandle handle = nullptr;
-  TORCH_ERROR_CODE_CHECK(aoti_torch_new_tensor_handle(t.get(), &handle));
-  return Tensor(handle);
 }
 
 inline void copy(const Tensor& to, const Tensor& from) {
@@ -102,24 +121,21 @@ inline void copy(const Tensor& to, const Tensor& from) {
   torch::stable::copy_(target, to_stable(from));
 }
 
-// t, contiguous and of the given dtype: a new tensor unless it is that already.
-inline Tensor contiguous_copy(const Tensor& t, Dtype dtype) {
-  using torch::headeronly::ScalarType;
-  constexpr ScalarType types[] = {ScalarType::Float, ScalarType::Double, ScalarType::BFloat16,
-                                  ScalarType::Half};
-  return from_stable(
-      torch::stable::contiguous(torch::stable::to(to_stable(t), types[int32_t(dtype)])));
-}
-
 inline Tensor empty_strided(const int64_t* sizes, const int64_t* strides, int64_t dims, Dtype dtype,
                             const Tensor& like) {
   int32_t device = 0, index = 0;
-  TORCH_ERROR_CODE_CHECK(aoti_torch_get_device_type(like.get(), &device));
-  TORCH_ERROR_CODE_CHECK(aoti_torch_get_device_index(like.get(), &index));
+  check(aoti_torch_get_device_type(like.get(), &device));
+  check(aoti_torch_get_device_index(like.get(), &index));
   AtenTensorHandle handle = nullptr;
-  TORCH_ERROR_CODE_CHECK(
-      aoti_torch_empty_strided(dims, sizes, strides, code_of(dtype), device, index, &handle));
-  return Tensor(handle);
+  if (aoti_torch_empty_strided(dims, sizes, strides, code_of(dtype), device, index, &handle) ==
+      AOTI_TORCH_SUCCESS)
+    return Tensor(handle);
+  int64_t elements = 1;
+  for (int64_t d = 0; d < dims; d++) elements += (sizes[d] - 1) * strides[d];
+  const int64_t bytes = elements * bytes_of(dtype);
+  if (device == aoti_torch_device_type_cpu()) refuse_memory(bytes);
+  throw std::runtime_error("mpkernels: torch did not allocate " + std::to_string(bytes) +
+                           " bytes on the device");
 }
 
 // A new contiguous tensor on the device of `like`.
@@ -137,11 +153,18 @@ inline Tensor empty(const Tensor& like, std::initializer_list<int64_t> sizes, Dt
   return empty(like, sizes.begin(), int64_t(sizes.size()), dtype);
 }
 
+// A new contiguous tensor with the elements of t, of up to 4 dimensions.
+inline Tensor contiguous_copy(const Tensor& t, Dtype dtype) {
+  Tensor made = empty(t, t.sizes(), t.dim(), dtype);
+  copy(made, t);
+  return made;
+}
+
 // The elements of t, contiguous and of one dtype: where they lie, or in one copy.
 class Values {
  public:
   Values(const Tensor& t, Dtype dtype) {
-    if (t.dtype() != dtype || !t.is_contiguous()) copy_ = contiguous_copy(t, dtype);
+    if (t.dtype() != dtype || !t.is_contiguous() || !t.has_data()) copy_ = contiguous_copy(t, dtype);
     data_ = copy_ ? copy_->data_ptr() : t.data_ptr();
   }
   void* data_ptr() const { return data_; }
@@ -164,7 +187,8 @@ class Buffer {
     const size_t bytes = size_t(elements) * (dtype == Dtype::f64 ? 8 : 4);
     const size_t lines = (bytes + sizeof(Line) - 1) / sizeof(Line);
     if (lines > Block::size - block.used) {
-      large_ = std::unique_ptr<Line[]>(new Line[lines]);
+      large_ = std::unique_ptr<Line[]>(new (std::nothrow) Line[lines]);
+      if (!large_) refuse_memory(int64_t(bytes));
       data_ = large_.get();
       return;
     }

@@ -27,7 +27,7 @@ struct GateValues {
                         (!by_channel || gates.size(3) == geometry.channels),
                     "gates must be [B, m, n] or [B, m, n, C]");
     const Dtype type = accumulate_type(geometry.dtype);
-    if (gates.dtype() != type) converted = contiguous_copy(gates, type);
+    if (gates.dtype() != type || !gates.has_data()) converted = contiguous_copy(gates, type);
     const Tensor& tensor = converted ? *converted : gates;
     view = {tensor.data_ptr(),
             tensor.stride(0),
@@ -45,9 +45,13 @@ inline void check_paths(const std::vector<Tensor>& xs) {
                     "all xs must have one shape and dtype");
 }
 
-// Whether outputs like x are channels_last. mpkernels/ops/layout.py has the same rule.
+// Whether outputs like x are channels_last: strides of dimensions of size 1 say nothing, where there
+// is another. mpkernels/ops/layout.py has the same rule.
 inline bool is_channels_last(const Tensor& x) {
-  return x.dim() > 2 && x.size(1) > 1 && x.stride(1) == 1 && x.stride(x.dim() - 1) >= x.size(1);
+  int64_t inner = x.dim() - 1;
+  while (inner > 2 && x.size(inner) == 1) inner--;
+  if (x.size(inner) == 1) inner = x.dim() - 1;
+  return x.dim() > 2 && x.size(1) > 1 && x.stride(1) == 1 && x.stride(inner) >= x.size(1);
 }
 
 // A vector, and a map of one position, is a row of channels in either format.
@@ -107,7 +111,7 @@ class Maps {
     STD_TORCH_CHECK(x.dim() >= 2 && x.size(0) == geometry.batch && x.size(1) == geometry.channels &&
                         positions_of(x) == geometry.positions && x.dtype() == geometry.dtype,
                     "all maps of one router must have one shape and dtype");
-    std::optional<Map> map = map_in_place(x, geometry);
+    std::optional<Map> map = x.has_data() ? map_in_place(x, geometry) : std::nullopt;
     if (!map) {
       Tensor dense = empty_map(x, geometry.channels_last && x.dim() > 2);
       copy(dense, x);

@@ -19,7 +19,8 @@ struct Column {
 // The sum over the batch of one(b, sums), which adds what sample b gives to some vectors.
 template <class Sums, class One>
 inline Sums over_batch(int64_t batch, One one) {
-  return pairwise_sum(blocks_of(batch, longest_chain), [&](int64_t block) {
+  return pairwise_sum(blocks_of(batch, longest_chain), [=](int64_t block)
+                                                           __attribute__((always_inline)) {
     const int64_t first = block * longest_chain, last = std::min(first + longest_chain, batch);
     Sums sums{};
     for (int64_t b = first; b < last; b++) one(b, sums);
@@ -33,7 +34,7 @@ inline void sum_products(int64_t batch, Column<A> factor, Column<A> value, int64
                          A* weight) {
   for_lanes<A>(size, [&](auto lanes, int64_t c) {
     using Sums = Vectors<A, ROWS>;
-    const auto sums = over_batch<Sums>(batch, [&](int64_t b, Sums& sums) {
+    const auto sums = over_batch<Sums>(batch, [=](int64_t b, Sums& sums) {
       const Vec<A> v = lanes.load(value.at(b) + c);
       for (int r = 0; r < ROWS; r++) sums.at[r] += v * factor.at(b)[r];
     });
@@ -55,7 +56,7 @@ inline void sum_over_batch(int64_t batch, Column<A> factor, int64_t rows, Column
   if (bias)
     for_lanes<A>(rows, [&](auto lanes, int64_t r) {
       const auto sum = over_batch<Vec<A>>(
-          batch, [&](int64_t b, Vec<A>& sum) { sum += lanes.load(factor.at(b) + r); });
+          batch, [=](int64_t b, Vec<A>& sum) { sum += lanes.load(factor.at(b) + r); });
       lanes.store(bias + r, sum);
     });
 }

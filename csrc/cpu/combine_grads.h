@@ -71,6 +71,13 @@ struct Part {
     const int64_t at = b * parts + (geometry.channels_last ? part : 0);
     return base ? static_cast<A*>(base) + at * of.p.outputs * geometry.channels : nullptr;
   }
+  // channels_last: the sums of a group from column `begin` of output j on, or null.
+  A* sums_from(int64_t j, int64_t begin) const {
+    return sums ? group.sums + j * of.p.geometry.channels + begin : nullptr;
+  }
+  A* products_from(int64_t j, int64_t begin) const {
+    return products ? group.products + j * of.p.geometry.channels + begin : nullptr;
+  }
   Paths us() const { return {of.p.us, of.p.inputs, b}; }
   Paths grad_us() const { return {c.grad_us, of.p.inputs, b}; }
   template <class T>
@@ -113,13 +120,13 @@ template <class A, bool CHANNELS_LAST>
 struct RowSums {
   Vec<A> d, product;
 
+  // `sums` and `products` are those of the columns; null where they are not wanted.
   template <class Lanes>
-  inline __attribute__((always_inline)) void add(Lanes lanes, const Part<A>& part, int64_t at,
+  inline __attribute__((always_inline)) void add(Lanes lanes, A* sums, A* products, int64_t at,
                                                  Vec<A> grad, Vec<A> sum) {
     if constexpr (CHANNELS_LAST) {
-      A *sums = part.group.sums + at, *products = part.group.products + at;
-      if (part.sums) lanes.store(sums, Vec<A>(lanes.load(sums) + grad));
-      if (part.products) lanes.store(products, Vec<A>(lanes.load(products) + grad * sum));
+      if (sums) lanes.store(sums + at, Vec<A>(lanes.load(sums + at) + grad));
+      if (products) lanes.store(products + at, Vec<A>(lanes.load(products + at) + grad * sum));
     } else {
       d += grad;
       product += grad * sum;
@@ -148,48 +155,78 @@ struct StretchSums {
 template <class A>
 inline constexpr int64_t stretch = longest_chain* lanes_of<Vec<A>>;
 
+// Columns [start, start + size) of row r of output j of M paths. All that the loop reads is local: a
+// store to a map could change anything else in the compiler's eyes.
+template <class T, int M, bool CHANNELS_LAST, class A = Accumulate<T>>
+inline __attribute__((always_inline)) StretchSums<A, CHANNELS_LAST, M> grads_of_stretch(
+    const Part<A>& part, int64_t j, int64_t r, GradTarget<T, M>& target, int64_t start,
+    int64_t size) {
+  const Coefficients<A>& of = part.of;
+  const Geometry& geometry = of.p.geometry;
+  const Weights<A, M> g(of.gates + j * M);
+  const Vec<A> edge = of.edge;
+  RowSums<A, CHANNELS_LAST> row{};
+  Vec<A> dots[M] = {};
+  for_blocks(size, target.block(), [&](int64_t first, int64_t last) {
+    const int64_t begin = start + first;
+    const OfChannels<A, CHANNELS_LAST> scales(of.scale(j), r, begin), shifts(of.shift(j), r, begin);
+    const Biases<A, CHANNELS_LAST, M> biases(of, j, r, begin);
+    A* const sums = part.sums_from(j, begin);
+    A* const products = part.products_from(j, begin);
+    const T *u[M], *grad_y = part.template grad_y<T>(j, r) + begin;
+    T* grad_u[M];
+    for (int i = 0; i < M; i++) {
+      u[i] = prediction_row<const T>(geometry, part.us(), i, j, r) + begin;
+      grad_u[i] = target.at(i, begin);
+    }
+    for_lanes<A>(last - first, [&](auto lanes, int64_t at) {
+      Vec<A> value[M];
+      for (int i = 0; i < M; i++) value[i] = lanes.load(u[i] + at) + biases.of[i].at(lanes, at);
+      Vec<A> sum = value[0] * g.at[0];
+      for (int i = 1; i < M; i++) sum += value[i] * g.at[i];
+      const Vec<A> scale = scales.at(lanes, at), y = sum * scale + shifts.at(lanes, at);
+      const Vec<A> d = y <= edge ? Vec<A>{} : lanes.load(grad_y + at), scaled = d * scale;
+      row.add(lanes, sums, products, at, d, sum);
+      for (int i = 0; i < M; i++) {
+        dots[i] += scaled * value[i];
+        fetch_to_write(grad_u[i] + at);
+        lanes.store(grad_u[i] + at, Vec<A>(scaled * g.at[i]));
+      }
+    });
+    target.finish(begin, last - first);
+  });
+  StretchSums<A, CHANNELS_LAST, M> all;
+  all.row = row;
+  for (int i = 0; i < M; i++) all.dots[i] = dots[i];
+  return all;
+}
+
+template <class T, int M, bool CHANNELS_LAST, class A = Accumulate<T>>
+__attribute__((noinline)) StretchSums<A, CHANNELS_LAST, M> grads_of_long_row(const Part<A>& part,
+                                                                             int64_t j, int64_t r) {
+  const int64_t cols = part.rows.cols;
+  GradTarget<T, M> target(part, j, r);
+  return pairwise_sum(blocks_of(cols, stretch<A>), [&](int64_t block) {
+    const int64_t start = block * stretch<A>, size = std::min(stretch<A>, cols - start);
+    return grads_of_stretch<T, M, CHANNELS_LAST>(part, j, r, target, start, size);
+  });
+}
+
+template <class T, int M, bool CHANNELS_LAST, class A = Accumulate<T>>
+inline __attribute__((always_inline)) StretchSums<A, CHANNELS_LAST, M> grads_of_short_row(
+    const Part<A>& part, int64_t j, int64_t r) {
+  GradTarget<T, M> target(part, j, r);
+  return grads_of_stretch<T, M, CHANNELS_LAST>(part, j, r, target, 0, part.rows.cols);
+}
+
 // Row r of output j of M paths.
 template <class T, int M, bool CHANNELS_LAST, class A = Accumulate<T>>
 inline RowSums<A, CHANNELS_LAST> grads_of_row(const Part<A>& part, int64_t j, int64_t r) {
-  const Coefficients<A>& of = part.of;
-  const Geometry& geometry = of.p.geometry;
-  const int64_t channel = j * geometry.channels, cols = part.rows.cols;
-  const Weights<A, M> g(of.gates + j * M);
-  const Vec<A> edge = of.edge;
-  GradTarget<T, M> target(part, j, r);
-  const auto all = pairwise_sum(blocks_of(cols, stretch<A>), [&](int64_t block) {
-    StretchSums<A, CHANNELS_LAST, M> sums{};
-    const int64_t start = block * stretch<A>, size = std::min(stretch<A>, cols - start);
-    for_blocks(size, target.block(), [&](int64_t first, int64_t last) {
-      const int64_t begin = start + first;
-      const OfChannels<A, CHANNELS_LAST> scales(of.scale(j), r, begin), shifts(of.shift(j), r, begin);
-      const Biases<A, CHANNELS_LAST, M> biases(of, j, r, begin);
-      const T *u[M], *grad_y = part.template grad_y<T>(j, r) + begin;
-      T* grad_u[M];
-      for (int i = 0; i < M; i++) {
-        u[i] = prediction_row<const T>(geometry, part.us(), i, j, r) + begin;
-        grad_u[i] = target.at(i, begin);
-      }
-      for_lanes<A>(last - first, [&](auto lanes, int64_t at) {
-        Vec<A> value[M];
-        for (int i = 0; i < M; i++) value[i] = lanes.load(u[i] + at) + biases.of[i].at(lanes, at);
-        Vec<A> sum = value[0] * g.at[0];
-        for (int i = 1; i < M; i++) sum += value[i] * g.at[i];
-        const Vec<A> scale = scales.at(lanes, at), y = sum * scale + shifts.at(lanes, at);
-        const Vec<A> d = y <= edge ? Vec<A>{} : lanes.load(grad_y + at), scaled = d * scale;
-        sums.row.add(lanes, part, channel + begin + at, d, sum);
-        for (int i = 0; i < M; i++) {
-          sums.dots[i] += scaled * value[i];
-          fetch_to_write(grad_u[i] + at);
-          lanes.store(grad_u[i] + at, Vec<A>(scaled * g.at[i]));
-        }
-      });
-      target.finish(begin, last - first);
-    });
-    return sums;
-  });
-  for (int i = 0; i < M; i++) part.group.dots[j * M + i] += all.dots[i];
-  return all.row;
+  const auto sums = part.rows.cols <= stretch<A>
+                        ? grads_of_short_row<T, M, CHANNELS_LAST>(part, j, r)
+                        : grads_of_long_row<T, M, CHANNELS_LAST>(part, j, r);
+  for (int i = 0; i < M; i++) part.group.dots[j * M + i] += sums.dots[i];
+  return sums.row;
 }
 
 // The same for any number of paths: scale_j D_j of a stretch first, then path by path.
@@ -197,7 +234,7 @@ template <class T, bool CHANNELS_LAST, class A = Accumulate<T>>
 inline RowSums<A, CHANNELS_LAST> grads_of_row_of_any(const Part<A>& part, int64_t j, int64_t r) {
   const Coefficients<A>& of = part.of;
   const Geometry& geometry = of.p.geometry;
-  const int64_t channel = j * geometry.channels, cols = part.rows.cols;
+  const int64_t cols = part.rows.cols;
   const A* g = of.gates + j * of.p.inputs;
   const Paths us = part.us(), grad_us = part.grad_us();
   alignas(64) A scaled[stretch<A>];
@@ -211,12 +248,13 @@ inline RowSums<A, CHANNELS_LAST> grads_of_row_of_any(const Part<A>& part, int64_
       return Vec<A>(lanes.load(u + at) + bias.at(lanes, at));
     };
     RowSums<A, CHANNELS_LAST> sums{};
+    A *of_sums = part.sums_from(j, begin), *of_products = part.products_from(j, begin);
     for_lanes<A>(size, [&](auto lanes, int64_t at) {
       Vec<A> sum = {};
       for (int64_t i = 0; i < us.count; i++) sum += value(lanes, i, at) * g[i];
       const Vec<A> scale = scales.at(lanes, at), y = sum * scale + shifts.at(lanes, at);
       const Vec<A> d = y <= of.edge ? Vec<A>{} : lanes.load(grad_y + at);
-      sums.add(lanes, part, channel + begin + at, d, sum);
+      sums.add(lanes, of_sums, of_products, at, d, sum);
       lanes.store(scaled + at, Vec<A>(d * scale));
     });
     for (int64_t i = 0; i < us.count; i++) {

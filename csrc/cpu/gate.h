@@ -35,6 +35,7 @@ struct Samples {
   A* data;
   int64_t stride;
   A* at(int64_t b) const { return data + b * stride; }
+  Samples from(int64_t b) const { return {at(b), stride}; }
 };
 
 // Calls body(Count, b) on fours of samples [0, count), then on single ones.
@@ -45,24 +46,27 @@ inline __attribute__((always_inline)) void for_fours(int64_t count, Body body) {
   for (; b < count; b++) body(Count<1>{}, b);
 }
 
-// sum_r W[r, :] factors[q][r] of one vector of columns, for COUNT samples. Rows of W are `stride`
+// sum_r W[r, :] factors(q)[r] of one vector of columns, for COUNT samples. Rows of W are `stride`
 // apart. Two chains over the rows hide the latency of the multiply-add.
 template <int COUNT, class A, class Lanes>
 inline __attribute__((always_inline)) Vectors<A, COUNT> sum_weighted_rows(
-    Lanes lanes, const A* w, int64_t rows, int64_t stride, const A* const (&factors)[COUNT]) {
+    Lanes lanes, const A* w, int64_t rows, int64_t stride, Samples<const A> factors) {
   constexpr int64_t block = 2 * longest_chain;
-  return pairwise_sum(blocks_of(rows, block), [&](int64_t at) {
+  return pairwise_sum(blocks_of(rows, block), [=](int64_t at) __attribute__((always_inline)) {
     const int64_t end = std::min((at + 1) * block, rows);
+    const A* of[COUNT];
+    for (int q = 0; q < COUNT; q++) of[q] = factors.at(q);
     Vectors<A, COUNT> even{}, odd{};
     int64_t r = at * block;
     for (; r + 2 <= end; r += 2) {
       const Vec<A> one = lanes.load(w + r * stride), other = lanes.load(w + (r + 1) * stride);
-      for (int q = 0; q < COUNT; q++) even.at[q] += one * factors[q][r];
-      for (int q = 0; q < COUNT; q++) odd.at[q] += other * factors[q][r + 1];
+      for (int q = 0; q < COUNT; q++) even.at[q] += one * of[q][r];
+      for (int q = 0; q < COUNT; q++) odd.at[q] += other * of[q][r + 1];
     }
     if (r < end)
-      for (int q = 0; q < COUNT; q++) even.at[q] += lanes.load(w + r * stride) * factors[q][r];
-    return even += odd;
+      for (int q = 0; q < COUNT; q++) even.at[q] += lanes.load(w + r * stride) * of[q][r];
+    even += odd;
+    return even;
   });
 }
 
@@ -72,11 +76,9 @@ inline void gate_hidden(const PathGate<A>& gate, Samples<const A> z, Samples<A> 
   using V = Vec<A>;
   for_fours(count, [&](auto samples, int64_t b) {
     constexpr int four = decltype(samples)::value;
-    const A* from[four];
-    for (int q = 0; q < four; q++) from[q] = z.at(b + q);
     for_lanes<A>(gate.hidden, [&](auto lanes, int64_t k) {
-      const auto sums =
-          sum_weighted_rows(lanes, gate.w1_by_channel + k, gate.channels, gate.hidden, from);
+      const auto sums = sum_weighted_rows<four>(lanes, gate.w1_by_channel + k, gate.channels,
+                                                gate.hidden, z.from(b));
       for (int q = 0; q < four; q++) {
         const V sum = sums.at[q] + lanes.load(gate.b1 + k);
         lanes.store(h.at(b + q) + k, V(sum < V{} ? V{} : sum));  // keeps NaN
@@ -89,7 +91,7 @@ inline void gate_hidden(const PathGate<A>& gate, Samples<const A> z, Samples<A> 
 template <class A>
 inline Vec<A> dot_row(const A* x, const A* y, int64_t size) {
   constexpr int64_t block = longest_chain * lanes_of<Vec<A>>;
-  return pairwise_sum(blocks_of(size, block), [&](int64_t at) {
+  return pairwise_sum(blocks_of(size, block), [=](int64_t at) __attribute__((always_inline)) {
     const int64_t begin = at * block;
     Vec<A> sum = {};
     for_lanes<A>(std::min(block, size - begin), [&](auto lanes, int64_t q) {
@@ -158,10 +160,9 @@ inline void gate_grad_pooled(const PathGate<A>& gate, Samples<const A> grad_hidd
                              Samples<A> grad_z, int64_t count) {
   for_fours(count, [&](auto samples, int64_t b) {
     constexpr int four = decltype(samples)::value;
-    const A* from[four];
-    for (int q = 0; q < four; q++) from[q] = grad_hidden.at(b + q);
     for_lanes<A>(gate.channels, [&](auto lanes, int64_t c) {
-      const auto sums = sum_weighted_rows(lanes, gate.w1 + c, gate.hidden, gate.channels, from);
+      const auto sums = sum_weighted_rows<four>(lanes, gate.w1 + c, gate.hidden, gate.channels,
+                                                grad_hidden.from(b));
       for (int q = 0; q < four; q++)
         lanes.store(grad_z.at(b + q) + c, Vec<A>(sums.at[q] / positions));
     });

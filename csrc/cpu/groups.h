@@ -13,10 +13,6 @@ struct Caches {
 };
 const Caches& caches();
 
-inline int64_t bytes_of(Dtype dtype) {
-  return dtype == Dtype::f64 ? 8 : dtype == Dtype::f32 ? 4 : 2;
-}
-
 // One map of one sample.
 inline int64_t map_bytes(const Geometry& geometry) {
   return geometry.channels * geometry.positions * bytes_of(geometry.dtype);

@@ -7,7 +7,6 @@
 
 #include <bit>
 #include <cstdint>
-#include <utility>
 
 #include "cpu/vec.h"
 
@@ -34,18 +33,23 @@ inline int merge_blocks(int64_t at, int64_t blocks, Merge merge) {
 // Levels where sums of so many blocks wait.
 inline int64_t levels_of(int64_t blocks) { return std::bit_width(uint64_t(blocks)); }
 
-// The sum of block(0), ..., block(blocks - 1), which may be any type with +=.
-template <class Block>
-inline auto pairwise_sum(int64_t blocks, Block block) {
-  using Sum = decltype(block(int64_t(0)));
+template <class Sum, class Block>
+__attribute__((noinline)) Sum sum_in_pairs(int64_t blocks, Block block) {
   Sum waiting[48];  // of more blocks than memory holds
   for (int64_t at = 0;; at++) {
     Sum sum = block(at);
-    const int level =
-        merge_blocks(at, blocks, [&](int below) { sum = std::move(waiting[below] += sum); });
-    if (at + 1 >= blocks) return sum;
+    const int level = merge_blocks(at, blocks, [&](int below) { sum = waiting[below] += sum; });
+    if (at + 1 == blocks) return sum;
     waiting[level] = sum;
   }
+}
+
+// block(0) + ... + block(blocks - 1), of any type with +=. One block, the usual case, is summed in
+// line: what `block` refers to should be captured as values, so that it can stay in registers.
+template <class Block>
+inline __attribute__((always_inline)) auto pairwise_sum(int64_t blocks, Block block) {
+  using Sum = decltype(block(int64_t(0)));
+  return blocks == 1 ? block(0) : sum_in_pairs<Sum>(blocks, block);
 }
 
 // Some vectors that are summed together.

@@ -37,8 +37,7 @@ inline __attribute__((always_inline)) Vec<A> sum_chains(const T* x, int64_t size
 template <class T, class A>
 inline Vec<A> sum_row(const T* x, int64_t size) {
   constexpr int64_t block = 4 * longest_chain * lanes_of<Vec<A>>;
-  if (size <= block) return sum_chains<T, A>(x, size);
-  return pairwise_sum(blocks_of(size, block), [&](int64_t at) {
+  return pairwise_sum(blocks_of(size, block), [=](int64_t at) __attribute__((always_inline)) {
     return sum_chains<T, A>(x + at * block, std::min(block, size - at * block));
   });
 }
@@ -106,10 +105,22 @@ inline void pool_cols(const Paths& xs, int64_t path, int64_t first, int64_t last
   }
 }
 
+// The mean of one position is its value.
+template <class T, class A = Accumulate<T>>
+inline void pool_vector(const Paths& xs, int64_t path, int64_t first, int64_t last, const Geometry&,
+                        A* z) {
+  const T* x = xs.row<const T>(path, 0);
+  for_lanes<A>(last - first, [&](auto lanes, int64_t at) {
+    lanes.store(z + first + at, lanes.load(x + first + at));
+  });
+}
+
 // Means of channels [first, last) of one sample to z, [m, C].
 template <class T, class A = Accumulate<T>>
 inline void pool(const Geometry& geometry, const Paths& xs, int64_t first, int64_t last, A* z) {
-  const auto rows = geometry.channels_last ? pool_cols<T, A> : pool_rows<T, A>;
+  const auto rows = geometry.positions == 1  ? pool_vector<T, A>
+                    : geometry.channels_last ? pool_cols<T, A>
+                                             : pool_rows<T, A>;
   for (int64_t i = 0; i < xs.count; i++)
     rows(xs, i, first, last, geometry, z + i * geometry.channels);
 }

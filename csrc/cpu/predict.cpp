@@ -55,10 +55,8 @@ void grads_of_samples(const A* weight, int64_t rows, int64_t channels, Samples<c
                       Samples<const A> dz, Samples<A> dx, int64_t count) {
   for_fours(count, [&](auto samples, int64_t b) {
     constexpr int four = decltype(samples)::value;
-    const A* from[four];
-    for (int q = 0; q < four; q++) from[q] = du.at(b + q);
     for_lanes<A>(channels, [&](auto lanes, int64_t c) {
-      const auto sums = sum_weighted_rows(lanes, weight + c, rows, channels, from);
+      const auto sums = sum_weighted_rows<four>(lanes, weight + c, rows, channels, du.from(b));
       for (int q = 0; q < four; q++)
         lanes.store(dx.at(b + q) + c, Vec<A>(lanes.load(dz.at(b + q) + c) + sums.at[q]));
     });

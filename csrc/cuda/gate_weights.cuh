@@ -60,15 +60,25 @@ MPK_DEVICE void sum_products(const SumOfProducts& layer, int64_t batch, int inpu
   const int rows = layer.rows - row < weight_rows ? layer.rows - row : weight_rows;
   const int col = first_col + lane;
   float sums[weight_rows] = {}, totals[weight_rows] = {};
+  for (int64_t first = 0; first < batch; first += int64_t(longest_chain) * warps) {
+    const int64_t end = first + int64_t(longest_chain) * warps;
+    float of_chain[weight_rows] = {}, total_of_chain[weight_rows] = {};
 #pragma unroll 4
-  for (int64_t b = warp; b < batch; b += warps) {
-    const int64_t path = b * inputs + i;
-    const float right = col < layer.cols ? read_float(layer.right + path * layer.cols + col) : 0.f;
+    for (int64_t b = first + warp; b < (end < batch ? end : batch); b += warps) {
+      const int64_t path = b * inputs + i;
+      const float right =
+          col < layer.cols ? read_float(layer.right + path * layer.cols + col) : 0.f;
+#pragma unroll
+      for (int q = 0; q < weight_rows; q++) {
+        const float left = q < rows ? read_float(layer.left + path * layer.rows + row + q) : 0.f;
+        of_chain[q] += left * right;
+        total_of_chain[q] += left;
+      }
+    }
 #pragma unroll
     for (int q = 0; q < weight_rows; q++) {
-      const float left = q < rows ? read_float(layer.left + path * layer.rows + row + q) : 0.f;
-      sums[q] += left * right;
-      totals[q] += left;
+      sums[q] += of_chain[q];
+      totals[q] += total_of_chain[q];
     }
   }
   float* sum_of = shared_memory();  // [warps, rows, lanes]

@@ -12,14 +12,14 @@ namespace mpk::cuda {
 class OnDevice {
  public:
   explicit OnDevice(const Tensor& x) : guard_(index_of(x)) {
-    TORCH_ERROR_CODE_CHECK(aoti_torch_get_current_cuda_stream(index_of(x), &stream_));
+    check(aoti_torch_get_current_cuda_stream(index_of(x), &stream_));
   }
   void* stream() const { return stream_; }
 
  private:
   static int32_t index_of(const Tensor& x) {
     int32_t index = 0;
-    TORCH_ERROR_CODE_CHECK(aoti_torch_get_device_index(x.get(), &index));
+    check(aoti_torch_get_device_index(x.get(), &index));
     return index;
   }
   torch::stable::accelerator::DeviceGuard guard_;

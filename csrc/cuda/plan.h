@@ -44,14 +44,11 @@ struct Plan {
   Offsets at;
 };
 
-inline int32_t bytes_of(Dtype dtype) {
-  return dtype == Dtype::f64 ? 8 : dtype == Dtype::f32 ? 4 : 2;
-}
-constexpr int32_t ceil_div(int64_t size, int64_t by) { return int32_t((size + by - 1) / by); }
-constexpr int32_t round_up(int64_t size, int64_t to) { return int32_t((size + to - 1) / to * to); }
+// Terms that one accumulator takes before its sum goes to the next one, so that the error of a long
+// sum does not grow with its length.
+constexpr int longest_chain = 256;
 
-// Elements of 16 bytes.
-inline int32_t vector_of(Dtype dtype) { return 16 / bytes_of(dtype); }
+inline int32_t vector_of(Dtype dtype) { return int32_t(16 / bytes_of(dtype)); }
 
 // A block that is alone on a multiprocessor has all loads to itself; two share the registers.
 inline int32_t threads_for(int64_t kept_bytes) { return kept_bytes > 114688 ? 512 : 256; }

@@ -79,9 +79,14 @@ MPK_DEVICE void pool_rows_by(const Plan& plan, const Part& part, const T* tile, 
   for (int first = 0; first < part.rows; first += threads() / lanes) {
     const int row = first + mine;
     float sum = 0;
-    if (row < part.rows)
-      for (int at = lane * W; at < plan.cols; at += lanes * W)
-        sum += sum_of(fetch<W>(tile + row * plan.cols + at));
+    const int stretch = longest_chain * lanes * W;
+    for (int begin = 0; row < part.rows && begin < plan.cols; begin += stretch) {
+      const int end = limited(plan.cols, begin + stretch);
+      float of_chain = 0;
+      for (int at = begin + lane * W; at < end; at += lanes * W)
+        of_chain += sum_of(fetch<W>(tile + row * plan.cols + at));
+      sum += of_chain;
+    }
     sum = sum_lanes(sum, lanes);
     if (row < part.rows && lane == 0) z[row] = sum / float(plan.positions);
   }

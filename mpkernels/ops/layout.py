@@ -43,8 +43,18 @@ class Strides(NamedTuple):
 
 
 def is_channels_last(x: Tensor) -> bool:
-    """Whether outputs like x are channels_last."""
-    return x.dim() > 2 and x.shape[1] > 1 and x.stride(1) == 1 and x.stride(-1) >= x.shape[1]
+    """Whether outputs like x are channels_last.
+
+    Strides of dimensions of size 1 say nothing, where there is another dimension.
+    """
+    if x.dim() <= 2 or x.shape[1] <= 1 or x.stride(1) != 1:
+        return False
+    inner = x.dim() - 1
+    while inner > 2 and x.shape[inner] == 1:
+        inner -= 1
+    if x.shape[inner] == 1:
+        inner = x.dim() - 1
+    return x.stride(inner) >= x.shape[1]
 
 
 def geometry_of(x: Tensor) -> Geometry:
