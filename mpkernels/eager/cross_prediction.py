@@ -17,6 +17,7 @@ from torch.nn.functional import conv2d, linear
 
 from mpkernels.eager import functional
 from mpkernels.eager.modules import Gated, check_sizes, uniform
+from mpkernels.eager.norms import why_watched
 
 Sizes = int | tuple[int, int]
 
@@ -105,8 +106,12 @@ class CrossPredict(Gated):
         return gates, [self._predict(x, w) for x, w in zip(xs, self.weight.unbind())]
 
     def _normalise(self, ys: list[Tensor]) -> list[Tensor]:
-        ys = [norm(y) for norm, y in zip(self.norms, ys)]
-        return [y.relu_() for y in ys] if self.relu else ys
+        normalised = [norm(y) for norm, y in zip(self.norms, ys)]
+        if not self.relu:
+            return normalised
+        # In place, unless somebody may keep what the norm returned, or differentiate through it.
+        watched = [why_watched(norm) is not None for norm in self.norms]
+        return [y.relu() if seen else y.relu_() for y, seen in zip(normalised, watched)]
 
     def _route(self, xs: list[Tensor]) -> tuple[list[Tensor], Tensor]:
         gates, us = self._gates_and_predictions(xs, functional.gate)
