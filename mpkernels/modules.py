@@ -25,14 +25,23 @@ class CrossConnect(eager.CrossConnect):
     __doc__ = eager.CrossConnect.__doc__
 
     def _route(self, xs: list[Tensor]) -> tuple[list[Tensor], Tensor]:
-        return functional.cross_connect(xs, *_own(self, "w1", "b1", "w2", "b2"))
+        try:
+            return functional.cross_connect(xs, *_own(self, "w1", "b1", "w2", "b2"))
+        except (TypeError, ValueError):
+            self._check_paths(xs)  # says it in the router's terms
+            raise
 
 
 class CrossStitch(eager.CrossStitch):
     __doc__ = eager.CrossStitch.__doc__
 
-    def _mix(self, xs: list[Tensor], gates: Tensor) -> list[Tensor]:
-        return functional.mix(xs, gates)
+    def _route(self, xs: list[Tensor]) -> tuple[list[Tensor], Tensor]:
+        try:
+            gates = self.gates(xs[0].shape[0])
+            return functional.mix(xs, gates), gates
+        except (AttributeError, IndexError, RuntimeError, TypeError, ValueError):
+            self._check_paths(xs)  # says it in the router's terms
+            raise
 
 
 def _normalised(

@@ -27,7 +27,11 @@ ALLOWED = {
         "triton",
     },
     "mpkernels/ops": {"mpkernels.ops", "mpkernels.eager", "(mpkernels.triton)", "(triton)"},
-    "mpkernels/functional.py": {"mpkernels.ops", "mpkernels.eager.functional"},
+    "mpkernels/functional.py": {
+        "mpkernels.ops",
+        "mpkernels.eager.arguments",
+        "mpkernels.eager.functional",
+    },
     "mpkernels/fold.py": {"mpkernels.eager"},
     "mpkernels/modules.py": {"mpkernels.eager", "mpkernels.functional", "mpkernels.fold"},
     "mpkernels/fuse.py": {"mpkernels.eager", "mpkernels.modules"},

@@ -6,7 +6,8 @@ import warnings
 
 import torch
 
-from mpkernels.ops.record import build_record, path_of, why_unusable
+from mpkernels.ops.record import build_record as build_record
+from mpkernels.ops.record import path_of, why_unusable
 
 _REINSTALL = "Reinstall with a C++20 compiler: pip install --no-build-isolation mpkernels"
 
