@@ -87,11 +87,23 @@ def put(named, argument, make):
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("name", CALLS)
 def test_by_name(name, kind, any_backend):
+    assert_refused(name, kind)
+
+
+def assert_refused(name, kind):
     make, message = KINDS[kind]
     for argument in CALLS[name]:
         for where, bad in put(CALLS[name], argument, make):
             with pytest.raises(TypeError, match=re.escape(f"{name}: {where} {message}")):
                 getattr(functional, name)(**bad)
+
+
+@pytest.mark.filterwarnings("ignore:.*torch.sparse|.*Sparse|.*nested tensor|.*quantize")
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("name", CALLS)
+def test_autocast_makes_nothing_legal(name, kind):
+    with torch.autocast("cpu", torch.bfloat16):
+        assert_refused(name, kind)
 
 
 @pytest.mark.parametrize("name", CALLS)
