@@ -1,7 +1,9 @@
 """Libraries and build records that are missing, cut off or changed: a warning, then eager runs."""
 
+import hashlib
 import json
 import os
+import re
 import shutil
 import signal
 
@@ -169,8 +171,6 @@ def test_a_library_that_does_not_load_says_what_it_was_built_for(copy):
 
 
 def recorded(content):
-    import hashlib
-
     return {"size": len(content), "sha256": hashlib.sha256(content).hexdigest()}
 
 
@@ -255,6 +255,52 @@ def test_a_record_that_lacks_what_only_tells(tmp_path):
 def test_a_whole_copy_warns_of_nothing(tmp_path):
     ((report,),) = said_by_imports([whole(tmp_path)])
     assert LOADED in " ".join(report.split())
+
+
+@BUILT
+@pytest.mark.parametrize("name", ["_C", pytest.param("_C_cuda", marks=CUDA), "_build"])
+def test_no_library_shows_where_it_was_built(name):
+    content = (PACKAGE / f"{name}.so").read_bytes()
+    for folder in (str(PACKAGE.parent), "/site-packages/", "/dist-packages/"):
+        assert folder.encode() not in content
+
+
+def test_an_error_of_the_library_names_its_file_alone():
+    with pytest.raises(RuntimeError) as caught:
+        torch.ops.mpkernels.mix([torch.ones(2, 3)], torch.ones(2, 2, 1))
+    (place,) = set(re.findall(r"\S*csrc/\S+\.(?:h|cpp)", str(caught.value))) or {"csrc/"}
+    assert place.startswith("csrc/"), place
+
+
+WRITES = """
+import json, os, runpy, sys
+from pathlib import Path
+import setuptools
+setuptools.setup = lambda **options: None
+names = runpy.run_path("setup.py")
+build = object.__new__(names["Build"])
+build.failures = {"_C_cuda": "no nvcc"}
+path = Path(sys.stdin.read())
+if path.exists():  # the disk is full, or the build is killed, between writing and renaming
+    def fails(*_):
+        raise OSError("full")
+    os.replace = fails
+build.write_record(path)
+"""
+
+
+def test_the_record_is_written_whole_or_not_at_all(tmp_path):
+    path = tmp_path / "build.json"
+    (tmp_path / "_C.so").write_bytes(b"content")
+    (tmp_path / "_C_cuda.so").write_bytes(b"of an older build")
+    succeeds(WRITES, input=str(path))
+    before = path.read_text()
+    assert json.loads(before)["files"] == {"_C": recorded(b"content")}
+    (tmp_path / "_C.so").write_bytes(b"other content")
+    done = python(WRITES, input=str(path))
+    assert done.returncode != 0 and "full" in done.stderr
+    assert path.read_text() == before
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["_C.so", "_C_cuda.so", "build.json"]
 
 
 def test_a_bus_error_would_be_seen(tmp_path):
