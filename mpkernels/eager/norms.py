@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 from torch.nn.modules import module as _module
 
 # What a call of a module passes through. Whoever replaces one of them wants to see or change it.
@@ -30,9 +30,10 @@ def _is_torchs(step: Any) -> bool:
 
 def _are_own(kind: type[nn.Module]) -> bool:
     """Whether the steps are as they were; `torch.export` puts its tracer around `__call__`."""
-    return all(
-        now is own or _comes_from(now, "torch.fx.") for now, own in zip(_steps(kind), _OWN[kind])
-    )
+    steps, own = _steps(kind), _OWN[kind]
+    if steps == own:
+        return True
+    return all(now is was or _comes_from(now, "torch.fx.") for now, was in zip(steps, own))
 
 
 # Each class with its steps as they were when this was imported, unless patched already then. In
@@ -49,44 +50,72 @@ def why_watched(norm: nn.Module) -> str | None:
     kind = type(norm)
     if kind not in _OWN:
         return f"is a {kind.__name__}"
-    if not _are_own(kind) or any(step in norm.__dict__ for step in _STEPS):
+    given = norm.__dict__  # lists below, not generators: these run at every call
+    if not _are_own(kind) or [step for step in _STEPS if step in given]:
         return f"has another forward than {kind.__name__}"
-    if any(getattr(norm, name, True) for name in _HOOKS):
+    if [name for name in _HOOKS if given.get(name, True)]:
         return "has hooks to run"
     # Private names: where one is missing, hooks may be kept elsewhere.
-    if any(getattr(_module, name, True) for name in _GLOBAL_HOOKS):
+    if [name for name in _GLOBAL_HOOKS if getattr(_module, name, True)]:
         return "has hooks of all modules to run"
     return None
 
 
-def _is_plain(kind: type[torch.Tensor]) -> bool:
+def _is_plain(kind: type[Tensor]) -> bool:
     """Whether a class of tensors, if it is not PyTorch's, is one that only stands for values."""
-    if kind in (torch.Tensor, nn.Parameter):
+    if kind in (Tensor, nn.Parameter):
         return True
     # A fake tensor, as in torch.export: not one that sees functions, nor one made of others.
     blind = kind.__torch_function__ is nn.Parameter.__torch_function__
     return blind and not hasattr(kind, "__tensor_flatten__")
 
 
-def value_of(norm: nn.Module, name: str) -> torch.Tensor | None:
-    """A parameter or buffer by name, in a tenth of the time that nn.Module's own lookup takes."""
-    value: torch.Tensor | None = norm._parameters.get(name)
-    return norm._buffers.get(name) if value is None else value
+class Values(NamedTuple):
+    """What a batch norm in evaluation mode computes with; None where it has none."""
+
+    mean: Tensor | None
+    variance: Tensor | None
+    weight: Tensor | None
+    bias: Tensor | None
 
 
-def why_not_plain(norm: nn.Module, name: str, like: torch.Tensor, size: int) -> str | None:
-    """Why a weight or statistic is not `size` plain numbers that suit maps of `like`, or None."""
-    if name in norm.__dict__:  # beside the parameters and buffers: put there by somebody
-        return f"has a {name} that is neither parameter nor buffer"
-    value = value_of(norm, name)
-    if value is None:
-        return None
-    if not _is_plain(type(value)):
-        return f"has a {name} that is a {type(value).__name__}"
+_NAMES = ("running_mean", "running_var", "weight", "bias")
+
+
+def values_of(norm: nn.Module) -> Values:
+    """Statistics and parameters, in a tenth of the time that nn.Module's own lookup takes."""
+    parameters, buffers = norm._parameters, norm._buffers
+    return Values(*[parameters.get(name, buffers.get(name)) for name in _NAMES])
+
+
+class Plain(NamedTuple):
+    """What plain values of a norm are: so many numbers, on a device, in one of some dtypes."""
+
+    size: int
+    dtypes: tuple[torch.dtype, ...]
+    device: torch.device
+
+
+def plain_like(weight: Tensor, size: int) -> Plain:
+    """The values that suit the outputs of a layer with this weight."""
     # Maps of half precision may be normalised in float32; else PyTorch takes one dtype alone.
-    dtypes = (like.dtype, torch.float32) if like.dtype.itemsize == 2 else (like.dtype,)
-    if value.layout != torch.strided or value.dtype not in dtypes or value.device != like.device:
-        return f"has a {name} of {value.dtype} on {value.device}, {value.layout}"
-    if value.dim() != 1 or value.shape[0] != size:
-        return f"has a {name} {list(value.shape)} for {size} channels"
+    half = weight.dtype.itemsize == 2
+    return Plain(size, (weight.dtype, torch.float32)[: 1 + half], weight.device)
+
+
+def why_not_plain(norm: nn.Module, values: Values, wanted: Plain) -> str | None:
+    """Why the values of a norm are not what its author made them, as `why_watched`, or None."""
+    for name, value in zip(_NAMES, values):
+        if name in norm.__dict__:  # beside the parameters and buffers: put there by somebody
+            return f"has a {name} that is neither parameter nor buffer"
+        if value is None:
+            continue
+        if not _is_plain(type(value)):
+            return f"has a {name} that is a {type(value).__name__}"
+        if value.dtype not in wanted.dtypes or value.layout is not torch.strided:
+            return f"has a {name} of {value.dtype}, {value.layout}"
+        if value.device != wanted.device:
+            return f"has a {name} on {value.device}"
+        if value.shape != (wanted.size,):
+            return f"has a {name} {list(value.shape)} for {wanted.size} channels"
     return None
