@@ -3,13 +3,15 @@
 mpkernels/_C.so       CPU kernels over torch's stable ABI, compiled once per instruction set
 mpkernels/_C_cuda.so  CUDA kernels over the stable ABI, where a CUDA torch and nvcc are found
 mpkernels/_build.so   pybind11: what was compiled, and what this processor uses of it
-mpkernels/build.json  the same for readers of a library that cannot load, and why a part is missing
+mpkernels/build.json  the same for readers of a library that cannot load, why a part is missing, and
+                      size and hash of each part: mpkernels loads only what is as it was built
 
 A part that fails to build does not fail the installation: mpkernels says at import what is
 missing and runs on its eager definition.
 """
 
 import functools
+import hashlib
 import json
 import os
 import platform
@@ -38,7 +40,8 @@ def cuda_toolkit() -> Path | None:
 CUDA_TOOLKIT = cuda_toolkit()
 if CUDA_TOOLKIT is not None:
     os.environ["CUDA_HOME"] = str(CUDA_TOOLKIT)  # torch reads it when cpp_extension is imported
-CSRC = str(Path(__file__).resolve().parent / "csrc")
+ROOT = Path(__file__).resolve().parent
+CSRC = str(ROOT / "csrc")
 STRIP = ["-Wl,-s"] if sys.platform == "linux" else []
 os.environ.setdefault("TORCH_CUDA_ARCH_LIST", "8.0;9.0;10.0+PTX")
 
@@ -59,6 +62,11 @@ KERNEL_FLAGS = [
     "-Wall",
     "-Wno-maybe-uninitialized",  # false alarms inside gcc's own AVX-512 headers
 ]
+# Errors name the file that raised them, which is then no path of the machine that built it. The
+# same folder may be spelled in two ways where a link leads to it.
+FOLDERS = {str(ROOT), os.getcwd(), *(str(Path(path)) for path in include_paths())}
+FOLDERS |= {str(CUDA_TOOLKIT / "include")} if CUDA_TOOLKIT is not None else set()
+NO_PATHS = [f"-ffile-prefix-map={folder}/=" for folder in sorted(FOLDERS)]
 GLUE_FLAGS = ["-O2", "-std=c++20", "-fvisibility=hidden", "-Wall", "-Wno-attributes"]
 
 # Name of the namespace that holds the kernels -> flags they are compiled with. The first entry
@@ -127,7 +135,12 @@ def extensions() -> list[Extension]:
         library_dirs=library_paths(),
         libraries=["torch_cpu"],
         extra_compile_args={
-            "cxx": GLUE_FLAGS + STABLE_ABI + [f"-DMPK_HAS_{s}" for s in INSTRUCTION_SETS]
+            "cxx": [
+                *GLUE_FLAGS,
+                *NO_PATHS,
+                *STABLE_ABI,
+                *(f"-DMPK_HAS_{s}" for s in INSTRUCTION_SETS),
+            ]
         },
         extra_link_args=STRIP,
         optional=True,
@@ -139,6 +152,7 @@ def extensions() -> list[Extension]:
         extra_compile_args={
             "cxx": [
                 *GLUE_FLAGS,
+                *NO_PATHS,
                 f'-DMPK_FLAGS="{" ".join(KERNEL_FLAGS)}"',
                 f'-DMPK_INSTRUCTION_SETS="{listed}"',
                 f'-DMPK_CUDA_ARCHITECTURES="{"" if why_no_cuda() else cuda_architectures()}"',
@@ -159,7 +173,7 @@ def extensions() -> list[Extension]:
         # The static runtime: the library then needs only the driver that torch already needs.
         libraries=["torch_cpu", "torch_cuda", "cudart_static", "rt", "dl", "pthread"],
         extra_compile_args={
-            "cxx": GLUE_FLAGS + STABLE_ABI,
+            "cxx": [*GLUE_FLAGS, *NO_PATHS, *STABLE_ABI],
             # torch's own flags take away the conversions of half types that the kernels use.
             "nvcc": [
                 "-O3",
@@ -168,6 +182,7 @@ def extensions() -> list[Extension]:
                 "-U__CUDA_NO_HALF_CONVERSIONS__",
                 "-U__CUDA_NO_BFLOAT16_CONVERSIONS__",
                 *STABLE_ABI,
+                *(f"-Xcompiler={flag}" for flag in NO_PATHS),
             ],
         },
         extra_link_args=STRIP,
@@ -178,6 +193,11 @@ def extensions() -> list[Extension]:
 
 def cuda_architectures() -> str:
     return os.environ["TORCH_CUDA_ARCH_LIST"].replace(";", ",").replace(" ", ",")
+
+
+def described(library: Path) -> dict[str, int | str]:
+    content = library.read_bytes()
+    return {"size": len(content), "sha256": hashlib.sha256(content).hexdigest()}
 
 
 class Build(BuildExtension):
@@ -204,9 +224,20 @@ class Build(BuildExtension):
             "instruction_sets": list(INSTRUCTION_SETS),
             "cuda_architectures": "" if "_C_cuda" in self.failures else cuda_architectures(),
             "missing": {name: self.failures[name] for name in names if name in self.failures},
+            "files": {
+                name: described(path.with_name(f"{name}.so"))
+                for name in names
+                if name not in self.failures and path.with_name(f"{name}.so").exists()
+            },
         }
         path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text(json.dumps(record, indent=2) + "\n")
+        # Whole or not there: a process that imports mpkernels meanwhile reads the old one.
+        temporary = path.with_name(f".{path.name}.{os.getpid()}")
+        try:
+            temporary.write_text(json.dumps(record, indent=2) + "\n")
+            os.replace(temporary, path)
+        finally:
+            temporary.unlink(missing_ok=True)
 
     def build_extension(self, ext: Extension) -> None:
         try:
@@ -228,7 +259,7 @@ class Build(BuildExtension):
                 output_dir=os.path.join(self.build_temp, name),
                 include_dirs=[CSRC],
                 depends=ext.depends,
-                extra_postargs=[*KERNEL_FLAGS, *flags, f"-DMPK_NAMESPACE={name}"],
+                extra_postargs=[*KERNEL_FLAGS, *NO_PATHS, *flags, f"-DMPK_NAMESPACE={name}"],
             )
         return objects
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import difflib
 import inspect
+import os
 from collections.abc import Callable
 from dataclasses import dataclass, fields, replace
 from fnmatch import fnmatch
@@ -111,8 +112,8 @@ def create(name: str, *, pretrained: str | Path | None = None, **options: Any) -
     Raises:
         ValueError: the name is unknown, an option has a value that it cannot have, or the
             checkpoint is one of another network.
-        TypeError: the network has no such option.
-        FileNotFoundError: there is no such checkpoint.
+        TypeError: the network has no such option, or `pretrained` is no path.
+        OSError: there is no such checkpoint (FileNotFoundError), or it cannot be read.
 
     Example:
         >>> create("basecnn_2_cc", num_classes=100)(torch.randn(2, 3, 32, 32)).shape
@@ -123,6 +124,11 @@ def create(name: str, *, pretrained: str | Path | None = None, **options: Any) -
     if unknown:
         known = ", ".join(network.options)
         raise TypeError(f"create: {name} has no option {', '.join(unknown)}; it has {known}")
+    if pretrained is not None and not isinstance(pretrained, (str, os.PathLike)):
+        raise TypeError(
+            "pretrained must be the path of a run's folder or of its checkpoint.json, or None: "
+            f"no weights come with the networks; got {pretrained!r}"
+        )
     model = network.make(**options)
     if pretrained is not None:
         checkpoint.load_weights(model, name, Path(pretrained))

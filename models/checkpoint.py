@@ -151,12 +151,17 @@ def load_weights(model: nn.Module, name: str, path: Path) -> None:
     """Loads the weights of a checkpoint, averaged ones if it has them, into the network `name`.
 
     Raises:
-        FileNotFoundError: there is no such checkpoint.
+        OSError: there is no such checkpoint (FileNotFoundError), or it cannot be read.
         ValueError: it is not one, or is one of another network or of other sizes.
     """
     try:
         state = load(path)
-    except (FileNotFoundError, ValueError) as error:
+    except FileNotFoundError as error:
+        wanted = (
+            "a run's folder or its checkpoint.json is wanted, no weights come with the networks"
+        )
+        raise FileNotFoundError(f"pretrained: {error}; {wanted}") from error
+    except (OSError, ValueError) as error:
         raise type(error)(f"pretrained: {error}") from error
     found = state["options"].get("name", name)
     if found != name:

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import linear
 
+from mpkernels.eager.arguments import is_dense
 from mpkernels.eager.functional import follow_autocast
 from mpkernels.ops.autograd import Operator
 from mpkernels.ops.backend import compiled_on_cpu, kernel_checks
@@ -19,6 +20,7 @@ from mpkernels.ops.check import (
     check_gate,
     check_mix,
     check_tensors,
+    paths_of,
 )
 from mpkernels.ops.combine import combine as _combine
 from mpkernels.ops.cross_connect import cross_connect as _cross_connect
@@ -39,7 +41,7 @@ def _call(
 
     `rest` are tensors or None, `options` anything else; `name` is how the function calls xs.
     """
-    paths = [xs] if isinstance(xs, Tensor) else list(xs)
+    paths = list(xs) if type(xs) is list else paths_of(operator.name, xs, name)
     tensors = (*paths, *rest)
     if kernel_checks(tensors):
         try:
@@ -234,7 +236,7 @@ def cross_predict(
         (3, (8, 5), (8, 2, 3))
     """
     check_flag("cross_predict", "relu", relu)
-    paths = [xs] if isinstance(xs, Tensor) else list(xs)
+    paths = paths_of("cross_predict", xs)
     rest = (weight, bias, w1, b1, w2, b2, scale, shift)
     if compiled_on_cpu() and _fits(paths, weight):
         ys, gates, _ = _call(_cross_predict, check_cross_predict, paths, *rest, options=(relu,))
@@ -255,6 +257,6 @@ def is_one_operator(x: Tensor, weight: Tensor) -> bool:
 
 def _fits(paths: list[Any], weight: Any) -> bool:
     """Whether the operator takes these paths; what is wrong with them, it says itself."""
-    if not all(isinstance(t, Tensor) and t.is_cpu for t in (*paths, weight)) or not paths:
+    if not all(is_dense(t) and t.is_cpu for t in (*paths, weight)) or not paths:
         return False
     return not torch.is_autocast_enabled("cpu") and is_one_operator(paths[0], weight)

@@ -3,15 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any, cast
+from typing import Any
 
-import torch
 from torch import Tensor, nn
-from torch.nn.modules.batchnorm import _BatchNorm
 
 from mpkernels import eager, functional
 from mpkernels.eager.cross_prediction import CrossPredict
-from mpkernels.eager.functional import accumulate_dtype
+from mpkernels.fold import fold
 
 
 def _own(router: nn.Module, *names: str) -> list[Any]:
@@ -27,45 +25,23 @@ class CrossConnect(eager.CrossConnect):
     __doc__ = eager.CrossConnect.__doc__
 
     def _route(self, xs: list[Tensor]) -> tuple[list[Tensor], Tensor]:
-        return functional.cross_connect(xs, *_own(self, "w1", "b1", "w2", "b2"))
+        try:
+            return functional.cross_connect(xs, *_own(self, "w1", "b1", "w2", "b2"))
+        except (TypeError, ValueError):
+            self._check_paths(xs)  # says it in the router's terms
+            raise
 
 
 class CrossStitch(eager.CrossStitch):
     __doc__ = eager.CrossStitch.__doc__
 
-    def _mix(self, xs: list[Tensor], gates: Tensor) -> list[Tensor]:
-        return functional.mix(xs, gates)
-
-
-def why_not_folded(norms: nn.ModuleList) -> str | None:
-    """Why the batch norms are more than a scale and a shift a channel here, or None."""
-    kinds = set()
-    for j, norm in enumerate(norms):
-        if not isinstance(norm, _BatchNorm):
-            return f"norms[{j}] is a {type(norm).__name__}"
-        if norm.training or norm.running_mean is None:
-            return f"norms[{j}] depends on the batch (eval mode with running statistics does not)"
-        if norm._forward_hooks or norm._forward_pre_hooks:
-            return f"norms[{j}] has hooks to run"
-        kinds.add((norm.eps, norm.affine))
-    return "the norms differ in eps or affine" if len(kinds) > 1 else None
-
-
-def _fold(norms: nn.ModuleList) -> tuple[Tensor, Tensor] | None:
-    """scale, shift [n, C'] that equal the batch norms, or None where they are more."""
-    if why_not_folded(norms) is not None:
-        return None
-
-    def stacked(name: str) -> Tensor:
-        rows = torch.stack([getattr(norm, name) for norm in norms])
-        return rows.to(accumulate_dtype(rows.dtype))
-
-    first = cast(_BatchNorm, norms[0])
-    scale = torch.rsqrt(stacked("running_var") + first.eps)
-    if not first.affine:
-        return scale, -stacked("running_mean") * scale
-    scale = scale * stacked("weight")
-    return scale, stacked("bias") - stacked("running_mean") * scale
+    def _route(self, xs: list[Tensor]) -> tuple[list[Tensor], Tensor]:
+        try:
+            gates = self.gates(xs[0].shape[0])
+            return functional.mix(xs, gates), gates
+        except (AttributeError, IndexError, RuntimeError, TypeError, ValueError):
+            self._check_paths(xs)  # says it in the router's terms
+            raise
 
 
 def _normalised(
@@ -74,7 +50,7 @@ def _normalised(
     """The route of a cross-prediction router; sums(relu, scale, shift) weights the predictions."""
     if not router.norms:
         return sums(router.relu)
-    if (folded := _fold(router.norms)) is not None:
+    if (folded := fold(router)) is not None:
         return sums(router.relu, *folded)
     ys, gates = sums(False)
     return router._normalise(ys), gates

@@ -12,6 +12,7 @@ import torch
 
 from mpkernels.availability import DEVICES, why_no_gpu, why_not
 from mpkernels.ops import native
+from mpkernels.ops.record import why_unusable
 from mpkernels.version import __version__
 
 NONE = "none"
@@ -50,11 +51,12 @@ def _gpus() -> str:
 
 def _build_info() -> tuple[dict[str, Any], str | None]:
     """What `mpkernels._build` says, and why it says nothing where it cannot be imported."""
+    if reason := why_unusable("_build"):
+        return {}, reason
     try:
         return importlib.import_module("mpkernels._build").info(), None
     except ImportError as error:
-        missing = native.build_record().get("missing", {}).get("_build")
-        return {}, missing or str(error)
+        return {}, str(error)
 
 
 def versions() -> Iterator[tuple[str, str]]:
@@ -73,13 +75,13 @@ def build() -> Iterator[tuple[str, str]]:
     record = native.build_record()
     info, reason = _build_info()
     if not record and not info:
-        yield "built", f"nothing: no build.json, and no _build module ({reason})"
+        yield "built", f"unknown: no build.json to read, and no _build module ({reason})"
         return
     compiled = list(info.get("instruction_sets", record.get("instruction_sets", [])))
     if "_C" in record.get("missing", {}):
         compiled = []
     yield "built against torch", info.get("torch", record.get("torch", "unknown"))
-    yield "needs torch", f">= {record['torch_minimum']}" if record else "unknown"
+    yield "needs torch", f">= {record['torch_minimum']}" if "torch_minimum" in record else "unknown"
     yield "compiler", info.get("compiler", f"unknown: no _build module ({reason})")
     yield "compiler flags", info.get("flags", "unknown")
     yield "CPU instructions compiled", _listed(compiled)

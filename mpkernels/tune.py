@@ -44,7 +44,7 @@ def tune(router: eager.CrossConnect, xs: Tensor | Sequence[Tensor]) -> dict[str,
         ...     router = CrossConnect(32, inputs=2, outputs=2).cuda()
         ...     tune(router, [torch.randn(128, 32, 16, 16, device="cuda") for _ in range(2)])
     """
-    paths = eager.modules.as_paths(xs, router.inputs)
+    paths = eager.modules.as_paths(xs, router)
     w1, b1, w2, b2 = router.w1, router.b1, router.w2, router.b2
     check_gate("tune", paths, w1, b1, w2, b2)
     device = paths[0].device

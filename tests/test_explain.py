@@ -101,7 +101,7 @@ def test_explain_follows_autocast():
 def test_explain_refuses_what_it_does_not_know():
     with pytest.raises(TypeError, match="CrossPredictConv2d or CrossPredictLinear, got Linear"):
         mpk.explain(torch.nn.Linear(2, 2), maps())
-    with pytest.raises(ValueError, match=r"w1 must be \[m, K, C\] = \[2, 16, 32\]"):
+    with pytest.raises(ValueError, match=r"xs\[0\] must have channels = 7, got 32"):
         mpk.explain(mpk.CrossConnect(7, 2, 2), maps())
 
 
@@ -211,7 +211,9 @@ def test_paths_of_two_formats_are_copied_twice():
 def test_explain_of_cross_prediction_refuses_what_a_call_refuses():
     router = predicting()
     for bad in (maps(channels=7), [x.flatten(2) for x in maps()]):
-        with pytest.raises(ValueError, match=r"xs\[0\] must be \[B, C, H, W\] with C = 32"):
+        with pytest.raises(
+            ValueError, match=r"xs\[0\] must be \[B, C, H, W\] with C = in_channels = 32"
+        ):
             mpk.explain(router, bad)
     with pytest.raises(TypeError, match=r"xs\[0\] must be torch.float32 as weight"):
         mpk.explain(router, maps(dtype=torch.float64))

@@ -1,6 +1,7 @@
 """Networks by name: options, patterns, checkpoints, errors; their parameter counts."""
 
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 import torch
@@ -212,6 +213,37 @@ def test_pretrained(tmp_path):
     torch.save({"weights": {}}, tmp_path / "other.pt")
     with pytest.raises(ValueError, match="other.pt is not a checkpoint that training wrote"):
         models.create("basecnn_2_cc", pretrained=tmp_path / "other.pt")
+
+
+ROOT = Path(__file__).resolve().parents[1]
+WANTED = "a run's folder or its checkpoint.json is wanted, no weights come with the networks"
+
+
+@pytest.mark.parametrize("value", [True, False, 1, b"run", ["run"], {}, torch.zeros(2)], ids=repr)
+def test_pretrained_is_a_path(value):
+    with pytest.raises(TypeError, match="pretrained must be the path of a run's folder or of its"):
+        models.create("basecnn_2_cc", pretrained=value)
+    with pytest.raises(TypeError, match="pretrained must be .* or None: no weights come with"):
+        torch.hub.load(str(ROOT), "basecnn_2_cc", source="local", pretrained=value)
+
+
+@pytest.mark.parametrize("value", ["imagenet", "", "none/checkpoint.json", "a\0b"], ids=repr)
+def test_pretrained_that_is_not_there(value, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(FileNotFoundError, match=f"pretrained: there is no .*; {WANTED}"):
+        models.create("basecnn_2_cc", pretrained=value)
+
+
+def test_pretrained_that_is_no_checkpoint(tmp_path):
+    with pytest.raises(FileNotFoundError, match=f"no checkpoint at {tmp_path}/checkpoint.json; "):
+        models.create("basecnn_2_cc", pretrained=tmp_path)
+    (tmp_path / "checkpoint.json").mkdir()
+    with pytest.raises(OSError, match="pretrained: .*checkpoint.json"):
+        models.create("basecnn_2_cc", pretrained=tmp_path)
+    for content in (b"", b"[]", b"3", b"\xff\xfe", b'{"format": "another"}'):
+        (tmp_path / "other.json").write_bytes(content)
+        with pytest.raises(ValueError, match="pretrained: .*other.json is not a checkpoint that"):
+            models.create("basecnn_2_cc", pretrained=tmp_path / "other.json")
 
 
 def test_an_ensemble_averages_probabilities():

@@ -2,51 +2,13 @@
 
 import ast
 import importlib.metadata
-import os
-import shutil
-import subprocess
-import sys
-import textwrap
-from pathlib import Path
 
 import pytest
 import torch
+from fresh import PACKAGE, RUN_A_ROUTER, succeeds
 
 import mpkernels as mpk
 from mpkernels.ops import backend, native
-
-PACKAGE = Path(mpk.__file__).resolve().parent
-RUN_A_ROUTER = """
-import torch
-router = mpk.CrossConnect(4, 2, 3)
-xs = [torch.randn(2, 4, 3, 3, requires_grad=True) for _ in range(2)]
-ys, gates = router(xs, return_gates=True)
-sum((y * y).sum() for y in ys).backward()
-"""
-
-
-def python(code, path=PACKAGE.parent, **environment):
-    """Runs code in a fresh interpreter that finds the package at `path`."""
-    variables = {k: v for k, v in os.environ.items() if k != "TRITON_INTERPRET"}
-    return subprocess.run(
-        [sys.executable, "-c", textwrap.dedent(code)],
-        env={**variables, "PYTHONPATH": str(path), **environment},
-        cwd=path, capture_output=True, text=True, timeout=120,
-    )  # fmt: skip
-
-
-def succeeds(code, **options):
-    done = python(code, **options)
-    assert done.returncode == 0, done.stdout + done.stderr
-    return done
-
-
-@pytest.fixture
-def copy(tmp_path):
-    """A copy of the package without its compiled parts, and the record of their build."""
-    ignored = shutil.ignore_patterns("*.so", "build.json", "__pycache__")
-    shutil.copytree(PACKAGE, tmp_path / "mpkernels", ignore=ignored)
-    return tmp_path
 
 
 def test_import_loads_neither_triton_nor_cuda():
@@ -87,71 +49,6 @@ print(mpk.explain(router, xs, device="cuda"))
 """
     done = succeeds(code)
     assert "triton cannot run: the package triton is not installed" in done.stdout
-
-
-RUNS_ON_THE_DEFINITION = (
-    """
-import warnings
-with warnings.catch_warnings(record=True) as caught:
-    warnings.simplefilter("always")
-    import mpkernels as mpk
-ours = [w for w in caught if "mpkernels" in str(w.message)]
-assert [w.category for w in ours] == [RuntimeWarning], ours
-print(ours[0].message)
-warnings.simplefilter("error", RuntimeWarning)
-"""
-    + RUN_A_ROUTER
-    + """
-again = [x.detach().requires_grad_() for x in xs]
-wanted, wanted_gates = mpk.eager.cross_connect(again, *router.parameters())
-sum((y * y).sum() for y in wanted).backward()
-assert torch.equal(gates, wanted_gates)
-assert all(torch.equal(y, z) for y, z in zip(ys, wanted))
-# The operator and autograd may add the two parts of a gradient in another order.
-error = max((x.grad - z.grad).abs().max() for x, z in zip(xs, again))
-assert error <= 16 * 2**-24 * max(z.grad.abs().max() for z in again), error
-try:
-    with mpk.use_backend("native"):
-        router(xs)
-except RuntimeError as error:
-    assert "use_backend('native') cannot run on CPU tensors: _C.so" in str(error), error
-else:
-    raise AssertionError("a forced backend that cannot run must raise")
-"""
-)
-
-
-def test_without_the_extension(copy):
-    done = succeeds(RUNS_ON_THE_DEFINITION, path=copy)
-    assert "_C.so is not there" in done.stdout
-    assert "pip install" in done.stdout
-
-
-def test_without_the_extension_the_record_tells_why(copy):
-    record = '{"missing": {"_C": "command c++ failed: not found"}}'
-    (copy / "mpkernels" / "build.json").write_text(record)
-    done = succeeds(RUNS_ON_THE_DEFINITION, path=copy)
-    assert "_C.so is not there: command c++ failed: not found" in done.stdout
-
-
-def test_with_a_corrupt_extension(copy):
-    (copy / "mpkernels" / "_C.so").write_bytes(b"not a library")
-    record = PACKAGE / "build.json"
-    if record.exists():
-        shutil.copy(record, copy / "mpkernels")
-    done = succeeds(RUNS_ON_THE_DEFINITION, path=copy)
-    assert f"_C.so does not load into torch {torch.__version__}" in done.stdout
-    if record.exists():
-        assert "it was built on" in done.stdout and "for torch >= 2.11" in done.stdout
-
-
-def test_report_without_the_extension(copy):
-    run = "import runpy; runpy.run_module('mpkernels', run_name='__main__', alter_sys=True)"
-    done = python(f"import warnings; warnings.simplefilter('ignore'); {run}", path=copy)
-    assert done.returncode == 0, done.stdout + done.stderr
-    assert "_C.so is not there" in done.stdout
-    assert "self-test passed: eager on cpu: cross_connect" in done.stdout
-    assert "native on cpu: cross_connect" not in done.stdout
 
 
 @pytest.mark.skipif(

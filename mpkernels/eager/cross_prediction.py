@@ -8,6 +8,7 @@ over the joined paths, in both layouts, forward and backward.
 from __future__ import annotations
 
 import math
+import operator
 from collections.abc import Callable
 from typing import Any
 
@@ -16,7 +17,17 @@ from torch import Tensor, nn
 from torch.nn.functional import conv2d, linear
 
 from mpkernels.eager import functional
-from mpkernels.eager.modules import Gated, check_sizes, uniform
+from mpkernels.eager.arguments import (
+    check_dense,
+    check_flags,
+    check_floating,
+    check_sizes,
+    hint_of_channels,
+    hint_of_stack,
+    shape,
+)
+from mpkernels.eager.modules import Gated, uniform
+from mpkernels.eager.norms import why_watched
 
 Sizes = int | tuple[int, int]
 
@@ -24,9 +35,16 @@ Sizes = int | tuple[int, int]
 def _pair(name: str, value: Sizes, least: int) -> tuple[int, int]:
     """Height and width of an argument of a convolution."""
     pair = tuple(value) if isinstance(value, (tuple, list)) else (value, value)
-    if len(pair) != 2 or not all(isinstance(size, int) and size >= least for size in pair):
-        raise ValueError(f"{name} must be one or two integers of at least {least}, got {value!r}")
-    return pair
+    message = f"{name} must be one or two integers of at least {least}, got {value!r}"
+    if len(pair) != 2 or any(isinstance(size, bool) for size in pair):
+        raise ValueError(message)
+    try:
+        height, width = map(operator.index, pair)  # NumPy's integers too
+    except TypeError as error:
+        raise ValueError(message) from error
+    if min(height, width) < least:
+        raise ValueError(message)
+    return height, width
 
 
 def check_dtype(x: Tensor, weight: Tensor, device: str) -> None:
@@ -44,6 +62,7 @@ class CrossPredict(Gated):
 
     bias: nn.Parameter | None
     notation: str
+    size: str  # the constructor's name of C
 
     def __init__(
         self,
@@ -60,8 +79,10 @@ class CrossPredict(Gated):
         device: torch.device | str | None,
         dtype: torch.dtype | None,
     ) -> None:
+        check_flags(bias=bias, gate_bias=gate_bias, relu=relu)
         super().__init__(in_channels, inputs, outputs, hidden, gate_bias, device, dtype)
         self.relu = relu
+        inputs, outputs = self.inputs, self.outputs
         rows = outputs * out_channels
         made: dict[str, Any] = {"device": device, "dtype": dtype}
         self.weight = nn.Parameter(torch.empty(inputs, rows, in_channels, *kernel, **made))
@@ -85,13 +106,15 @@ class CrossPredict(Gated):
 
     def _check_paths(self, xs: list[Tensor]) -> None:
         """Raises unless every path is a tensor that the weights fit."""
+        channels = self.weight.shape[2]
         for i, x in enumerate(xs):
-            if not isinstance(x, Tensor):
-                raise TypeError(f"xs[{i}] must be a tensor, got {type(x).__name__}")
-            if x.dim() != self.weight.dim() - 1 or x.shape[1] != self.weight.shape[2]:
+            check_dense(f"xs[{i}]", x)
+            check_floating(f"xs[{i}]", x)
+            if x.dim() != self.weight.dim() - 1 or x.shape[1] != channels:
+                hint = hint_of_channels(x, channels) or hint_of_stack(xs, 1, channels)
                 raise ValueError(
-                    f"xs[{i}] must be {self.notation} with C = {self.weight.shape[2]}, "
-                    f"got {list(x.shape)}"
+                    f"xs[{i}] must be {self.notation} with C = {self.size} = {channels}, "
+                    f"got {shape(x.shape)}{hint}"
                 )
 
     def _gates_and_predictions(
@@ -105,8 +128,12 @@ class CrossPredict(Gated):
         return gates, [self._predict(x, w) for x, w in zip(xs, self.weight.unbind())]
 
     def _normalise(self, ys: list[Tensor]) -> list[Tensor]:
-        ys = [norm(y) for norm, y in zip(self.norms, ys)]
-        return [y.relu_() for y in ys] if self.relu else ys
+        normalised = [norm(y) for norm, y in zip(self.norms, ys)]
+        if not self.relu:
+            return normalised
+        # In place, unless somebody may keep what the norm returned, or differentiate through it.
+        watched = [why_watched(norm) is not None for norm in self.norms]
+        return [y.relu() if seen else y.relu_() for y, seen in zip(normalised, watched)]
 
     def _route(self, xs: list[Tensor]) -> tuple[list[Tensor], Tensor]:
         gates, us = self._gates_and_predictions(xs, functional.gate)
@@ -146,6 +173,7 @@ class CrossPredictConv2d(CrossPredict):
     initialised as `nn.Conv2d`; w1 [m, K, C], b1 [m, K], w2 [m, n, K], b2 [m, n] as `nn.Linear`.
 
     Raises:
+        TypeError: a size is no integer, a flag no bool, or parameters cannot have the dtype.
         ValueError: a size is not positive, or an argument of the convolution does not fit.
 
     Example:
@@ -155,7 +183,7 @@ class CrossPredictConv2d(CrossPredict):
         (3, (4, 8, 6, 6), (4, 2, 3))
     """
 
-    notation = "[B, C, H, W]"
+    notation, size = "[B, C, H, W]", "in_channels"
 
     def __init__(
         self,
@@ -175,7 +203,8 @@ class CrossPredictConv2d(CrossPredict):
         device: torch.device | str | None = None,
         dtype: torch.dtype | None = None,
     ) -> None:
-        check_sizes(in_channels=in_channels, out_channels=out_channels)
+        in_channels, out_channels = check_sizes(in_channels=in_channels, out_channels=out_channels)
+        check_flags(batch_norm=batch_norm)
         kernel = _pair("kernel_size", kernel_size, 1)
         strides = _pair("stride", stride, 1)
         if isinstance(padding, str):
@@ -240,6 +269,7 @@ class CrossPredictLinear(CrossPredict):
     b1 [m, K], w2 [m, n, K], b2 [m, n]; all initialised as `nn.Linear`.
 
     Raises:
+        TypeError: a size is no integer, a flag no bool, or parameters cannot have the dtype.
         ValueError: a size is not positive.
 
     Example:
@@ -248,7 +278,7 @@ class CrossPredictLinear(CrossPredict):
         [(4, 10), (4, 10), (4, 10)]
     """
 
-    notation = "[B, C]"
+    notation, size = "[B, C]", "in_features"
 
     def __init__(
         self,
@@ -264,7 +294,8 @@ class CrossPredictLinear(CrossPredict):
         device: torch.device | str | None = None,
         dtype: torch.dtype | None = None,
     ) -> None:
-        check_sizes(in_features=in_features, out_features=out_features)
+        in_features, out_features = check_sizes(in_features=in_features, out_features=out_features)
+        check_flags(batch_norm=batch_norm)
         super().__init__(
             in_features, out_features, (), inputs, outputs, hidden, bias, gate_bias, relu,
             nn.BatchNorm1d if batch_norm else None, device, dtype,

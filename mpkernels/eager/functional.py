@@ -14,6 +14,8 @@ import torch
 from torch import Tensor
 from torch.nn.functional import linear
 
+from mpkernels.eager.arguments import is_dense
+
 # Types of devices with autocast; asked here, since Dynamo of torch 2.11 cannot trace the question.
 # A device that is not PyTorch's own is loaded, and has its name, when torch is imported.
 AUTOCAST = frozenset(
@@ -30,6 +32,8 @@ AUTOCAST = frozenset(
     if torch.amp.is_autocast_available(kind)
 )
 
+_CAST = (torch.float32, torch.bfloat16, torch.float16)
+
 
 def accumulate_dtype(dtype: torch.dtype) -> torch.dtype:
     """Dtype in which maps of `dtype` are pooled, gated and mixed."""
@@ -37,12 +41,15 @@ def accumulate_dtype(dtype: torch.dtype) -> torch.dtype:
 
 
 def follow_autocast(xs: Sequence[Tensor]) -> list[Tensor]:
-    """The maps in autocast's dtype where autocast is on for their device; float64 stays."""
+    """The maps in autocast's dtype where autocast is on for their device; float64 stays.
+
+    So does what is no map, to be refused as what it is.
+    """
     device = xs[0].device.type
     if device not in AUTOCAST or not torch.is_autocast_enabled(device):
         return list(xs)
     dtype = torch.get_autocast_dtype(device)
-    return [x if x.dtype == torch.float64 else x.to(dtype) for x in xs]
+    return [x.to(dtype) if x.dtype in _CAST and is_dense(x) else x for x in xs]
 
 
 def without_autocast(device: str) -> AbstractContextManager[object]:

@@ -9,25 +9,40 @@ import torch
 from torch import Tensor, nn
 
 from mpkernels.eager import functional
+from mpkernels.eager.arguments import (
+    as_list,
+    check_flags,
+    check_maps,
+    check_parameter_dtype,
+    check_sizes,
+    hint_of_channels,
+    hint_of_stack,
+    shape,
+)
 
 
-def as_paths(xs: Tensor | Sequence[Tensor], inputs: int) -> list[Tensor]:
+def as_paths(xs: Tensor | Sequence[Tensor], router: Gated | CrossStitch) -> list[Tensor]:
     """The paths as a list; a single tensor counts as one path.
 
     Raises:
-        ValueError: the number of paths is not `inputs`.
+        TypeError: xs is neither a tensor nor a list of such.
+        ValueError: the number of paths is not the router's `inputs`.
     """
-    paths = [xs] if isinstance(xs, Tensor) else list(xs)
-    if len(paths) != inputs:
-        raise ValueError(f"xs must hold inputs = {inputs} paths, got {len(paths)}")
+    paths = list(xs) if type(xs) is list else as_list("xs", xs)
+    if len(paths) != router.inputs:
+        hint = hint_of_stack(paths, router.inputs, router._channels())
+        raise ValueError(f"xs must hold inputs = {router.inputs} paths, got {len(paths)}{hint}")
     return paths
 
 
-def check_sizes(**sizes: int) -> None:
-    """Raises ValueError unless every size is positive."""
-    for name, size in sizes.items():
-        if size < 1:
-            raise ValueError(f"{name} must be at least 1, got {size}")
+def check_channels(xs: Sequence[Tensor], channels: int) -> None:
+    """Raises unless the maps have so many channels."""
+    if xs[0].shape[1] != channels:
+        hint = hint_of_channels(xs[0], channels) or hint_of_stack(xs, 1, channels)
+        raise ValueError(
+            f"xs[0] must have channels = {channels}, "
+            f"got {int(xs[0].shape[1])} in {shape(xs[0].shape)}{hint}"
+        )
 
 
 def uniform(weight: Tensor, bias: Tensor | None, fan_in: int) -> None:
@@ -58,7 +73,8 @@ class Gated(nn.Module):
         dtype: torch.dtype | None,
     ) -> None:
         super().__init__()
-        check_sizes(inputs=inputs, outputs=outputs, hidden=hidden)
+        inputs, outputs, hidden = check_sizes(inputs=inputs, outputs=outputs, hidden=hidden)
+        check_parameter_dtype(dtype)
         self.inputs, self.outputs, self.hidden = inputs, outputs, hidden
 
         def parameter(*shape: int) -> nn.Parameter:
@@ -91,8 +107,16 @@ class Gated(nn.Module):
             ValueError: a number of paths, a shape or a device does not fit; the message names it.
             TypeError: a dtype does not fit.
         """
-        ys, gates = self._route(as_paths(xs, self.inputs))
+        ys, gates = self._route(as_paths(xs, self))
         return (ys, gates) if return_gates else ys
+
+    def _channels(self) -> int | None:
+        """C of the paths, None if any."""
+        return self.w1.shape[2]
+
+    def _check_paths(self, xs: list[Tensor]) -> None:
+        """Raises, in the router's terms, unless it takes these paths."""
+        raise NotImplementedError
 
     def _route(self, xs: list[Tensor]) -> tuple[list[Tensor], Tensor]:
         raise NotImplementedError
@@ -116,6 +140,7 @@ class CrossConnect(Gated):
     Parameters: w1 [m, K, C], b1 [m, K], w2 [m, n, K], b2 [m, n], initialised as `nn.Linear`.
 
     Raises:
+        TypeError: a size is no integer, a flag no bool, or parameters cannot have the dtype.
         ValueError: a size is not positive.
     """
 
@@ -129,12 +154,18 @@ class CrossConnect(Gated):
         device: torch.device | str | None = None,
         dtype: torch.dtype | None = None,
     ) -> None:
-        check_sizes(channels=channels)
+        (channels,) = check_sizes(channels=channels)
+        check_flags(bias=bias)
         super().__init__(channels, inputs, outputs, hidden, bias, device, dtype)
         self.channels = channels
         self.reset_parameters()
 
+    def _check_paths(self, xs: list[Tensor]) -> None:
+        check_maps(xs)
+        check_channels(xs, self.channels)
+
     def _route(self, xs: list[Tensor]) -> tuple[list[Tensor], Tensor]:
+        self._check_paths(xs)
         return functional.cross_connect(xs, self.w1, self.b1, self.w2, self.b2)
 
     def extra_repr(self) -> str:
@@ -161,6 +192,7 @@ class CrossStitch(nn.Module):
     rest shared) where both numbers agree; otherwise each output starts as the mean of the inputs.
 
     Raises:
+        TypeError: a size is no integer, a flag no bool, or parameters cannot have the dtype.
         ValueError: a size is not positive.
     """
 
@@ -173,14 +205,12 @@ class CrossStitch(nn.Module):
         dtype: torch.dtype | None = None,
     ) -> None:
         super().__init__()
-        self.paths, self.inputs = paths, paths if inputs is None else inputs
-        self.channels = channels
-        check_sizes(paths=self.paths, inputs=self.inputs)
-        shape = [self.inputs, self.paths]
-        if channels is not None:
-            check_sizes(channels=channels)
-            shape.append(channels)
-        self.alpha = nn.Parameter(torch.empty(shape, device=device, dtype=dtype))
+        (self.paths,) = check_sizes(paths=paths)
+        self.inputs = self.paths if inputs is None else check_sizes(inputs=inputs)[0]
+        self.channels = None if channels is None else check_sizes(channels=channels)[0]
+        check_parameter_dtype(dtype)
+        sizes = [self.inputs, self.paths] + ([] if self.channels is None else [self.channels])
+        self.alpha = nn.Parameter(torch.empty(sizes, device=device, dtype=dtype))
         self.reset_parameters()
 
     def reset_parameters(self) -> None:
@@ -212,13 +242,21 @@ class CrossStitch(nn.Module):
             ValueError: a number of paths, a shape or a device does not fit; the message names it.
             TypeError: a dtype does not fit.
         """
-        maps = as_paths(xs, self.inputs)
-        gates = self.gates(maps[0].shape[0])
-        ys = self._mix(maps, gates)
+        ys, gates = self._route(as_paths(xs, self))
         return (ys, gates) if return_gates else ys
 
-    def _mix(self, xs: list[Tensor], gates: Tensor) -> list[Tensor]:
-        return functional.mix(xs, gates)
+    def _channels(self) -> int | None:
+        return self.channels
+
+    def _check_paths(self, xs: list[Tensor]) -> None:
+        check_maps(xs)
+        if self.channels is not None:
+            check_channels(xs, self.channels)
+
+    def _route(self, xs: list[Tensor]) -> tuple[list[Tensor], Tensor]:
+        self._check_paths(xs)
+        gates = self.gates(xs[0].shape[0])
+        return functional.mix(xs, gates), gates
 
     def extra_repr(self) -> str:
         """Sizes, as the constructor takes them."""

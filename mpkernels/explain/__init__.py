@@ -15,7 +15,6 @@ from mpkernels.explain.choice import autocast_dtype
 from mpkernels.explain.combining import explain_combining
 from mpkernels.explain.found import Explanation
 from mpkernels.explain.mixing import explain_mixing
-from mpkernels.ops.check import check_paths
 
 
 def explain(
@@ -50,8 +49,8 @@ def explain(
             "explain: router must be a CrossConnect, CrossStitch, CrossPredictConv2d or "
             f"CrossPredictLinear, got {type(router).__name__}"
         )
-    paths = eager.modules.as_paths(xs, router.inputs)
-    check_paths("explain", paths)
+    paths = eager.modules.as_paths(xs, router)
+    router._check_paths(paths)
     device = device or paths[0].device.type
     dtype = autocast_dtype(paths[0], device)
     maps = [torch.empty_strided(x.shape, x.stride(), dtype=x.dtype, device="meta") for x in paths]

@@ -14,6 +14,7 @@ from mpkernels.explain.choice import choose, instruction_set
 from mpkernels.explain.copies import copies
 from mpkernels.explain.cpu import notes_of_parts, shares_samples
 from mpkernels.explain.found import Cost, Explanation, Step, readable
+from mpkernels.fold import why_not_folded
 from mpkernels.ops.check import check_gate
 from mpkernels.ops.layout import Geometry, empty_map, geometry_of, is_channels_last
 from mpkernels.triton.launch import combine_grad_launches, parameter_launches
@@ -111,7 +112,7 @@ def _norms_step(router: CrossPredict, problem: _Problem) -> Sequence[Step]:
     if not router.norms or problem.folded:
         return ()
     relu = ", then ReLU" if router.relu else ""
-    reason = modules.why_not_folded(router.norms)
+    reason = why_not_folded(router)
     why = f"; not folded: {reason}" if reason else ""
     return (Step("norms", f"PyTorch's {len(router.norms)}, one an output{relu}{why}"),)
 
@@ -120,7 +121,6 @@ def explain_combining(
     router: CrossPredict, xs: list[Tensor], device: str, dtype: torch.dtype
 ) -> Explanation:
     """Of all that the router runs on the meta tensors xs, which it sees in `dtype` on `device`."""
-    router._check_paths(xs)
     check_dtype(xs[0], router.weight, device)
     parameters = (router.w1, router.b1, router.w2, router.b2)
     w1, b1, w2, b2 = (None if p is None else p.to("meta") for p in parameters)
@@ -128,7 +128,7 @@ def explain_combining(
     check_gate("explain", xs, w1, b1, w2, b2)
     backend, notes = choose(router, device, _OPERATORS)
     fused = isinstance(router, (modules.CrossPredictConv2d, modules.CrossPredictLinear))
-    folded = fused and len(router.norms) > 0 and modules.why_not_folded(router.norms) is None
+    folded = fused and len(router.norms) > 0 and why_not_folded(router) is None
     seen = [_meta(x, dtype) for x in xs]
     problem = _Problem(
         backend,

@@ -7,15 +7,27 @@ documentation: B batch, C channels, m input paths, n output paths, K hidden unit
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 from torch import Tensor
 
+from mpkernels.eager.arguments import (
+    FLOATING,
+    as_list,
+    check_dense,
+    check_floating,
+    check_maps,
+    hint_of_channels,
+    hint_of_stack,
+    is_dense,
+    shape,
+)
 from mpkernels.eager.cross_prediction import check_dtype
-from mpkernels.ops.layout import is_floating
 
 
-def _shape(sizes: Sequence[int]) -> str:
-    return "[" + ", ".join(str(int(size)) for size in sizes) + "]"
+def paths_of(function: str, xs: Tensor | Sequence[Tensor], name: str = "xs") -> list[Tensor]:
+    """The paths as a list, whatever it holds; raises unless xs, the argument `name`, is a list."""
+    return list(xs) if type(xs) is list else as_list(f"{function}: {name}", xs)
 
 
 def check_tensors(function: str, xs: Sequence[Tensor], name: str = "xs") -> None:
@@ -24,29 +36,21 @@ def check_tensors(function: str, xs: Sequence[Tensor], name: str = "xs") -> None
         raise ValueError(f"{function}: {name} must hold at least one path, got none")
     for i, x in enumerate(xs):
         if not isinstance(x, Tensor):
-            raise TypeError(f"{function}: {name}[{i}] must be a tensor, got {type(x).__name__}")
+            check_dense(f"{function}: {name}[{i}]", x)
 
 
 def check_paths(function: str, xs: Sequence[Tensor], name: str = "xs") -> None:
     """Raises unless the tensors xs are floating-point maps of one shape, dtype and device."""
-    first = xs[0]
-    for i, x in enumerate(xs):
-        here = f"{function}: {name}[{i}]"
-        if not is_floating(x.dtype):
-            raise TypeError(f"{here} must be float32, float64, bfloat16 or float16, got {x.dtype}")
-        if x.dim() < 2:
-            raise ValueError(f"{here} must be [B, C, *spatial] or [B, C], got {_shape(x.shape)}")
-        if x.shape != first.shape:
-            raise ValueError(
-                f"{here} must be {_shape(first.shape)} as {name}[0], got {_shape(x.shape)}"
-            )
-        if x.dtype != first.dtype:
-            raise TypeError(f"{here} must be {first.dtype} as {name}[0], got {x.dtype}")
-        if x.device != first.device:
-            raise ValueError(f"{here} must be on {first.device} as {name}[0], got {x.device}")
+    check_maps(xs, name, f"{function}: ")
 
 
-def _check_tensor(
+def _check_required(function: str, name: str, value: Any) -> None:
+    """Raises unless a parameter that cannot be None is a dense tensor."""
+    if not is_dense(value):
+        check_dense(f"{function}: {name}", value)
+
+
+def _check_fits(
     function: str,
     name: str,
     value: Tensor,
@@ -55,17 +59,55 @@ def _check_tensor(
     like: Tensor,
     paths: str = "xs",
 ) -> None:
-    if not isinstance(value, Tensor):
-        raise TypeError(f"{function}: {name} must be a tensor, got {type(value).__name__}")
+    """Raises unless a dense tensor has this shape, a dtype of maps and the paths' device."""
     if tuple(value.shape) != tuple(wanted):
         raise ValueError(
-            f"{function}: {name} must be {notation} = {_shape(wanted)}, got {_shape(value.shape)}"
+            f"{function}: {name} must be {notation} = {shape(wanted)}, got {shape(value.shape)}"
         )
-    if not is_floating(value.dtype):
-        raise TypeError(f"{function}: {name} must have a floating-point dtype, got {value.dtype}")
+    if value.dtype not in FLOATING:
+        check_floating(f"{function}: {name}", value)
     if value.device != like.device:
         raise ValueError(
             f"{function}: {name} must be on {like.device} as {paths}, got {value.device}"
+        )
+
+
+def _check_optional(function: str, name: str, value: Any, *rest: Any) -> None:
+    """As `_check_fits`, of an argument that may be None."""
+    if value is not None:
+        _check_required(function, name, value)
+        _check_fits(function, name, value, *rest)
+
+
+def _check_gates(
+    function: str,
+    gates: Tensor,
+    notation: str,
+    wanted: Sequence[int],
+    xs: Sequence[Tensor],
+    name: str = "xs",
+) -> None:
+    """Raises unless gates fit the paths, and tells where these may be one stack."""
+    try:
+        _check_fits(function, "gates", gates, notation, wanted, xs[0], name)
+    except ValueError as error:
+        if gates.shape[1] != 1 and (hint := hint_of_stack(xs, gates.shape[1], None, name)):
+            raise ValueError(f"{error}{hint}") from None
+        raise
+
+
+def _check_fit(function: str, xs: Sequence[Tensor], inputs: int, channels: int) -> None:
+    """Raises unless the paths are as many, and have as many channels, as w1 is made for."""
+    if len(xs) != inputs:
+        hint = hint_of_stack(xs, inputs, channels)
+        raise ValueError(
+            f"{function}: xs must hold m = {inputs} paths as w1 [m, K, C], got {len(xs)}{hint}"
+        )
+    if xs[0].shape[1] != channels:
+        hint = hint_of_channels(xs[0], channels) or hint_of_stack(xs, 1, channels)
+        raise ValueError(
+            f"{function}: xs[0] must have C = {int(channels)} channels as w1 [m, K, C], "
+            f"got {int(xs[0].shape[1])} in {shape(xs[0].shape)}{hint}"
         )
 
 
@@ -79,39 +121,34 @@ def check_gate(
 ) -> None:
     """Raises unless xs are paths and the parameters are gates for them."""
     check_paths(function, xs)
-    for name, weight in (("w1", w1), ("w2", w2)):
-        if not isinstance(weight, Tensor):
-            raise TypeError(f"{function}: {name} must be a tensor, got {type(weight).__name__}")
+    _check_required(function, "w1", w1)
+    _check_required(function, "w2", w2)
     for name, notation, weight in (("w1", "[m, K, C]", w1), ("w2", "[m, n, K]", w2)):
         if weight.dim() != 3 or weight.shape[1] == 0:
             raise ValueError(
-                f"{function}: {name} must be {notation}, each at least 1, "
-                f"got {_shape(weight.shape)}"
+                f"{function}: {name} must be {notation}, each at least 1, got {shape(weight.shape)}"
             )
-    inputs, channels = len(xs), xs[0].shape[1]
-    hidden, outputs = w1.shape[1], w2.shape[1]
-    _check_tensor(function, "w1", w1, "[m, K, C]", (inputs, hidden, channels), xs[0])
-    _check_tensor(function, "w2", w2, "[m, n, K]", (inputs, outputs, hidden), xs[0])
-    if b1 is not None:
-        _check_tensor(function, "b1", b1, "[m, K]", (inputs, hidden), xs[0])
-    if b2 is not None:
-        _check_tensor(function, "b2", b2, "[m, n]", (inputs, outputs), xs[0])
+    (inputs, hidden, channels), outputs = w1.shape, w2.shape[1]
+    _check_fit(function, xs, inputs, channels)
+    _check_fits(function, "w1", w1, "[m, K, C]", (inputs, hidden, channels), xs[0])
+    _check_fits(function, "w2", w2, "[m, n, K]", (inputs, outputs, hidden), xs[0])
+    _check_optional(function, "b1", b1, "[m, K]", (inputs, hidden), xs[0])
+    _check_optional(function, "b2", b2, "[m, n]", (inputs, outputs), xs[0])
 
 
 def check_mix(function: str, xs: Sequence[Tensor], gates: Tensor) -> None:
     """Raises unless xs are paths and gates weight them."""
     check_paths(function, xs)
-    if not isinstance(gates, Tensor):
-        raise TypeError(f"{function}: gates must be a tensor, got {type(gates).__name__}")
+    _check_required(function, "gates", gates)
     batch, channels = xs[0].shape[:2]
     if gates.dim() not in (3, 4) or gates.shape[2] == 0:
         raise ValueError(
             f"{function}: gates must be [B, m, n] or [B, m, n, C] with n at least 1, "
-            f"got {_shape(gates.shape)}"
+            f"got {shape(gates.shape)}"
         )
     wanted = [batch, len(xs), gates.shape[2], channels][: gates.dim()]
     notation = "[B, m, n]" if gates.dim() == 3 else "[B, m, n, C]"
-    _check_tensor(function, "gates", gates, notation, wanted, xs[0])
+    _check_gates(function, gates, notation, wanted, xs)
 
 
 def check_combine(
@@ -124,26 +161,23 @@ def check_combine(
 ) -> None:
     """Raises unless us are predictions of n maps each, which gates and parameters fit."""
     check_paths(function, us, "us")
-    if not isinstance(gates, Tensor):
-        raise TypeError(f"{function}: gates must be a tensor, got {type(gates).__name__}")
+    _check_required(function, "gates", gates)
     if gates.dim() != 3 or gates.shape[2] == 0:
         raise ValueError(
-            f"{function}: gates must be [B, m, n] with n at least 1, got {_shape(gates.shape)}"
+            f"{function}: gates must be [B, m, n] with n at least 1, got {shape(gates.shape)}"
         )
     (batch, channels), (inputs, outputs) = us[0].shape[:2], (len(us), gates.shape[2])
-    _check_tensor(function, "gates", gates, "[B, m, n]", (batch, inputs, outputs), us[0], "us")
+    _check_gates(function, gates, "[B, m, n]", (batch, inputs, outputs), us, "us")
     if channels % outputs != 0:
         raise ValueError(
             f"{function}: us must be [B, n*C', *spatial] with n = {outputs} as gates, "
             f"got {int(channels)} channels"
         )
     sizes = inputs, channels
-    if bias is not None:
-        _check_tensor(function, "bias", bias, "[m, n*C']", sizes, us[0], "us")
+    _check_optional(function, "bias", bias, "[m, n*C']", sizes, us[0], "us")
     sizes = outputs, channels // outputs
     for name, value in (("scale", scale), ("shift", shift)):
-        if value is not None:
-            _check_tensor(function, name, value, "[n, C']", sizes, us[0], "us")
+        _check_optional(function, name, value, "[n, C']", sizes, us[0], "us")
 
 
 def check_cross_predict(
@@ -161,27 +195,23 @@ def check_cross_predict(
     """Raises unless xs are vectors, and the parameters gates and predictions of them."""
     check_gate(function, xs, w1, b1, w2, b2)
     if xs[0].dim() != 2:
-        raise ValueError(f"{function}: xs[0] must be [B, C], got {_shape(xs[0].shape)}")
-    if not isinstance(weight, Tensor):
-        raise TypeError(f"{function}: weight must be a tensor, got {type(weight).__name__}")
+        raise ValueError(f"{function}: xs[0] must be [B, C], got {shape(xs[0].shape)}")
+    _check_required(function, "weight", weight)
     inputs, outputs = w2.shape[:2]
     if weight.dim() != 3 or weight.shape[1] % outputs != 0:
         raise ValueError(
             f"{function}: weight must be [m, n*C', C] with n = {outputs} as w2, "
-            f"got {_shape(weight.shape)}"
+            f"got {shape(weight.shape)}"
         )
     rows, channels = weight.shape[1], xs[0].shape[1]
-    _check_tensor(function, "weight", weight, "[m, n*C', C]", (inputs, rows, channels), xs[0])
+    _check_fits(function, "weight", weight, "[m, n*C', C]", (inputs, rows, channels), xs[0])
     check_dtype(xs[0], weight, xs[0].device.type)
-    if bias is not None:
-        _check_tensor(function, "bias", bias, "[m, n*C']", (inputs, rows), xs[0])
+    _check_optional(function, "bias", bias, "[m, n*C']", (inputs, rows), xs[0])
     for name, value in (("scale", scale), ("shift", shift)):
-        if value is not None:
-            sizes = outputs, rows // outputs
-            _check_tensor(function, name, value, "[n, C']", sizes, xs[0])
+        _check_optional(function, name, value, "[n, C']", (outputs, rows // outputs), xs[0])
 
 
-def check_flag(function: str, name: str, value: bool) -> None:
+def check_flag(function: str, name: str, value: Any) -> None:
     """Raises unless the value is a bool."""
     if not isinstance(value, bool):
         raise TypeError(f"{function}: {name} must be a bool, got {type(value).__name__}")

@@ -8,7 +8,6 @@ from __future__ import annotations
 import math
 from typing import NamedTuple
 
-import torch
 from torch import Tensor
 
 
@@ -97,8 +96,3 @@ def in_format_of(y: Tensor, x: Tensor) -> Tensor:
     """y, dense and in the format of x, copied only where it is not that already."""
     like = empty_map(x, channels=y.shape[1])
     return y if y.stride() == like.stride() else like.copy_(y)
-
-
-def is_floating(dtype: torch.dtype) -> bool:
-    """Whether maps may have this dtype."""
-    return dtype in (torch.float32, torch.float64, torch.bfloat16, torch.float16)

@@ -2,38 +2,29 @@
 
 from __future__ import annotations
 
-import json
 import warnings
-from pathlib import Path
-from typing import Any
 
 import torch
 
-_PACKAGE = Path(__file__).resolve().parents[1]
+from mpkernels.ops.record import build_record as build_record
+from mpkernels.ops.record import path_of, why_unusable
 
-
-def build_record() -> dict[str, Any]:
-    """What the libraries were built for, from build.json; empty where nothing was built."""
-    path = _PACKAGE / "build.json"
-    return json.loads(path.read_text()) if path.exists() else {}
+_REINSTALL = "Reinstall with a C++20 compiler: pip install --no-build-isolation mpkernels"
 
 
 def _built_for() -> str:
     record = build_record()
-    if not record:
-        return "no build record was found"
-    return (
-        f"it was built on {record['platform']} with torch {record['torch']} "
-        f"for torch >= {record['torch_minimum']}"
+    platform, built, least = (
+        record.get(key, "unknown") for key in ("platform", "torch", "torch_minimum")
     )
+    return f"it was built on {platform} with torch {built} for torch >= {least}"
 
 
 def _load(name: str) -> str | None:
     """Loads the library and returns None, or returns why it cannot."""
-    path = _PACKAGE / f"{name}.so"
-    if not path.exists():
-        reason = build_record().get("missing", {}).get(name)
-        return f"{path.name} is not there" + (f": {reason}" if reason else "")
+    if reason := why_unusable(name):
+        return reason
+    path = path_of(name)
     try:
         torch.ops.load_library(str(path))
     except OSError as error:
@@ -53,7 +44,14 @@ why_no_cuda = _load_cuda()
 if why_no_cpu is not None:
     warnings.warn(
         f"mpkernels runs on its eager definition, which is several times slower: {why_no_cpu}. "
-        "Reinstall with a C++20 compiler: pip install --no-build-isolation mpkernels",
+        f"{_REINSTALL}",
+        RuntimeWarning,
+        stacklevel=2,
+    )
+# A machine without nvcc builds none, which is no news; one that is there and damaged is.
+elif torch.version.cuda is not None and path_of("_C_cuda").exists() and why_no_cuda is not None:
+    warnings.warn(
+        f"mpkernels runs without its CUDA C++ kernels: {why_no_cuda}. {_REINSTALL}",
         RuntimeWarning,
         stacklevel=2,
     )
