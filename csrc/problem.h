@@ -191,6 +191,7 @@ struct PredictBackward {
 // Sums over the parts of a sample, then over the batch, each in its order.
 struct CombineParameterGradients {
   Predictions predictions;
+  const Map* grad_ys;  // [n]; data is null where an output has no gradient
   const void* dots;
   const void* sums;
   const void* products;

@@ -164,7 +164,8 @@ inline Tensor contiguous_copy(const Tensor& t, Dtype dtype) {
 class Values {
  public:
   Values(const Tensor& t, Dtype dtype) {
-    if (t.dtype() != dtype || !t.is_contiguous() || !t.has_data()) copy_ = contiguous_copy(t, dtype);
+    if (t.dtype() != dtype || !t.is_contiguous() || !t.has_data())
+      copy_ = contiguous_copy(t, dtype);
     data_ = copy_ ? copy_->data_ptr() : t.data_ptr();
   }
   void* data_ptr() const { return data_; }

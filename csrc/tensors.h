@@ -45,8 +45,8 @@ inline void check_paths(const std::vector<Tensor>& xs) {
                     "all xs must have one shape and dtype");
 }
 
-// Whether outputs like x are channels_last: strides of dimensions of size 1 say nothing, where there
-// is another. mpkernels/ops/layout.py has the same rule.
+// Whether outputs like x are channels_last: strides of dimensions of size 1 say nothing, where
+// there is another. mpkernels/ops/layout.py has the same rule.
 inline bool is_channels_last(const Tensor& x) {
   int64_t inner = x.dim() - 1;
   while (inner > 2 && x.size(inner) == 1) inner--;

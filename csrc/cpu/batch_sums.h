@@ -19,13 +19,13 @@ struct Column {
 // The sum over the batch of one(b, sums), which adds what sample b gives to some vectors.
 template <class Sums, class One>
 inline Sums over_batch(int64_t batch, One one) {
-  return pairwise_sum(blocks_of(batch, longest_chain), [=](int64_t block)
-                                                           __attribute__((always_inline)) {
-    const int64_t first = block * longest_chain, last = std::min(first + longest_chain, batch);
-    Sums sums{};
-    for (int64_t b = first; b < last; b++) one(b, sums);
-    return sums;
-  });
+  return pairwise_sum(
+      blocks_of(batch, longest_chain), [=](int64_t block) __attribute__((always_inline)) {
+        const int64_t first = block * longest_chain, last = std::min(first + longest_chain, batch);
+        Sums sums{};
+        for (int64_t b = first; b < last; b++) one(b, sums);
+        return sums;
+      });
 }
 
 // weight[r, c] = sum_b factor[b, r] value[b, c] for ROWS rows, each read of `value` shared by all.

@@ -21,16 +21,13 @@ void clear_row(const Part<A>& part, int64_t j, int64_t r) {
 }
 
 template <class T, int M, bool CHANNELS_LAST, class A = Accumulate<T>>
-RowSums<A, CHANNELS_LAST> row_of(const Part<A>& part, int64_t j, int64_t r) {
-  if (!part.used(j)) {
+inline void row_of(const Part<A>& part, int64_t j, int64_t r, RowSums<A, CHANNELS_LAST>& row) {
+  if (!part.used(j))
     clear_row<T>(part, j, r);
-    RowSums<A, CHANNELS_LAST> none{};
-    return none;
-  }
-  if constexpr (M > 0)
-    return grads_of_row<T, M, CHANNELS_LAST>(part, j, r);
+  else if constexpr (M > 0)
+    grads_of_row<T, M, CHANNELS_LAST>(part, j, r, row);
   else
-    return grads_of_row_of_any<T, CHANNELS_LAST>(part, j, r);
+    grads_of_row_of_any<T, CHANNELS_LAST>(part, j, r, row);
 }
 
 // Whether a group ends with row r.
@@ -48,7 +45,8 @@ void grads_of_channels(const Part<A>& part, int64_t j) {
     const int64_t left = part.rows.last - first, count = left < step ? left : step;
     Vec<A> d[step] = {}, products[step] = {};
     for (int64_t q = 0; q < count; q++) {
-      const auto sums = row_of<T, M, false>(part, j, first + q);
+      RowSums<A, false> sums{};
+      row_of<T, M, false>(part, j, first + q, sums);
       d[q] = sums.d;
       products[q] = sums.product;
       if (ends_group(part, first + q)) part.group.finish_dots();
@@ -66,8 +64,9 @@ void grads_of_positions(const Part<A>& part) {
   const size_t bytes = size_t(part.group.channels) * sizeof(A);
   if (part.sums) std::memset(part.sums, 0, bytes);
   if (part.products) std::memset(part.products, 0, bytes);
+  RowSums<A, true> none{};
   for (int64_t r = part.rows.first; r < part.rows.last; r++) {
-    for (int64_t j = 0; j < n; j++) row_of<T, M, true>(part, j, r);
+    for (int64_t j = 0; j < n; j++) row_of<T, M, true>(part, j, r, none);
     if (!ends_group(part, r)) continue;
     part.group.finish_dots();
     if (part.sums) part.group.finish(part.group.sums, part.sums);

@@ -9,8 +9,8 @@ namespace mpk::cpu::MPK_NAMESPACE {
 template <class A>
 struct GroupSums {
   static constexpr int64_t most_rows = 32;
-  Vec<A> *dots, *all_dots;  // [n, m]
-  A *sums, *products;       // channels_last: [n, C'] of the group
+  Vec<A>*dots, *all_dots;  // [n, m]
+  A *sums, *products;      // channels_last: [n, C'] of the group
 
   int64_t gates, channels;  // m n, n C'
 
@@ -153,21 +153,24 @@ struct StretchSums {
 
 // Columns that a chain of vectors takes. What is staged divides them.
 template <class A>
-inline constexpr int64_t stretch = longest_chain* lanes_of<Vec<A>>;
+inline constexpr int64_t stretch = longest_chain * lanes_of<Vec<A>>;
 
-// Columns [start, start + size) of row r of output j of M paths. All that the loop reads is local: a
-// store to a map could change anything else in the compiler's eyes.
+// Columns [start, start + size) of row r of output j of M paths, whose sums are added to `row` and
+// `dots`. All that the loop reads is local: a store to a map could change anything else in the
+// compiler's eyes.
 template <class T, int M, bool CHANNELS_LAST, class A = Accumulate<T>>
-inline __attribute__((always_inline)) StretchSums<A, CHANNELS_LAST, M> grads_of_stretch(
-    const Part<A>& part, int64_t j, int64_t r, GradTarget<T, M>& target, int64_t start,
-    int64_t size) {
+inline __attribute__((always_inline)) void grads_of_stretch(const Part<A>& part, int64_t j,
+                                                            int64_t r, GradTarget<T, M>& target,
+                                                            int64_t start, int64_t size,
+                                                            RowSums<A, CHANNELS_LAST>& row,
+                                                            Vec<A>* dots) {
   const Coefficients<A>& of = part.of;
   const Geometry& geometry = of.p.geometry;
   const Weights<A, M> g(of.gates + j * M);
   const Vec<A> edge = of.edge;
-  RowSums<A, CHANNELS_LAST> row{};
-  Vec<A> dots[M] = {};
-  for_blocks(size, target.block(), [&](int64_t first, int64_t last) {
+  RowSums<A, CHANNELS_LAST> own{};
+  Vec<A> own_dots[M] = {};
+  for_blocks(size, target.block(), [&](int64_t first, int64_t last) __attribute__((always_inline)) {
     const int64_t begin = start + first;
     const OfChannels<A, CHANNELS_LAST> scales(of.scale(j), r, begin), shifts(of.shift(j), r, begin);
     const Biases<A, CHANNELS_LAST, M> biases(of, j, r, begin);
@@ -179,66 +182,63 @@ inline __attribute__((always_inline)) StretchSums<A, CHANNELS_LAST, M> grads_of_
       u[i] = prediction_row<const T>(geometry, part.us(), i, j, r) + begin;
       grad_u[i] = target.at(i, begin);
     }
-    for_lanes<A>(last - first, [&](auto lanes, int64_t at) {
+    for_lanes<A>(last - first, [&](auto lanes, int64_t at) __attribute__((always_inline)) {
       Vec<A> value[M];
       for (int i = 0; i < M; i++) value[i] = lanes.load(u[i] + at) + biases.of[i].at(lanes, at);
       Vec<A> sum = value[0] * g.at[0];
       for (int i = 1; i < M; i++) sum += value[i] * g.at[i];
       const Vec<A> scale = scales.at(lanes, at), y = sum * scale + shifts.at(lanes, at);
       const Vec<A> d = y <= edge ? Vec<A>{} : lanes.load(grad_y + at), scaled = d * scale;
-      row.add(lanes, sums, products, at, d, sum);
+      own.add(lanes, sums, products, at, d, sum);
       for (int i = 0; i < M; i++) {
-        dots[i] += scaled * value[i];
+        own_dots[i] += scaled * value[i];
         fetch_to_write(grad_u[i] + at);
         lanes.store(grad_u[i] + at, Vec<A>(scaled * g.at[i]));
       }
     });
     target.finish(begin, last - first);
   });
-  StretchSums<A, CHANNELS_LAST, M> all;
-  all.row = row;
-  for (int i = 0; i < M; i++) all.dots[i] = dots[i];
-  return all;
+  if constexpr (!CHANNELS_LAST) row += own;
+  for (int i = 0; i < M; i++) dots[i] += own_dots[i];
 }
 
 template <class T, int M, bool CHANNELS_LAST, class A = Accumulate<T>>
-__attribute__((noinline)) StretchSums<A, CHANNELS_LAST, M> grads_of_long_row(const Part<A>& part,
-                                                                             int64_t j, int64_t r) {
+__attribute__((noinline)) void grads_of_long_row(const Part<A>& part, int64_t j, int64_t r,
+                                                 RowSums<A, CHANNELS_LAST>& row, Vec<A>* dots) {
   const int64_t cols = part.rows.cols;
   GradTarget<T, M> target(part, j, r);
-  return pairwise_sum(blocks_of(cols, stretch<A>), [&](int64_t block) {
+  const auto all = pairwise_sum(blocks_of(cols, stretch<A>), [&](int64_t block) {
     const int64_t start = block * stretch<A>, size = std::min(stretch<A>, cols - start);
-    return grads_of_stretch<T, M, CHANNELS_LAST>(part, j, r, target, start, size);
+    StretchSums<A, CHANNELS_LAST, M> sums{};
+    grads_of_stretch(part, j, r, target, start, size, sums.row, sums.dots);
+    return sums;
   });
-}
-
-template <class T, int M, bool CHANNELS_LAST, class A = Accumulate<T>>
-inline __attribute__((always_inline)) StretchSums<A, CHANNELS_LAST, M> grads_of_short_row(
-    const Part<A>& part, int64_t j, int64_t r) {
-  GradTarget<T, M> target(part, j, r);
-  return grads_of_stretch<T, M, CHANNELS_LAST>(part, j, r, target, 0, part.rows.cols);
+  row += all.row;
+  for (int i = 0; i < M; i++) dots[i] += all.dots[i];
 }
 
 // Row r of output j of M paths.
 template <class T, int M, bool CHANNELS_LAST, class A = Accumulate<T>>
-inline RowSums<A, CHANNELS_LAST> grads_of_row(const Part<A>& part, int64_t j, int64_t r) {
-  const auto sums = part.rows.cols <= stretch<A>
-                        ? grads_of_short_row<T, M, CHANNELS_LAST>(part, j, r)
-                        : grads_of_long_row<T, M, CHANNELS_LAST>(part, j, r);
-  for (int i = 0; i < M; i++) part.group.dots[j * M + i] += sums.dots[i];
-  return sums.row;
+inline void grads_of_row(const Part<A>& part, int64_t j, int64_t r,
+                         RowSums<A, CHANNELS_LAST>& row) {
+  Vec<A>* dots = part.group.dots + j * M;
+  if (part.rows.cols > stretch<A>)
+    return grads_of_long_row<T, M, CHANNELS_LAST>(part, j, r, row, dots);
+  GradTarget<T, M> target(part, j, r);
+  grads_of_stretch(part, j, r, target, 0, part.rows.cols, row, dots);
 }
 
 // The same for any number of paths: scale_j D_j of a stretch first, then path by path.
 template <class T, bool CHANNELS_LAST, class A = Accumulate<T>>
-inline RowSums<A, CHANNELS_LAST> grads_of_row_of_any(const Part<A>& part, int64_t j, int64_t r) {
+inline void grads_of_row_of_any(const Part<A>& part, int64_t j, int64_t r,
+                                RowSums<A, CHANNELS_LAST>& row) {
   const Coefficients<A>& of = part.of;
   const Geometry& geometry = of.p.geometry;
   const int64_t cols = part.rows.cols;
   const A* g = of.gates + j * of.p.inputs;
   const Paths us = part.us(), grad_us = part.grad_us();
   alignas(64) A scaled[stretch<A>];
-  return pairwise_sum(blocks_of(cols, stretch<A>), [&](int64_t block) {
+  row += pairwise_sum(blocks_of(cols, stretch<A>), [&](int64_t block) {
     const int64_t begin = block * stretch<A>, size = std::min(stretch<A>, cols - begin);
     const OfChannels<A, CHANNELS_LAST> scales(of.scale(j), r, begin), shifts(of.shift(j), r, begin);
     const T* grad_y = part.template grad_y<T>(j, r) + begin;

@@ -1,6 +1,7 @@
 // Gradients of combine's gates and parameters from what its backward left for each part: sums over
 // parts and over the batch, always in one order, so that they do not depend on the threads.
 #include <algorithm>
+#include <cstring>
 
 #include "cpu/dispatch.h"
 #include "cpu/entry.h"
@@ -31,19 +32,26 @@ void sum_gates(const CombineParameterGradients& p) {
   A* to = static_cast<A*>(p.grad_gates);
   for (int64_t b = 0; to && b < of.geometry.batch; b++, to += gates)
     for (int64_t q = 0; q < gates; q++)
-      to[q] = sum_terms<A>(parts, [&](int64_t part) { return from[(b * parts + part) * gates + q]; });
+      to[q] =
+          sum_terms<A>(parts, [&](int64_t part) { return from[(b * parts + part) * gates + q]; });
 }
 
-// to[c] = scale[c] sum_b weight(b) sum of parts from[b, part, c], for `size` channels; `from` and
-// `to` may be null, and scale too.
+// to[c] = scale[c] sum_b weight(b) sum of parts from[b, part, c], for `size` channels; `scale` and
+// `to` may be null. Nothing is added where the output has no gradient, whatever its weights are.
 template <class A, class Weight>
-void sum_batch(const Predictions& p, const A* from, int64_t size, const A* scale, A* to,
+void sum_batch(const Predictions& p, bool used, const A* from, int64_t size, const A* scale, A* to,
                Weight weight) {
   if (!to) return;
+  if (!used) {
+    std::memset(to, 0, size_t(size) * sizeof(A));
+    return;
+  }
   const int64_t parts = combine_sum_parts(p.geometry), row = p.outputs * p.geometry.channels;
   for_lanes<A>(size, [&](auto lanes, int64_t c) {
     const auto of_sample = [&](int64_t b) {
-      const auto of_part = [&](int64_t at) { return lanes.load(from + (b * parts + at) * row + c); };
+      const auto of_part = [&](int64_t at) {
+        return lanes.load(from + (b * parts + at) * row + c);
+      };
       return sum_terms<Vec<A>>(parts, of_part) * weight(b);
     };
     const auto total = sum_terms<Vec<A>>(p.geometry.batch, of_sample);
@@ -64,12 +72,13 @@ void sum_channels(const CombineParameterGradients& p, int64_t j, int64_t first) 
   const A *sums = place(p.sums, at), *products = place(p.products, at);
   const A* none = nullptr;
   const auto one = [](int64_t) { return A(1); };
-  sum_batch(of, sums, size, none, place(p.grad_shift, at), one);
-  sum_batch(of, products, size, none, place(p.grad_scale, at), one);
+  const bool used = p.grad_ys[j].data != nullptr;
+  sum_batch(of, used, sums, size, none, place(p.grad_shift, at), one);
+  sum_batch(of, used, products, size, none, place(p.grad_scale, at), one);
   for (int64_t i = 0; i < of.inputs; i++) {
     const Gates& g = of.gates;
     const A* gates = static_cast<const A*>(g.data) + i * g.input_stride + j * g.output_stride;
-    sum_batch(of, sums, size, static_cast<const A*>(of.scale) + at,
+    sum_batch(of, used, sums, size, static_cast<const A*>(of.scale) + at,
               place(p.grad_bias, i * row + at),
               [&](int64_t b) { return gates[b * g.batch_stride]; });
   }

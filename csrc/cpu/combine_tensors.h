@@ -76,6 +76,7 @@ class CombineGradients {
     if (!grad_gates && !grad_bias && !grad_scale && !grad_shift) return;
     mpk::cpu::run(CombineParameterGradients{
         problem_.predictions,
+        problem_.grad_ys,
         problem_.dots,
         problem_.sums,
         problem_.products,

@@ -58,8 +58,8 @@ inline int64_t mix_scratch(int64_t inputs, int64_t outputs, int64_t channels) {
   return inputs * outputs * channels;
 }
 
-// Gates, and for the backward two rows of channels for each output and two vectors of up to 64 bytes
-// for each gate.
+// Gates, and for the backward two rows of channels for each output and two vectors of up to 64
+// bytes for each gate.
 inline int64_t combine_scratch(const Predictions& p) {
   const int64_t gates = p.inputs * p.outputs;
   return 16 * gates + gates + 2 * p.outputs * p.geometry.channels;

@@ -132,8 +132,10 @@ inline void mix_rows(const Paths& xs, const Paths& ys, Block rows, const A* gate
 
 // Sums <dY_j, X_i> over columns [begin, end) of some rows, lane by lane: those of i, then of j.
 template <class T, int M, int N, class A = Accumulate<T>>
-inline __attribute__((always_inline)) Vectors<A, M * N> dot_lanes(const Paths& xs, const Paths& grad_ys, int64_t first,
-                                   int64_t last, int64_t begin, int64_t end) {
+inline __attribute__((always_inline)) Vectors<A, M * N> dot_lanes(const Paths& xs,
+                                                                  const Paths& grad_ys,
+                                                                  int64_t first, int64_t last,
+                                                                  int64_t begin, int64_t end) {
   Vectors<A, M * N> dots{};
   for (int64_t r = first; r < last; r++) {
     const RowPointers<M, const T> x(xs, r, begin);
@@ -159,13 +161,13 @@ inline void dot_rows(const Paths& xs, const Paths& grad_ys, Block rows, A* d) {
     const int64_t stretches = blocks_of(rows.cols, columns);
     const int64_t together = std::max(terms / blocks_of(rows.cols, step), int64_t(1));
     const int64_t groups = blocks_of(rows.last - rows.first, together);
-    const auto dots = pairwise_sum(groups * stretches, [=](int64_t block)
-                                                           __attribute__((always_inline)) {
-      const int64_t first = rows.first + block / stretches * together;
-      const int64_t begin = block % stretches * columns;
-      return dot_lanes<T, M, N>(xs, grad_ys, first, std::min(first + together, rows.last), begin,
-                                std::min(begin + columns, rows.cols));
-    });
+    const auto dots =
+        pairwise_sum(groups * stretches, [=](int64_t block) __attribute__((always_inline)) {
+          const int64_t first = rows.first + block / stretches * together;
+          const int64_t begin = block % stretches * columns;
+          return dot_lanes<T, M, N>(xs, grad_ys, first, std::min(first + together, rows.last),
+                                    begin, std::min(begin + columns, rows.cols));
+        });
     for (int q = 0; q < M * N; q++) d[q] = sum_lanes(dots.at[q]);
   } else {
     // Tiles of both: a map is read once for every four of its partners.

@@ -77,8 +77,8 @@ inline void pool_cols(const Paths& xs, int64_t path, int64_t first, int64_t last
     const int64_t begin = block * rows, end = std::min(begin + rows, positions);
     const auto finish = [&](auto lanes, V sum, int64_t c) {
       const auto at_level = [&](int level) { return waiting + level * (last - first) + c - first; };
-      const int level = merge_blocks(
-          block, blocks, [&](int below) { sum = lanes.load(at_level(below)) + sum; });
+      const int level =
+          merge_blocks(block, blocks, [&](int below) { sum = lanes.load(at_level(below)) + sum; });
       if (block + 1 == blocks)
         lanes.store(z + c, V(sum / A(positions)));
       else

@@ -48,6 +48,10 @@ struct Plan {
 // sum does not grow with its length.
 constexpr int longest_chain = 256;
 
+constexpr int32_t ceil_div(int64_t size, int64_t by) { return int32_t((size + by - 1) / by); }
+constexpr int32_t round_up(int64_t size, int64_t to) { return int32_t((size + to - 1) / to * to); }
+
+// Elements of 16 bytes.
 inline int32_t vector_of(Dtype dtype) { return int32_t(16 / bytes_of(dtype)); }
 
 // A block that is alone on a multiprocessor has all loads to itself; two share the registers.

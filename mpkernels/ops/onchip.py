@@ -7,6 +7,8 @@ follows from the size of its cluster.
 from __future__ import annotations
 
 import math
+import re
+from collections.abc import Callable
 from functools import lru_cache
 from typing import Any, NamedTuple
 
@@ -169,10 +171,31 @@ def _launch(xs: list[Tensor], w1: Tensor, w2: Tensor, backward: bool) -> OnChip:
     )
 
 
+def run_on(device: torch.device, operator: Callable[..., Any], *arguments: Any) -> Any:
+    """Calls an operator of CUDA C++, which cannot see why an allocation failed.
+
+    PyTorch then repeats it, and raises what its users catch: torch.OutOfMemoryError.
+    """
+    try:
+        return operator(*arguments)
+    except RuntimeError as error:
+        failed = re.search(r"torch did not allocate (\d+) bytes", str(error))
+        if failed is None:
+            raise
+        torch.empty(int(failed[1]), dtype=torch.uint8, device=device)
+    return operator(*arguments)  # there is memory again
+
+
+def mix(xs: list[Tensor], gates: Tensor) -> Any:
+    """The operator by CUDA C++."""
+    return run_on(xs[0].device, torch.ops.mpkernels.mix_cuda, xs, gates)
+
+
 def cross_connect(xs: list[Tensor], w1: Tensor, b1: Any, w2: Tensor, b2: Any) -> Any:
     """The operator by CUDA C++; RuntimeError where no cluster keeps a sample."""
     cluster = _launch(xs, w1, w2, False).cluster
-    return torch.ops.mpkernels.cross_connect_cuda(xs, w1, b1, w2, b2, cluster)
+    operator = torch.ops.mpkernels.cross_connect_cuda
+    return run_on(xs[0].device, operator, xs, w1, b1, w2, b2, cluster)
 
 
 def cross_connect_backward(
@@ -181,6 +204,6 @@ def cross_connect_backward(
 ) -> Any:  # fmt: skip
     """Its gradient; the same."""
     cluster = _launch(xs, w1, w2, True).cluster
-    return torch.ops.mpkernels.cross_connect_backward_cuda(
-        grad_ys, grad_gates, xs, gates, pooled, w1, b1, w2, b2, wanted, cluster
-    )
+    operator = torch.ops.mpkernels.cross_connect_backward_cuda
+    saved = grad_ys, grad_gates, xs, gates, pooled
+    return run_on(xs[0].device, operator, *saved, w1, b1, w2, b2, wanted, cluster)
