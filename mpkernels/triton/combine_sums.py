@@ -17,12 +17,13 @@ from mpkernels.ops.layout import Geometry
 from mpkernels.triton.launch import (
     Tile,
     combine_samples,
+    is_long,
     next_power_of_2,
     on_device_of,
 )
 from mpkernels.triton.mix import triton_dtype
 from mpkernels.triton.parameters import add_parts
-from mpkernels.triton.sums import TERMS, end_of, span_of, spans_of
+from mpkernels.triton.sums import end_of, span_of, spans_of
 
 _GATES = 64  # that a program adds tiles of
 _VALUES = 1024  # that a program adds at a time: 8 for each of 128 threads
@@ -40,6 +41,7 @@ def _combine_sums_kernel(
     batch, programs, batch_stride, input_stride, output_stride,
     PRESENT: tl.constexpr, INPUTS: tl.constexpr, OUTPUTS: tl.constexpr, CHANNELS: tl.constexpr,
     ALONG: tl.constexpr, TILES: tl.constexpr, SAMPLES: tl.constexpr,
+    LONG: tl.constexpr, MANY: tl.constexpr,
     BLOCK_ALONG: tl.constexpr, BLOCK_CHANNELS: tl.constexpr,
     BLOCK_TILES: tl.constexpr, BLOCK_GATES: tl.constexpr, ACC: tl.constexpr,
 ):  # fmt: skip
@@ -51,8 +53,6 @@ def _combine_sums_kernel(
     """
     CHANNEL_BLOCKS: tl.constexpr = tl.cdiv(CHANNELS, BLOCK_CHANNELS)
     ALL: tl.constexpr = PRESENT == (1 << OUTPUTS) - 1
-    LONG: tl.constexpr = SAMPLES * ALONG > TERMS * BLOCK_ALONG
-    LONG_TILES: tl.constexpr = TILES > TERMS * BLOCK_TILES
     if tl.program_id(0) < programs:
         j = tl.program_id(0) // CHANNEL_BLOCKS % OUTPUTS
         part = tl.program_id(0) // CHANNEL_BLOCKS // OUTPUTS
@@ -114,10 +114,10 @@ def _combine_sums_kernel(
         of_gates = q < batch * (INPUTS * OUTPUTS)
         sample, gate = q // (INPUTS * OUTPUTS), q % (INPUTS * OUTPUTS)
         whole = tl.zeros([BLOCK_GATES], ACC)
-        tiles = span_of(TILES, BLOCK_TILES, LONG_TILES)
-        for first in range(0, spans_of(TILES, LONG_TILES), tiles):
+        tiles = span_of(TILES, BLOCK_TILES, MANY)
+        for first in range(0, spans_of(TILES, MANY), tiles):
             total = tl.zeros([BLOCK_TILES, BLOCK_GATES], ACC)
-            for t0 in range(first, end_of(first, tiles, TILES, LONG_TILES), BLOCK_TILES):
+            for t0 in range(first, end_of(first, tiles, TILES, MANY), BLOCK_TILES):
                 t = t0 + tl.arange(0, BLOCK_TILES)[:, None]
                 at = (sample[None, :] * TILES + t) * (INPUTS * OUTPUTS) + gate[None, :]
                 total += tl.load(parts + at, mask=(t < TILES) & of_gates[None, :], other=0.0)
@@ -182,6 +182,8 @@ def add_tiles(
     if count > 1:
         parts = [None if p is None else like.new_empty((count, *p.shape)) for p in of_parameters]
     block_channels = min(next_power_of_2(one.channels), 16)
+    block_along = _VALUES // block_channels
+    block_tiles = min(next_power_of_2(left.tiles), _VALUES // _GATES)
     programs = count * outputs * -(-one.channels // block_channels) if made else 0
     gate_programs = -(-gates.numel() // _GATES) if of_gates else 0
     with on_device_of(gates):
@@ -203,9 +205,11 @@ def add_tiles(
             ALONG=left.along,
             TILES=left.tiles,
             SAMPLES=samples,
-            BLOCK_ALONG=_VALUES // block_channels,
+            LONG=is_long(-(-samples * left.along // block_along)),
+            MANY=is_long(-(-left.tiles // block_tiles)),
+            BLOCK_ALONG=block_along,
             BLOCK_CHANNELS=block_channels,
-            BLOCK_TILES=min(next_power_of_2(left.tiles), _VALUES // _GATES),
+            BLOCK_TILES=block_tiles,
             BLOCK_GATES=_GATES,
             ACC=triton_dtype(like),
             num_warps=4,

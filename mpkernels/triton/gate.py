@@ -11,10 +11,10 @@ import triton.language as tl
 from torch import Tensor
 
 from mpkernels.triton.launch import (
-    SUM_TERMS,
     WALK_WEIGHTS,
     chunk_constants,
     chunks_of,
+    is_long,
     next_power_of_2,
     on_device_of,
 )
@@ -166,7 +166,7 @@ def gate_backward(
                 INPUTS=inputs,
                 OUTPUTS=outputs,
                 HIDDEN=hidden_units,
-                LONG=channels > block * SUM_TERMS,
+                LONG=is_long(-(-channels // block)),
                 BLOCK_CHANNELS=block,
                 BLOCK_HIDDEN=next_power_of_2(hidden_units),
                 BLOCK_OUTPUTS=next_power_of_2(outputs),

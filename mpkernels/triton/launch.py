@@ -103,7 +103,7 @@ class Chunks(NamedTuple):
     walk: int  # elements of one tile of the mix
     num_warps: int
     registers: int  # of a thread
-    long: bool  # more than SUM_TERMS tiles are added
+    long: bool  # tiles of a sum are more than one accumulator takes
 
 
 class Walk(NamedTuple):
@@ -134,7 +134,7 @@ def chunks_of(geometry: Geometry, hidden: int, itemsize: int, pairs: int = 1) ->
     tile = max(1, min(next_power_of_2(positions), WALK_ELEMENTS // block))
     # Left alone, ptxas spills a register or two where that lets one more block run at a time.
     registers = 128 if pairs <= 4 else 192
-    long = max(-(-positions // tile), -(-block * positions // walk)) > SUM_TERMS
+    long = is_long(max(-(-positions // tile), -(-block * positions // walk)))
     count = max(1, -(-geometry.channels // block))
     return Chunks(block, count, tile, walk, 8, registers, long)
 
@@ -211,6 +211,11 @@ def cross_connect_launch(
         # Whole waves of blocks, so that none waits for a straggler; less than one where L2 ends.
         return Walk("streamed", fit // card.multiprocessors * card.multiprocessors or fit, chunks)
     return Walk("split", fit, chunks)
+
+
+def is_long(steps: int) -> bool:
+    """Whether so many steps of a loop add more than one accumulator takes."""
+    return steps > SUM_TERMS
 
 
 class Tile(NamedTuple):

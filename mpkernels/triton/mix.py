@@ -13,7 +13,7 @@ from torch import Tensor
 
 from mpkernels.eager.functional import accumulate_dtype
 from mpkernels.ops.layout import Geometry
-from mpkernels.triton.launch import SUM_TERMS, on_device_of, tile_of
+from mpkernels.triton.launch import is_long, on_device_of, tile_of
 from mpkernels.triton.maps import Arguments, finished, geometry_like, new_maps, reading, writing
 from mpkernels.triton.sums import end_of, span_of, spans_of
 
@@ -267,8 +267,8 @@ def mix_backward(
                 INPUTS=len(xs),
                 OUTPUTS=len(grad_ys),
                 CHANNELS_LAST=geometry.channels_last,
-                LONG=along > SUM_TERMS,
-                MANY=across > SUM_TERMS and gates.dim() == 3,
+                LONG=is_long(along),
+                MANY=is_long(across) and gates.dim() == 3,
                 BLOCK_ROWS=tile.rows,
                 BLOCK_COLS=tile.cols,
                 ACC=triton_dtype(x),
