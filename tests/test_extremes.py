@@ -4,6 +4,7 @@ Interpreted, or on a GPU.
 """
 
 import math
+from dataclasses import replace
 
 import calls
 import cases
@@ -181,14 +182,17 @@ def _gradient(kind, y):
         return torch.cat([value, value], 1).contiguous()[:, : y.shape[1]]
     if kind == "batch":
         return torch.cat([value, value]).contiguous()[::2][: len(y)]
+    if kind == "rows":
+        return _apart(y, 3).copy_(value)
     if kind == "expanded":
         return value[:, :1, :1, :1].expand(y.shape)
     return None
 
 
-KINDS = ["nchw", "channels_last", "sliced", "batch", "expanded", "none"]
+KINDS = ["nchw", "channels_last", "sliced", "batch", "rows", "expanded", "none"]
 
 
+MAPS = Case("", "", batch=3, channels=6, spatial=(4, 5), outputs=3)
 CHECKS = {
     "cross_connect": test_operators.test_cross_connect,
     "mix": lambda case, backend: test_operators.test_mix(case, False, backend),
@@ -197,22 +201,27 @@ CHECKS = {
 }
 
 
-@pytest.mark.parametrize("first", range(len(KINDS)), ids=lambda at: KINDS[at])
-@pytest.mark.parametrize("layout", LAYOUTS)
-@pytest.mark.parametrize("name", CHECKS)
-def test_gradients_that_lie_in_every_way(name, layout, first, triton, monkeypatch):
-    """In one call, each of its own strides; None too."""
-    kinds = (KINDS * 2)[first : first + 4]
+@pytest.fixture(params=range(len(KINDS)), ids=lambda at: KINDS[at])
+def gradients(request, monkeypatch):
+    """Four of the kinds in one call, each of its own strides, from one of them on."""
+    kinds = (KINDS * 2)[request.param : request.param + 4]
     monkeypatch.setattr(
         test_operators, "make_grad_ys", lambda case, ys: [*map(_gradient, kinds, ys)]
     )
-    case = Case("", "", batch=2, channels=6, spatial=(4, 5), outputs=4, layout=layout)
-    CHECKS[name](case, "triton")
 
 
-@pytest.mark.parametrize("layout", [*LAYOUTS, "channels_last_slice"])
+@pytest.mark.parametrize("layout", LAYOUTS)
 @pytest.mark.parametrize("name", CHECKS)
-def test_outputs_that_lie_in_different_ways(name, layout, triton, monkeypatch):
+def test_gradients_that_lie_in_every_way(name, layout, gradients, triton):
+    CHECKS[name](replace(MAPS, outputs=4, layout=layout), "triton")
+
+
+def test_walks_of_gradients_that_lie_in_every_way(gradients, method):
+    CHECKS["cross_connect"](replace(MAPS, outputs=4), "triton")
+
+
+@pytest.fixture
+def strided(monkeypatch):
     """No two of the maps that a kernel writes have the same strides."""
 
     def made(likes, channels=None):
@@ -223,8 +232,17 @@ def test_outputs_that_lie_in_different_ways(name, layout, triton, monkeypatch):
 
     for module in (combine, cross_connect, mix):
         monkeypatch.setattr(module, "new_maps", made)
-    case = Case("", "", batch=3, channels=6, spatial=(4, 5), outputs=3, layout=layout)
-    CHECKS[name](case, "triton")
+
+
+@pytest.mark.parametrize("layout", [*LAYOUTS, "channels_last_slice"])
+@pytest.mark.parametrize("name", CHECKS)
+def test_outputs_that_lie_in_different_ways(name, layout, strided, triton):
+    CHECKS[name](replace(MAPS, layout=layout), "triton")
+
+
+@pytest.mark.parametrize("layout", LAYOUTS)
+def test_walks_of_outputs_that_lie_in_different_ways(layout, strided, method):
+    CHECKS["cross_connect"](replace(MAPS, layout=layout), "triton")
 
 
 def _apart(x, more):

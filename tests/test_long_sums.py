@@ -78,7 +78,7 @@ def short(monkeypatch):
     launch_for.cache_clear()
 
 
-# 11 positions fill part of a span, 255 several of the longest, the last one in part.
+# 11 positions are one step, 255 several of the longest spans, the last one in part.
 SIZES = [Case("few", "", spatial=(11,)), Case("many", "", batch=1, channels=5, spatial=(17, 15))]
 SHAPES = [replace(c, name=f"{c}_{x}", layout=x) for c in SIZES for x in LAYOUTS]
 BATCH = Case("batch", "", batch=37, channels=3, spatial=(2, 2), inputs=1, outputs=2)

@@ -147,7 +147,7 @@ def chunk_constants(chunks: Chunks) -> dict[str, Any]:
         "BLOCK_CHANNELS": chunks.channels,
         "BLOCK_POSITIONS": chunks.positions,
         "BLOCK_WALK": chunks.walk,
-        "BLOCK_CHUNKS": min(next_power_of_2(chunks.count), SUM_TERMS),
+        "BLOCK_CHUNKS": min(next_power_of_2(chunks.count), 2 * SUM_TERMS),
         "LONG": chunks.long,
         "num_warps": chunks.num_warps,
     }

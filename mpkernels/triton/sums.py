@@ -45,11 +45,11 @@ def sum_of_rows(
 ):
     """The sum of `rows` rows of SIZE values, `stride` apart: [1, BLOCK_SIZE].
 
-    A block of fewer than TERMS rows is all of them; else each of its rows takes every TERMS-th.
+    A block of TERMS rows or fewer holds all of them; of a larger one, each takes further rows.
     """
     row, at = tl.arange(0, BLOCK_ROWS)[:, None], tl.arange(0, BLOCK_SIZE)[None, :]
     total = tl.load(parts + row * stride + at, mask=(row < rows) & (at < SIZE), other=0.0)
-    if BLOCK_ROWS >= TERMS:
+    if BLOCK_ROWS > TERMS:
         for first in range(BLOCK_ROWS, rows, BLOCK_ROWS):
             further = first + row
             inside = (further < rows) & (at < SIZE)
