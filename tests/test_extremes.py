@@ -164,7 +164,7 @@ def test_a_bias_that_cancels_predictions(layout, folded, triton):
     with torch.no_grad():
         for u, b in zip(us, bias):
             b.fill_(0.75)
-            u.mul_(2.0**-12).sub_(0.75)
+            u.mul_(2.0**-16).sub_(0.75)
         gates.add_(2.0).mul_(1e6)
     rest = [gates, bias, scale if folded else None, None]
     grads = [torch.randn_like(y) for y in calls.call("combine", eager, us, rest)]
@@ -186,10 +186,14 @@ def _gradient(kind, y):
         return _apart(y, 3).copy_(value)
     if kind == "expanded":
         return value[:, :1, :1, :1].expand(y.shape)
+    if kind == "zero":
+        return torch._efficientzerotensor(y.shape, dtype=y.dtype, device=y.device)
+    if kind == "negative":
+        return torch._neg_view(value)
     return None
 
 
-KINDS = ["nchw", "channels_last", "sliced", "batch", "rows", "expanded", "none"]
+KINDS = ["nchw", "channels_last", "sliced", "batch", "rows", "expanded", "zero", "negative", "none"]
 
 
 MAPS = Case("", "", batch=3, channels=6, spatial=(4, 5), outputs=3)

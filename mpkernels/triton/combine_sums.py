@@ -101,13 +101,13 @@ def _combine_sums_kernel(
         if grad_scale is not None:
             tl.store(grad_scale + to, dscale.to(grad_scale.dtype.element_ty), mask=c < CHANNELS)
         if grad_bias is not None:
+            by = 1.0
+            if scale is not None:
+                by = tl.load(scale + j * CHANNELS + c, mask=c < CHANNELS, other=0.0).to(ACC)
             for i in tl.static_range(INPUTS):
-                db = dbias[i]
-                if scale is not None:
-                    db *= tl.load(scale + j * CHANNELS + c, mask=c < CHANNELS, other=0.0).to(ACC)
-                db = kept(db, ((PRESENT >> j) & 1) != 0, ALL).to(grad_bias.dtype.element_ty)
+                db = kept(dbias[i] * by, ((PRESENT >> j) & 1) != 0, ALL)
                 to = ((part.to(tl.int64) * INPUTS + i) * OUTPUTS + j) * CHANNELS + c
-                tl.store(grad_bias + to, db, mask=c < CHANNELS)
+                tl.store(grad_bias + to, db.to(grad_bias.dtype.element_ty), mask=c < CHANNELS)
     elif grad_gates is not None:
         begin = (tl.program_id(0) - programs).to(tl.int64) * BLOCK_GATES
         q = begin + tl.arange(0, BLOCK_GATES)
