@@ -46,7 +46,15 @@ def interpreted(request):
 @pytest.mark.skipif(INTERPRETED, reason="this is the process that the test starts")
 @pytest.mark.parametrize(
     "file",
-    ["test_operators.py", "test_semantics.py", "test_walks.py", "test_traffic.py", "test_tune.py"],
+    [
+        "test_operators.py",
+        "test_semantics.py",
+        "test_walks.py",
+        "test_long_sums.py",
+        "test_extremes.py",
+        "test_traffic.py",
+        "test_tune.py",
+    ],
 )
 def test_in_the_interpreter(file, interpreted):
     run = interpreted[file].result()

@@ -15,7 +15,7 @@ import triton.language as tl
 from torch import Tensor
 
 from mpkernels.ops.layout import Geometry
-from mpkernels.triton.combine_sums import add_tiles, new_left
+from mpkernels.triton.combine_sums import add_tiles, kept, new_left
 from mpkernels.triton.launch import Tile, combine_tile, on_device_of
 from mpkernels.triton.maps import (
     contiguous,
@@ -144,12 +144,6 @@ def _combine_kernel(
 
 
 @triton.jit
-def _kept(value, present, ALL: tl.constexpr):
-    """The value, or 0 for an output without a gradient: a product with 0 could be NaN."""
-    return value if ALL else tl.where(present, value, 0.0)
-
-
-@triton.jit
 def _combine_backward_kernel(
     grad_ys, grad_y_batch_strides, grad_y_row_strides, us, u_batch_strides, u_row_strides,
     grad_us, grad_u_batch_strides, grad_u_row_strides, gates, bias, scale, shift,
@@ -198,7 +192,7 @@ def _combine_backward_kernel(
         if RELU:
             d = tl.where(_affine(total, scale, shift, j, c, CHANNELS, ACC) <= 0, 0.0, d)
         if products is not None:
-            product = _kept(tl.sum(d * total, POSITION_AXIS, keep_dims=True), present, ALL)
+            product = kept(tl.sum(d * total, POSITION_AXIS, keep_dims=True), present, ALL)
             tl.store(products + to_sums, product, mask=c < CHANNELS)
     if sums is not None:
         of_tile = tl.sum(d, POSITION_AXIS, keep_dims=True)
@@ -208,10 +202,10 @@ def _combine_backward_kernel(
     for i in tl.static_range(INPUTS):
         if (WANTED >> i) & 1:
             at = sample * grad_u_batch_strides[i] + u_row.to(tl.int64) * grad_u_row_strides[i]
-            du = _kept(d * weights[i], present, ALL).to(grad_us[i].dtype.element_ty)
+            du = kept(d * weights[i], present, ALL).to(grad_us[i].dtype.element_ty)
             tl.store(grad_us[i] + at + u_col, du, mask=inside)
         if grad_gates is not None:
-            dot = _kept(tl.sum(d * terms[i]), present, ALL).to(grad_gates.dtype.element_ty)
+            dot = kept(tl.sum(d * terms[i]), present, ALL).to(grad_gates.dtype.element_ty)
             path = (sample * TILES + tile) * INPUTS + i
             tl.store(grad_gates + path * OUTPUTS + j, dot)
 
@@ -290,6 +284,7 @@ def combine_backward(
     if one.batch * left.tiles == 0:
         return finished(made, grad_us), [grad.zero_() for grad in asked]
     bias, scale, shift = contiguous(bias, scale, shift)
+    present = sum(1 << j for j, grad in enumerate(grad_ys) if grad is not None)
     with on_device_of(u):
         _combine_backward_kernel[(one.batch * left.tiles * outputs,)](
             *reading(grad_ys, one, u),
@@ -305,9 +300,9 @@ def combine_backward(
             *gates.stride(),
             RELU=relu,
             READS=relu or left.gates is not None or left.products is not None,
-            PRESENT=sum(1 << j for j, grad in enumerate(grad_ys) if grad is not None),
+            PRESENT=present,
             WANTED=sum(1 << i for i, w in enumerate(wanted[:inputs]) if w),
             **_constants(one, gates, u, tile),
         )
-    add_tiles(left, gates, scale, grads, one)
+    add_tiles(left, gates, scale, grads, one, present)
     return finished(made, grad_us), asked

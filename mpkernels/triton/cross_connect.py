@@ -114,7 +114,7 @@ def _walk(
         )  # fmt: skip
         return
     of_pool = _only(constants, "OUTPUTS", "BLOCK_OUTPUTS", "BLOCK_WALK", "BLOCK_CHUNKS")
-    of_mix = _only(constants, "BLOCK_POSITIONS")
+    of_mix = _only(constants, "BLOCK_POSITIONS", "LONG")
     for first, grid in _groups(batch, launch):
         split_pool_kernel[(grid,)](
             *xs, w1, pooled, partial, first, *sizes, WIDE=rows.wide, UNIT=rows.unit, **of_pool
@@ -206,7 +206,7 @@ def _walk_backward(
         )  # fmt: skip
         return
     of_dot = _only(constants, "BLOCK_POSITIONS", "BLOCK_OUTPUTS", "BLOCK_CHUNKS")
-    of_grad = _only(constants, "BLOCK_POSITIONS")
+    of_grad = _only(constants, "BLOCK_POSITIONS", "LONG")
     for first, grid in _groups(batch, launch):
         split_dot_kernel[(grid,)](
             *outer, *inputs, pooled, w1, dots, partial, first, *sizes,

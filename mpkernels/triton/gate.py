@@ -14,6 +14,7 @@ from mpkernels.triton.launch import (
     WALK_WEIGHTS,
     chunk_constants,
     chunks_of,
+    is_long,
     next_power_of_2,
     on_device_of,
 )
@@ -21,6 +22,7 @@ from mpkernels.triton.maps import contiguous, geometry_like, reading, rows_of
 from mpkernels.triton.mlp import activate, differentiate_gate, times_w1, times_w1_transposed
 from mpkernels.triton.parameters import parameter_gradients
 from mpkernels.triton.stages import gates_stage, pool_stage
+from mpkernels.triton.sums import end_of, span_of, spans_of
 
 
 @triton.jit
@@ -28,7 +30,7 @@ def gate_kernel(
     xs, x_batch_strides, x_row_strides, w1, b1, w2, b2, gates, pooled, partial,
     channels, positions, chunks,
     INPUTS: tl.constexpr, OUTPUTS: tl.constexpr, HIDDEN: tl.constexpr,
-    CHANNELS_LAST: tl.constexpr, WIDE: tl.constexpr, UNIT: tl.constexpr,
+    CHANNELS_LAST: tl.constexpr, WIDE: tl.constexpr, UNIT: tl.constexpr, LONG: tl.constexpr,
     BLOCK_CHANNELS: tl.constexpr, BLOCK_POSITIONS: tl.constexpr,
     BLOCK_HIDDEN: tl.constexpr, BLOCK_OUTPUTS: tl.constexpr, BLOCK_CHUNKS: tl.constexpr,
 ):  # fmt: skip
@@ -40,7 +42,8 @@ def gate_kernel(
             pool_stage(
                 xs[i] + sample * x_batch_strides[i], x_row_strides[i], w1, i,
                 pooled + path * channels, partial + (path * chunks + chunk) * HIDDEN,
-                chunk * BLOCK_CHANNELS, channels, positions, HIDDEN, CHANNELS_LAST, WIDE, UNIT,
+                chunk * BLOCK_CHANNELS, channels, positions,
+                HIDDEN, CHANNELS_LAST, WIDE, UNIT, LONG,
                 BLOCK_CHANNELS, BLOCK_POSITIONS, BLOCK_HIDDEN,
             )  # fmt: skip
     tl.debug_barrier()  # every thread sees the parts
@@ -54,6 +57,7 @@ def gate_kernel(
 def gate_backward_kernel(
     grad_gates, gates, pooled, w1, b1, w2, grad_pooled, grad_logits, grad_hidden, hidden,
     channels, INPUTS: tl.constexpr, OUTPUTS: tl.constexpr, HIDDEN: tl.constexpr,
+    LONG: tl.constexpr,
     BLOCK_CHANNELS: tl.constexpr, BLOCK_HIDDEN: tl.constexpr, BLOCK_OUTPUTS: tl.constexpr,
 ):  # fmt: skip
     """One program owns one sample: dG to dZ, and what the parameters' gradients need."""
@@ -63,9 +67,13 @@ def gate_backward_kernel(
     for i in tl.static_range(INPUTS):
         at = sample * INPUTS + i
         total = tl.zeros([1, BLOCK_HIDDEN], pooled.dtype.element_ty)
-        for c0 in range(0, channels, BLOCK_CHANNELS):
-            z = tl.load(pooled + at * channels + c0 + c, mask=c0 + c < channels, other=0.0)
-            total += times_w1(w1, i, z, c0, channels, HIDDEN, BLOCK_HIDDEN, BLOCK_CHANNELS)
+        span = span_of(channels, BLOCK_CHANNELS, LONG)
+        for first in range(0, spans_of(channels, LONG), span):
+            part = tl.zeros([1, BLOCK_HIDDEN], pooled.dtype.element_ty)
+            for c0 in range(first, end_of(first, span, channels, LONG), BLOCK_CHANNELS):
+                z = tl.load(pooled + at * channels + c0 + c, mask=c0 + c < channels, other=0.0)
+                part += times_w1(w1, i, z, c0, channels, HIDDEN, BLOCK_HIDDEN, BLOCK_CHANNELS)
+            total += part
         h = activate(total, b1, i, HIDDEN, BLOCK_HIDDEN)
         g = tl.load(gates + at * OUTPUTS + j, mask=j < OUTPUTS, other=0.0)
         d = tl.load(grad_gates + at * OUTPUTS + j, mask=j < OUTPUTS, other=0.0)
@@ -158,6 +166,7 @@ def gate_backward(
                 INPUTS=inputs,
                 OUTPUTS=outputs,
                 HIDDEN=hidden_units,
+                LONG=is_long(-(-channels // block)),
                 BLOCK_CHANNELS=block,
                 BLOCK_HIDDEN=next_power_of_2(hidden_units),
                 BLOCK_OUTPUTS=next_power_of_2(outputs),

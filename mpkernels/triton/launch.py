@@ -40,6 +40,10 @@ CHUNK_ELEMENTS = 8192
 # One tile of a map that is walked in steps, and one tile of w1 that is.
 WALK_ELEMENTS = 2048
 WALK_WEIGHTS = 2048
+# Terms that one accumulator takes before its sum goes to the next level; see triton/sums.py.
+SUM_TERMS = 128
+# Tiles that two levels of at most 512 terms add.
+SUM_TILES = 512**2
 # What may be kept in L2 for a second read; the rest is for what streams through.
 L2_SHARE = 0.6
 # Below this share of busy multiprocessors a sample is split over several blocks.
@@ -99,6 +103,7 @@ class Chunks(NamedTuple):
     walk: int  # elements of one tile of the mix
     num_warps: int
     registers: int  # of a thread
+    long: bool  # tiles of a sum are more than one accumulator takes
 
 
 class Walk(NamedTuple):
@@ -129,7 +134,9 @@ def chunks_of(geometry: Geometry, hidden: int, itemsize: int, pairs: int = 1) ->
     tile = max(1, min(next_power_of_2(positions), WALK_ELEMENTS // block))
     # Left alone, ptxas spills a register or two where that lets one more block run at a time.
     registers = 128 if pairs <= 4 else 192
-    return Chunks(block, max(1, -(-geometry.channels // block)), tile, walk, 8, registers)
+    long = is_long(max(-(-positions // tile), -(-block * positions // walk)))
+    count = max(1, -(-geometry.channels // block))
+    return Chunks(block, count, tile, walk, 8, registers, long)
 
 
 def chunk_constants(chunks: Chunks) -> dict[str, Any]:
@@ -140,7 +147,8 @@ def chunk_constants(chunks: Chunks) -> dict[str, Any]:
         "BLOCK_CHANNELS": chunks.channels,
         "BLOCK_POSITIONS": chunks.positions,
         "BLOCK_WALK": chunks.walk,
-        "BLOCK_CHUNKS": next_power_of_2(chunks.count),
+        "BLOCK_CHUNKS": min(next_power_of_2(chunks.count), 2 * SUM_TERMS),
+        "LONG": chunks.long,
         "num_warps": chunks.num_warps,
     }
 
@@ -205,6 +213,11 @@ def cross_connect_launch(
     return Walk("split", fit, chunks)
 
 
+def is_long(steps: int) -> bool:
+    """Whether so many steps of a loop add more than one accumulator takes."""
+    return steps > SUM_TERMS
+
+
 class Tile(NamedTuple):
     """A block of a launch that takes maps tile by tile."""
 
@@ -218,8 +231,13 @@ class Tile(NamedTuple):
 
 
 def tile_of(geometry: Geometry) -> Tile:
-    """Tiles of up to 2,048 elements, as wide as a row allows."""
+    """Tiles of up to 2,048 elements, as wide as a row allows.
+
+    In channels_last they are narrower where a sum would take more than SUM_TILES of them.
+    """
     cols = min(next_power_of_2(geometry.cols), 512)
+    while cols > 16 and geometry.rows * cols > SUM_TILES * WALK_ELEMENTS:
+        cols //= 2
     return Tile(min(next_power_of_2(geometry.rows), WALK_ELEMENTS // cols), cols, 8)
 
 

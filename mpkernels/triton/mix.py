@@ -13,8 +13,9 @@ from torch import Tensor
 
 from mpkernels.eager.functional import accumulate_dtype
 from mpkernels.ops.layout import Geometry
-from mpkernels.triton.launch import on_device_of, tile_of
+from mpkernels.triton.launch import is_long, on_device_of, tile_of
 from mpkernels.triton.maps import Arguments, finished, geometry_like, new_maps, reading, writing
+from mpkernels.triton.sums import end_of, span_of, spans_of
 
 
 @triton.jit
@@ -69,14 +70,13 @@ def _mix_kernel(
 
 
 @triton.jit
-def _grad_gates_of(
-    x, x_row_stride, grad_ys, grad_y_batch_strides, grad_y_row_strides, grad_gates,
-    sample, channels, positions,
-    PRESENT: tl.constexpr, BY_CHANNEL: tl.constexpr, OUTPUTS: tl.constexpr,
-    CHANNELS_LAST: tl.constexpr,
-    BLOCK_ROWS: tl.constexpr, BLOCK_COLS: tl.constexpr, ACC: tl.constexpr,
+def _dots_of_channels(
+    x, x_row_stride, grad_ys, grad_y_batch_strides, grad_y_row_strides,
+    sample, c0, channels, positions,
+    PRESENT: tl.constexpr, OUTPUTS: tl.constexpr, CHANNELS_LAST: tl.constexpr,
+    LONG: tl.constexpr, BLOCK_ROWS: tl.constexpr, BLOCK_COLS: tl.constexpr, ACC: tl.constexpr,
 ):  # fmt: skip
-    """The n gradients of one path's gates to `grad_gates`, of one sample."""
+    """The n sums over positions of X_i dY_j of a block of channels, of one path of one sample."""
     rows = positions if CHANNELS_LAST else channels
     cols = channels if CHANNELS_LAST else positions
     BLOCK_C: tl.constexpr = BLOCK_COLS if CHANNELS_LAST else BLOCK_ROWS
@@ -84,11 +84,12 @@ def _grad_gates_of(
     wholes = ()
     for _o in tl.static_range(OUTPUTS):
         wholes = wholes + (tl.zeros([BLOCK_C], ACC),)
-    for c0 in range(0, channels, BLOCK_C):
+    span = span_of(positions, BLOCK_S, LONG)
+    for first in range(0, spans_of(positions, LONG), span):
         totals = ()
         for _o in tl.static_range(OUTPUTS):
             totals = totals + (tl.zeros([BLOCK_ROWS, BLOCK_COLS], ACC),)
-        for s0 in range(0, positions, BLOCK_S):
+        for s0 in range(first, end_of(first, span, positions, LONG), BLOCK_S):
             row = (s0 if CHANNELS_LAST else c0) + tl.arange(0, BLOCK_ROWS)[:, None]
             col = (c0 if CHANNELS_LAST else s0) + tl.arange(0, BLOCK_COLS)[None, :]
             inside = (row < rows) & (col < cols)
@@ -106,16 +107,51 @@ def _grad_gates_of(
             totals = grown
         added = ()
         for o in tl.static_range(OUTPUTS):
-            by_channel = tl.sum(totals[o], 0 if CHANNELS_LAST else 1)
-            if BY_CHANNEL:
-                c = c0 + tl.arange(0, BLOCK_C)
-                to = grad_gates + o * channels + c
-                tl.store(to, by_channel.to(grad_gates.dtype.element_ty), mask=c < channels)
-            added = added + (wholes[o] + by_channel,)
+            added = added + (wholes[o] + tl.sum(totals[o], 0 if CHANNELS_LAST else 1),)
         wholes = added
+    return wholes
+
+
+@triton.jit
+def _grad_gates_of(
+    x, x_row_stride, grad_ys, grad_y_batch_strides, grad_y_row_strides, grad_gates,
+    sample, channels, positions,
+    PRESENT: tl.constexpr, BY_CHANNEL: tl.constexpr, OUTPUTS: tl.constexpr,
+    CHANNELS_LAST: tl.constexpr, LONG: tl.constexpr, MANY: tl.constexpr,
+    BLOCK_ROWS: tl.constexpr, BLOCK_COLS: tl.constexpr, ACC: tl.constexpr,
+):  # fmt: skip
+    """The n gradients of one path's gates to `grad_gates`, of one sample."""
+    BLOCK_C: tl.constexpr = BLOCK_COLS if CHANNELS_LAST else BLOCK_ROWS
+    wholes = ()
+    for _o in tl.static_range(OUTPUTS):
+        wholes = wholes + (tl.cast(0.0, ACC),)
+    span = span_of(channels, BLOCK_C, MANY)
+    for first in range(0, spans_of(channels, MANY), span):
+        totals = ()
+        for _o in tl.static_range(OUTPUTS):
+            totals = totals + (tl.zeros([BLOCK_C], ACC),)
+        for c0 in range(first, end_of(first, span, channels, MANY), BLOCK_C):
+            dots = _dots_of_channels(
+                x, x_row_stride, grad_ys, grad_y_batch_strides, grad_y_row_strides,
+                sample, c0, channels, positions,
+                PRESENT, OUTPUTS, CHANNELS_LAST, LONG, BLOCK_ROWS, BLOCK_COLS, ACC,
+            )  # fmt: skip
+            grown = ()
+            for o in tl.static_range(OUTPUTS):
+                if BY_CHANNEL:
+                    c = c0 + tl.arange(0, BLOCK_C)
+                    to = grad_gates + o * channels + c
+                    tl.store(to, dots[o].to(grad_gates.dtype.element_ty), mask=c < channels)
+                grown = grown + (totals[o] + dots[o],)
+            totals = grown
+        if not BY_CHANNEL:
+            added = ()
+            for o in tl.static_range(OUTPUTS):
+                added = added + (wholes[o] + tl.sum(totals[o], 0),)
+            wholes = added
     if not BY_CHANNEL:
         for o in tl.static_range(OUTPUTS):
-            tl.store(grad_gates + o, tl.sum(wholes[o], 0).to(grad_gates.dtype.element_ty))
+            tl.store(grad_gates + o, wholes[o].to(grad_gates.dtype.element_ty))
 
 
 @triton.jit
@@ -123,7 +159,7 @@ def _grad_gates_kernel(
     grad_ys, grad_y_batch_strides, grad_y_row_strides, xs, x_batch_strides, x_row_strides,
     grad_gates, channels, positions,
     PRESENT: tl.constexpr, BY_CHANNEL: tl.constexpr, INPUTS: tl.constexpr, OUTPUTS: tl.constexpr,
-    CHANNELS_LAST: tl.constexpr,
+    CHANNELS_LAST: tl.constexpr, LONG: tl.constexpr, MANY: tl.constexpr,
     BLOCK_ROWS: tl.constexpr, BLOCK_COLS: tl.constexpr, ACC: tl.constexpr,
 ):  # fmt: skip
     """d_ij = <dY_j, X_i>, or d_ijc = the sum over positions alone.
@@ -138,7 +174,8 @@ def _grad_gates_kernel(
                 xs[i] + sample * x_batch_strides[i], x_row_strides[i],
                 grad_ys, grad_y_batch_strides, grad_y_row_strides,
                 grad_gates + (sample * INPUTS + i) * width, sample, channels, positions,
-                PRESENT, BY_CHANNEL, OUTPUTS, CHANNELS_LAST, BLOCK_ROWS, BLOCK_COLS, ACC,
+                PRESENT, BY_CHANNEL, OUTPUTS, CHANNELS_LAST, LONG, MANY,
+                BLOCK_ROWS, BLOCK_COLS, ACC,
             )  # fmt: skip
 
 
@@ -214,6 +251,9 @@ def mix_backward(
         return grad_xs, []
     grad_gates = gates.new_empty(gates.shape)
     tile = tile_of(geometry)
+    across, along = tile.counts(geometry)  # of tiles: the channels, the positions
+    if geometry.channels_last:
+        across, along = along, across
     if geometry.batch > 0:
         with on_device_of(x):
             _grad_gates_kernel[(geometry.batch, len(xs))](
@@ -227,6 +267,8 @@ def mix_backward(
                 INPUTS=len(xs),
                 OUTPUTS=len(grad_ys),
                 CHANNELS_LAST=geometry.channels_last,
+                LONG=is_long(along),
+                MANY=is_long(across) and gates.dim() == 3,
                 BLOCK_ROWS=tile.rows,
                 BLOCK_COLS=tile.cols,
                 ACC=triton_dtype(x),

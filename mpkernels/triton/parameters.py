@@ -14,6 +14,7 @@ import triton.language as tl
 from torch import Tensor
 
 from mpkernels.triton.launch import PARAMETER_SAMPLES, next_power_of_2, on_device_of
+from mpkernels.triton.sums import end_of, span_of
 
 _VALUES = 2048  # that a program sums at a time: 16 for each of 128 threads
 
@@ -98,13 +99,16 @@ def _add_parts_kernel(
     t, at = tl.arange(0, BLOCK_PARTS)[:, None], tl.program_id(0) * BLOCK + tl.arange(0, BLOCK)
     for g in tl.static_range(GRADS):
         if tl.program_id(1) == g:
-            total = tl.zeros([BLOCK_PARTS, BLOCK], parts[g].dtype.element_ty)
-            for t0 in range(0, count, BLOCK_PARTS):
-                inside = (t0 + t < count) & (at < sizes[g])[None, :]
-                of_part = parts[g] + (t0 + t).to(tl.int64) * sizes[g] + at[None, :]
-                total += tl.load(of_part, mask=inside, other=0.0)
-            summed = tl.sum(total, 0).to(grads[g].dtype.element_ty)
-            tl.store(grads[g] + at, summed, mask=at < sizes[g])
+            whole = tl.zeros([BLOCK], parts[g].dtype.element_ty)
+            span = span_of(count, BLOCK_PARTS, True)
+            for first in range(0, count, span):
+                total = tl.zeros([BLOCK_PARTS, BLOCK], parts[g].dtype.element_ty)
+                for t0 in range(first, end_of(first, span, count, True), BLOCK_PARTS):
+                    inside = (t0 + t < count) & (at < sizes[g])[None, :]
+                    of_part = parts[g] + (t0 + t).to(tl.int64) * sizes[g] + at[None, :]
+                    total += tl.load(of_part, mask=inside, other=0.0)
+                whole += tl.sum(total, 0)
+            tl.store(grads[g] + at, whole.to(grads[g].dtype.element_ty), mask=at < sizes[g])
 
 
 def parameter_gradients(

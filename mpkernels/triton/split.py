@@ -25,7 +25,7 @@ from mpkernels.triton.stages import (
 def split_pool_kernel(
     xs, x_batch_strides, x_row_strides, w1, pooled, partial, first, channels, positions, chunks,
     INPUTS: tl.constexpr, HIDDEN: tl.constexpr,
-    CHANNELS_LAST: tl.constexpr, WIDE: tl.constexpr, UNIT: tl.constexpr,
+    CHANNELS_LAST: tl.constexpr, WIDE: tl.constexpr, UNIT: tl.constexpr, LONG: tl.constexpr,
     BLOCK_CHANNELS: tl.constexpr, BLOCK_POSITIONS: tl.constexpr, BLOCK_HIDDEN: tl.constexpr,
 ):  # fmt: skip
     """Z and the parts of W1_i z; one program owns one chunk of one sample."""
@@ -36,7 +36,7 @@ def split_pool_kernel(
         pool_stage(
             xs[i] + sample * x_batch_strides[i], x_row_strides[i], w1, i,
             pooled + path * channels, partial + (path * chunks + chunk) * HIDDEN,
-            chunk * BLOCK_CHANNELS, channels, positions, HIDDEN, CHANNELS_LAST, WIDE, UNIT,
+            chunk * BLOCK_CHANNELS, channels, positions, HIDDEN, CHANNELS_LAST, WIDE, UNIT, LONG,
             BLOCK_CHANNELS, BLOCK_POSITIONS, BLOCK_HIDDEN,
         )  # fmt: skip
 
@@ -69,7 +69,7 @@ def split_dot_kernel(
     grad_ys, grad_y_batch_strides, grad_y_row_strides, xs, x_batch_strides, x_row_strides,
     pooled, w1, dots, partial, first, channels, positions, chunks,
     PRESENT: tl.constexpr, INPUTS: tl.constexpr, OUTPUTS: tl.constexpr, HIDDEN: tl.constexpr,
-    CHANNELS_LAST: tl.constexpr, DENSE: tl.constexpr, WIDE: tl.constexpr,
+    CHANNELS_LAST: tl.constexpr, DENSE: tl.constexpr, WIDE: tl.constexpr, LONG: tl.constexpr,
     BLOCK_CHANNELS: tl.constexpr, BLOCK_WALK: tl.constexpr, BLOCK_HIDDEN: tl.constexpr,
 ):  # fmt: skip
     """Parts of <X_i, dY_j> and of W1_i z; one program owns one chunk of one sample."""
@@ -84,7 +84,7 @@ def split_dot_kernel(
             grad_ys, grad_y_batch_strides, grad_y_row_strides, xs, x_batch_strides, x_row_strides,
             dots + (sample * chunks + chunk) * (INPUTS * OUTPUTS),
             sample, chunk * BLOCK_CHANNELS, channels, positions, PRESENT, dots.dtype.element_ty,
-            INPUTS, OUTPUTS, CHANNELS_LAST, DENSE, WIDE, BLOCK_CHANNELS, BLOCK_WALK,
+            INPUTS, OUTPUTS, CHANNELS_LAST, DENSE, WIDE, LONG, BLOCK_CHANNELS, BLOCK_WALK,
         )  # fmt: skip
 
 

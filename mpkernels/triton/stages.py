@@ -23,6 +23,7 @@ from mpkernels.triton.mlp import (
     times_w1,
     times_w1_transposed,
 )
+from mpkernels.triton.sums import end_of, span_of, spans_of, sum_of_rows
 
 
 @triton.jit
@@ -81,26 +82,31 @@ def channel_of(
 def pool_stage(
     x, row_stride, w1, i, pooled, partial, c0, channels, positions,
     HIDDEN: tl.constexpr, CHANNELS_LAST: tl.constexpr, WIDE: tl.constexpr, UNIT: tl.constexpr,
-    BLOCK_CHANNELS: tl.constexpr, BLOCK_POSITIONS: tl.constexpr, BLOCK_HIDDEN: tl.constexpr,
+    LONG: tl.constexpr, BLOCK_CHANNELS: tl.constexpr, BLOCK_POSITIONS: tl.constexpr,
+    BLOCK_HIDDEN: tl.constexpr,
 ):  # fmt: skip
     """Z of one chunk of one path to `pooled`, and its part of W1_i z to `partial`, K values."""
     ACC: tl.constexpr = pooled.dtype.element_ty
     c, k = c0 + tl.arange(0, BLOCK_CHANNELS), tl.arange(0, BLOCK_HIDDEN)
-    if CHANNELS_LAST:
-        total = tl.zeros([BLOCK_POSITIONS, BLOCK_CHANNELS], ACC)
-    else:
-        total = tl.zeros([BLOCK_CHANNELS, BLOCK_POSITIONS], ACC)
-    for s0 in range(0, positions, BLOCK_POSITIONS):
-        s = s0 + tl.arange(0, BLOCK_POSITIONS)
+    z = tl.zeros([BLOCK_CHANNELS], ACC)
+    span = span_of(positions, BLOCK_POSITIONS, LONG)
+    for first in range(0, spans_of(positions, LONG), span):
         if CHANNELS_LAST:
-            at = (s.to(tl.int64) if WIDE else s)[:, None] * row_stride + c[None, :]
-            inside = (s < positions)[:, None] & (c < channels)[None, :]
+            total = tl.zeros([BLOCK_POSITIONS, BLOCK_CHANNELS], ACC)
         else:
-            row = (c.to(tl.int64) if WIDE else c)[:, None]
-            at = row * (row_stride // UNIT * UNIT) + s[None, :]
-            inside = (c < channels)[:, None] & (s < positions // UNIT * UNIT)[None, :]
-        total += tl.load(x + at, mask=inside, other=0.0).to(ACC)
-    z = tl.sum(total, 0 if CHANNELS_LAST else 1) / positions
+            total = tl.zeros([BLOCK_CHANNELS, BLOCK_POSITIONS], ACC)
+        for s0 in range(first, end_of(first, span, positions, LONG), BLOCK_POSITIONS):
+            s = s0 + tl.arange(0, BLOCK_POSITIONS)
+            if CHANNELS_LAST:
+                at = (s.to(tl.int64) if WIDE else s)[:, None] * row_stride + c[None, :]
+                inside = (s < positions)[:, None] & (c < channels)[None, :]
+            else:
+                row = (c.to(tl.int64) if WIDE else c)[:, None]
+                at = row * (row_stride // UNIT * UNIT) + s[None, :]
+                inside = (c < channels)[:, None] & (s < positions // UNIT * UNIT)[None, :]
+            total += tl.load(x + at, mask=inside, other=0.0).to(ACC)
+        z += tl.sum(total, 0 if CHANNELS_LAST else 1)
+    z /= positions
     tl.store(pooled + c, z, mask=c < channels)
     part = times_w1(w1, i, z[None, :], c0, channels, HIDDEN, BLOCK_HIDDEN, BLOCK_CHANNELS)
     tl.store(partial + k[None, :], part, mask=(k < HIDDEN)[None, :])
@@ -112,10 +118,8 @@ def hidden_of_partials(
     HIDDEN: tl.constexpr, BLOCK_HIDDEN: tl.constexpr, BLOCK_CHUNKS: tl.constexpr,
 ):  # fmt: skip
     """relu(W1_i z + b1_i) from the parts [chunks, K] of one sample and path: [1, BLOCK_HIDDEN]."""
-    t, k = tl.arange(0, BLOCK_CHUNKS), tl.arange(0, BLOCK_HIDDEN)
-    inside = (t < chunks)[:, None] & (k < HIDDEN)[None, :]
-    parts = tl.load(partial + t[:, None] * HIDDEN + k[None, :], mask=inside, other=0.0)
-    return activate(tl.sum(parts, 0)[None, :], b1, i, HIDDEN, BLOCK_HIDDEN)
+    total = sum_of_rows(partial, HIDDEN, chunks, HIDDEN, BLOCK_HIDDEN, BLOCK_CHUNKS)
+    return activate(total, b1, i, HIDDEN, BLOCK_HIDDEN)
 
 
 @triton.jit
@@ -156,47 +160,57 @@ def dot_stage(
     grad_ys, grad_y_batch_strides, grad_y_row_strides, xs, x_batch_strides, x_row_strides,
     partial, sample, c0, channels, positions, PRESENT: tl.constexpr, ACC: tl.constexpr,
     INPUTS: tl.constexpr, OUTPUTS: tl.constexpr, CHANNELS_LAST: tl.constexpr, DENSE: tl.constexpr,
-    WIDE: tl.constexpr, BLOCK_CHANNELS: tl.constexpr, BLOCK_WALK: tl.constexpr,
+    WIDE: tl.constexpr, LONG: tl.constexpr,
+    BLOCK_CHANNELS: tl.constexpr, BLOCK_WALK: tl.constexpr,
 ):  # fmt: skip
     """<X_i, dY_j> over one chunk to `partial` [m, n]; reads each X_i and each dY_j once."""
     size = chunk_size(c0, channels, positions, BLOCK_CHANNELS, CHANNELS_LAST, WIDE)
     # Four neighbours are added at once: they lie in one thread, which then holds a fourth as many
     # sums.
-    dots = ()
+    wholes = ()
     for _ in tl.static_range(INPUTS * OUTPUTS):
-        dots = dots + (tl.zeros([BLOCK_WALK // 4], ACC),)
-    for q0 in range(0, size, BLOCK_WALK):
-        q = elements(q0, BLOCK_WALK, WIDE)
-        inside = q < size
-        if CHANNELS_LAST:
-            inside &= c0 + q % BLOCK_CHANNELS < channels
-        tiles = ()
-        for o in tl.static_range(OUTPUTS):
-            if (PRESENT >> o) & 1:
-                at = places(
-                    grad_ys[o] + sample * grad_y_batch_strides[o], q, c0, positions,
-                    grad_y_row_strides[o],
-                    BLOCK_CHANNELS, CHANNELS_LAST, DENSE,
-                )  # fmt: skip
-                tiles = tiles + (tl.load(at, mask=inside, other=0.0).to(ACC),)
-            else:
-                tiles = tiles + (0.0,)
-        grown = ()
-        for i in tl.static_range(INPUTS):
-            at = places(
-                xs[i] + sample * x_batch_strides[i], q, c0, positions, x_row_strides[i],
-                BLOCK_CHANNELS, CHANNELS_LAST, DENSE,
-            )  # fmt: skip
-            x = tl.load(at, mask=inside, other=0.0).to(ACC)
+        wholes = wholes + (tl.cast(0.0, ACC),)
+    span = span_of(size, BLOCK_WALK, LONG)
+    for first in range(0, spans_of(size, LONG), span):
+        dots = ()
+        for _ in tl.static_range(INPUTS * OUTPUTS):
+            dots = dots + (tl.zeros([BLOCK_WALK // 4], ACC),)
+        for q0 in range(first, end_of(first, span, size, LONG), BLOCK_WALK):
+            q = elements(q0, BLOCK_WALK, WIDE)
+            inside = q < size
+            if CHANNELS_LAST:
+                inside &= c0 + q % BLOCK_CHANNELS < channels
+            tiles = ()
             for o in tl.static_range(OUTPUTS):
                 if (PRESENT >> o) & 1:
-                    products = tl.reshape(tiles[o] * x, [BLOCK_WALK // 4, 4])
-                    grown = grown + (dots[i * OUTPUTS + o] + tl.sum(products, 1),)
+                    at = places(
+                        grad_ys[o] + sample * grad_y_batch_strides[o], q, c0, positions,
+                        grad_y_row_strides[o],
+                        BLOCK_CHANNELS, CHANNELS_LAST, DENSE,
+                    )  # fmt: skip
+                    tiles = tiles + (tl.load(at, mask=inside, other=0.0).to(ACC),)
                 else:
-                    grown = grown + (dots[i * OUTPUTS + o],)
-        dots = grown
+                    tiles = tiles + (0.0,)
+            grown = ()
+            for i in tl.static_range(INPUTS):
+                at = places(
+                    xs[i] + sample * x_batch_strides[i], q, c0, positions, x_row_strides[i],
+                    BLOCK_CHANNELS, CHANNELS_LAST, DENSE,
+                )  # fmt: skip
+                x = tl.load(at, mask=inside, other=0.0).to(ACC)
+                for o in tl.static_range(OUTPUTS):
+                    if (PRESENT >> o) & 1:
+                        products = tl.reshape(tiles[o] * x, [BLOCK_WALK // 4, 4])
+                        grown = grown + (dots[i * OUTPUTS + o] + tl.sum(products, 1),)
+                    else:
+                        grown = grown + (dots[i * OUTPUTS + o],)
+            dots = grown
+        added = ()
+        for pair in tl.static_range(INPUTS * OUTPUTS):
+            added = added + (wholes[pair] + tl.sum(dots[pair], 0),)
+        wholes = added
     for pair in tl.static_range(INPUTS * OUTPUTS):
-        tl.store(partial + pair, tl.sum(dots[pair], 0))
+        tl.store(partial + pair, wholes[pair])
 
 
 @triton.jit
@@ -247,7 +261,6 @@ def differentiate_stage(
 ):  # fmt: skip
     """M * n scalars g_ij and m rows dH_i of a sample. Chunk 0 stores dA, dH and h."""
     j, k = tl.arange(0, BLOCK_OUTPUTS)[None, :], tl.arange(0, BLOCK_HIDDEN)[None, :]
-    t = tl.arange(0, BLOCK_CHUNKS)[:, None]
     first = (chunk + tl.zeros([1, 1], tl.int32)) == 0
     weights, grads = (), ()
     for i in tl.static_range(INPUTS):
@@ -257,8 +270,10 @@ def differentiate_stage(
         if grad_gates is not None:
             d = tl.load(grad_gates + path * OUTPUTS + j, mask=j < OUTPUTS, other=0.0)
         if PRESENT != 0:
-            at = dots + ((sample * chunks + t) * INPUTS + i) * OUTPUTS + j
-            d += tl.sum(tl.load(at, mask=(t < chunks) & (j < OUTPUTS), other=0.0), 0)[None, :]
+            d += sum_of_rows(
+                dots + (sample * chunks * INPUTS + i) * OUTPUTS, INPUTS * OUTPUTS, chunks,
+                OUTPUTS, BLOCK_OUTPUTS, BLOCK_CHUNKS,
+            )  # fmt: skip
         h = hidden_of_partials(
             partial + path * chunks * HIDDEN, b1, i, chunks, HIDDEN, BLOCK_HIDDEN, BLOCK_CHUNKS
         )

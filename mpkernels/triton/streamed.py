@@ -27,6 +27,7 @@ def streamed_kernel(
     w1, b1, w2, b2, gates, pooled, partial, batch, channels, positions, chunks,
     INPUTS: tl.constexpr, OUTPUTS: tl.constexpr, HIDDEN: tl.constexpr,
     CHANNELS_LAST: tl.constexpr, DENSE: tl.constexpr, WIDE: tl.constexpr, UNIT: tl.constexpr,
+    LONG: tl.constexpr,
     BLOCK_CHANNELS: tl.constexpr, BLOCK_POSITIONS: tl.constexpr, BLOCK_WALK: tl.constexpr,
     BLOCK_HIDDEN: tl.constexpr, BLOCK_OUTPUTS: tl.constexpr, BLOCK_CHUNKS: tl.constexpr,
 ):  # fmt: skip
@@ -42,7 +43,7 @@ def streamed_kernel(
                 pool_stage(
                     xs[i] + sample * x_batch_strides[i], x_row_strides[i], w1, i,
                     pooled + path * channels, partial + (path * chunks + chunk) * HIDDEN,
-                    c0, channels, positions, HIDDEN, CHANNELS_LAST, WIDE, UNIT,
+                    c0, channels, positions, HIDDEN, CHANNELS_LAST, WIDE, UNIT, LONG,
                     BLOCK_CHANNELS, BLOCK_POSITIONS, BLOCK_HIDDEN,
                 )  # fmt: skip
         tl.debug_barrier()  # every thread sees the parts
@@ -67,6 +68,7 @@ def streamed_backward_kernel(
     PRESENT: tl.constexpr, WANTED: tl.constexpr, PARAMETERS: tl.constexpr,
     INPUTS: tl.constexpr, OUTPUTS: tl.constexpr, HIDDEN: tl.constexpr,
     CHANNELS_LAST: tl.constexpr, DENSE: tl.constexpr, WIDE: tl.constexpr, UNIT: tl.constexpr,
+    LONG: tl.constexpr,
     BLOCK_CHANNELS: tl.constexpr, BLOCK_WALK: tl.constexpr,
     BLOCK_HIDDEN: tl.constexpr, BLOCK_OUTPUTS: tl.constexpr, BLOCK_CHUNKS: tl.constexpr,
 ):  # fmt: skip
@@ -86,7 +88,7 @@ def streamed_backward_kernel(
                     xs, x_batch_strides, x_row_strides,
                     dots + (sample * chunks + chunk) * (INPUTS * OUTPUTS),
                     sample, chunk * BLOCK_CHANNELS, channels, positions, PRESENT, ACC,
-                    INPUTS, OUTPUTS, CHANNELS_LAST, DENSE, WIDE, BLOCK_CHANNELS, BLOCK_WALK,
+                    INPUTS, OUTPUTS, CHANNELS_LAST, DENSE, WIDE, LONG, BLOCK_CHANNELS, BLOCK_WALK,
                 )  # fmt: skip
         tl.debug_barrier()  # every thread sees the parts
         weights, grads = differentiate_stage(
