@@ -17,11 +17,11 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch._C import _is_any_autocast_enabled
 from torch.nn import Parameter
 
 from mpkernels.ops import combine, cross_connect, cross_predict, gate, mix, native, onchip
 from mpkernels.ops.autograd import nothing_above
+from mpkernels.ops.internals import any_autocast
 from mpkernels.ops.schema import OPERATORS, library
 
 BACKENDS = ("auto", "eager", "native", "triton")
@@ -220,7 +220,7 @@ def kernel_checks(tensors: Sequence[Any]) -> bool:
     The compiled CPU kernels do, in less time than Python needs to look at one shape. Autocast
     changes dtypes before the call, so it is no case for this.
     """
-    if not _checks_on_cpu or _is_any_autocast_enabled() or not nothing_above(tensors):
+    if not _checks_on_cpu or any_autocast() or not nothing_above(tensors):
         return False
     for t in tensors:  # noqa: SIM110  (a generator costs more than the loop)
         if type(t) not in _PLAIN or not (t is None or t.is_cpu):
