@@ -171,38 +171,45 @@ def combine(
     ]
     predictions = [p.tensor_split(n, 1) for p in wide]
     of_gates, of_bias, of_scale, of_shift = wanted[m:]
-    grad_sums, grad_scale, grad_shift = [], [], []
+    grad_sums: list[Tensor | None] = []  # None where nothing uses an output: it adds nothing
+    grad_scale, grad_shift = [], []
     for j, grad in enumerate(_wide(grad_ys, dtype)):
         terms = [spread(weights[:, i, j, None]) * predictions[i][j] for i in range(m)]
         total = _sum(terms, predictions[0][j])
         y = total if scale is None else spread(scale[j]) * total
         y = y if shift is None else y + spread(shift[j])
-        grad = torch.zeros_like(y) if grad is None else grad
-        grad = _through_relu(grad, y) if relu else grad
-        if of_shift and shift is not None:
-            grad_shift.append(grad.sum(batch_and_positions).to(shift.dtype))
-        if of_scale and scale is not None:
-            grad_scale.append((grad * total).sum(batch_and_positions).to(scale.dtype))
-        grad_sums.append(grad if scale is None else spread(scale[j]) * grad)
-    channels_and_positions = tuple(range(1, us[0].dim()))
-    grad_us = [
-        torch.cat([spread(weights[:, i, j, None]) * grad_sums[j] for j in range(n)], 1)
-        for i in range(m)
-    ]
-    found = [grad.to(u.dtype) for u, grad, w in zip(us, grad_us, wanted) if w]
+        if grad is not None and relu:
+            grad = _through_relu(grad, y)
+        grad_sums.append(grad if grad is None or scale is None else spread(scale[j]) * grad)
+        nothing = torch.zeros_like(total)
+        grad_scale.append((nothing if grad is None else grad * total).sum(batch_and_positions))
+        grad_shift.append((nothing if grad is None else grad).sum(batch_and_positions))
+
+    def of_prediction(i: int, j: int) -> Tensor:
+        grad = grad_sums[j]
+        if grad is None:
+            return torch.zeros_like(predictions[i][j])
+        return spread(weights[:, i, j, None]) * grad
+
+    def of_gate(i: int, j: int) -> Tensor:
+        grad = grad_sums[j]
+        if grad is None:
+            return torch.zeros_like(weights[:, i, j])
+        return (predictions[i][j] * grad).sum(tuple(range(1, us[0].dim())))
+
+    grad_us = [torch.cat([of_prediction(i, j) for j in range(n)], 1) for i in range(m)]
+    results = [grad.to(u.dtype) for u, grad, w in zip(us, grad_us, wanted) if w]
     if of_gates:
-        rows = [
-            torch.stack(
-                [(predictions[i][j] * grad_sums[j]).sum(channels_and_positions) for j in range(n)],
-                1,
-            )
-            for i in range(m)
-        ]
-        found.append(torch.stack(rows, 1).to(gates.dtype))
+        rows = [torch.stack([of_gate(i, j) for j in range(n)], 1) for i in range(m)]
+        results.append(torch.stack(rows, 1).to(gates.dtype))
     if of_bias and bias is not None:
         sums = [grad.sum(batch_and_positions) for grad in grad_us]
-        found.append(torch.stack(sums).to(bias.dtype))
-    return found + [torch.stack(grads) for grads in (grad_scale, grad_shift) if grads]
+        results.append(torch.stack(sums).to(bias.dtype))
+    if of_scale and scale is not None:
+        results.append(torch.stack(grad_scale).to(scale.dtype))
+    if of_shift and shift is not None:
+        results.append(torch.stack(grad_shift).to(shift.dtype))
+    return results
 
 
 def cross_predict(

@@ -6,8 +6,6 @@ values, gradients and errors: "I cannot tell" is always answered as "something m
 
 from __future__ import annotations
 
-import contextlib
-import importlib
 import warnings
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -22,16 +20,9 @@ missing: list[str] = []
 
 def _named(path: str) -> Any:
     """What torch has under this name, or None, which is remembered."""
-    module, _, name = path.rpartition(".")
-    found: Any = None
-    # _C is no package: its inner modules are attributes of it.
-    with contextlib.suppress(ImportError, AttributeError):
-        if module.startswith("torch._C"):
-            for part in module.split(".")[1:]:
-                found = getattr(torch if found is None else found, part)
-        else:
-            found = importlib.import_module(module)
-    found = getattr(found, name, None)
+    found: Any = torch
+    for name in path.split(".")[1:]:
+        found = getattr(found, name, None)
     if found is None:
         missing.append(path)
     return found
