@@ -10,8 +10,9 @@ from torch import Tensor
 from torch.nn.functional import linear
 
 from mpkernels.eager.functional import follow_autocast
+from mpkernels.ops import native
 from mpkernels.ops.autograd import Operator
-from mpkernels.ops.backend import compiled_on_cpu, kernel_checks
+from mpkernels.ops.backend import kernel_checks
 from mpkernels.ops.check import (
     check_combine,
     check_cross_predict,
@@ -236,7 +237,8 @@ def cross_predict(
     check_flag("cross_predict", "relu", relu)
     paths = [xs] if isinstance(xs, Tensor) else list(xs)
     rest = (weight, bias, w1, b1, w2, b2, scale, shift)
-    if compiled_on_cpu() and _fits(paths, weight):
+    # Not by the backend in force: compiled code must be right under any that it later meets.
+    if native.why_no_cpu is None and _fits(paths, weight):
         ys, gates, _ = _call(_cross_predict, check_cross_predict, paths, *rest, options=(relu,))
         return ys, gates
     check_tensors("cross_predict", paths)

@@ -35,6 +35,7 @@ from mpkernels.ops.internals import (
     unwrap_dead_wrappers,
 )
 from mpkernels.ops.schema import library
+from mpkernels.ops.switch import active_backend, thread_runs
 
 # torch.library.register_autograd would do the same at several times the cost for lists of tensors.
 SHORT_WAY = short_way_exists()
@@ -116,23 +117,39 @@ def applier(function: Any) -> Callable[..., Any]:
     Saved are its look at the signature of forward, and the separate `setup_context`, for which it
     imports a module at every call. Only torch.func's transforms need that one.
     """
-    if not SHORT_WAY or unwrap_dead_wrappers is None:
-        return function.apply  # type: ignore[no-any-return]
-    compute, set_up = function.forward, function.setup_context
+    compute, set_up, derive = function.forward, function.setup_context, function.backward
+
+    def remember(ctx: Any, inputs: tuple[Any, ...], output: Any) -> None:
+        set_up(ctx, inputs, output)
+        if (backend := active_backend()) != "auto":
+            ctx.backend = backend
 
     def forward(ctx: Any, *arguments: Any) -> Any:
         with below_autograd():
             outputs = compute(*arguments)
-        set_up(ctx, arguments, outputs)
+        remember(ctx, arguments, outputs)
         return outputs
 
-    members = {"forward": staticmethod(forward), "backward": staticmethod(function.backward)}
-    combined = type(function.__name__, (torch.autograd.Function,), members)
+    def backward(ctx: Any, *grads: Any) -> Any:
+        # In whichever thread and context: the backend of the forward.
+        if (backend := getattr(ctx, "backend", "auto")) == active_backend():
+            return derive(ctx, *grads)
+        with thread_runs(backend):
+            return derive(ctx, *grads)
+
+    def made(**members: Callable[..., Any]) -> Any:
+        static = {name: staticmethod(member) for name, member in members.items()}
+        return type(function.__name__, (torch.autograd.Function,), static)
+
+    public = made(forward=compute, setup_context=remember, backward=backward)
+    if not SHORT_WAY or unwrap_dead_wrappers is None:
+        return public.apply  # type: ignore[no-any-return]
+    combined = made(forward=forward, backward=backward)
     record = super(torch.autograd.Function, combined).apply  # type: ignore[misc]
 
     def apply(*arguments: Any) -> Any:
         if transforms_are_active():
-            return function.apply(*arguments)
+            return public.apply(*arguments)
         return record(*unwrap_dead_wrappers(arguments))
 
     return apply
