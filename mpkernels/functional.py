@@ -209,7 +209,7 @@ def cross_predict(
     Y_j = relu(scale_j sum_i g_ij (W_ij X_i + b_ij) + shift_j),
     G_i = softmax_j(W2_i relu(W1_i X_i + b1_i) + b2_i)
 
-    One operator where the weights are few (`FUSED_WEIGHTS`) and C++ runs; else `gate`, a matrix
+    One operator where the weights are few (`FUSED_WEIGHTS`) and C++ is there; else `gate`, a matrix
     product a path and `combine`.
 
     Args:

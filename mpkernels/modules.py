@@ -7,7 +7,6 @@ from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
-from torch.nn.modules.batchnorm import _BatchNorm
 
 from mpkernels import eager, functional
 from mpkernels.eager.cross_prediction import CrossPredict
@@ -37,11 +36,14 @@ class CrossStitch(eager.CrossStitch):
         return functional.mix(xs, gates)
 
 
+_BATCH_NORMS = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d, nn.SyncBatchNorm)
+
+
 def why_not_folded(norms: nn.ModuleList) -> str | None:
     """Why the batch norms are more than a scale and a shift a channel here, or None."""
     kinds = set()
     for j, norm in enumerate(norms):
-        if not isinstance(norm, _BatchNorm):
+        if not isinstance(norm, _BATCH_NORMS):
             return f"norms[{j}] is a {type(norm).__name__}"
         if norm.training or norm.running_mean is None:
             return f"norms[{j}] depends on the batch (eval mode with running statistics does not)"
@@ -60,7 +62,7 @@ def _fold(norms: nn.ModuleList) -> tuple[Tensor, Tensor] | None:
         rows = torch.stack([getattr(norm, name) for norm in norms])
         return rows.to(accumulate_dtype(rows.dtype))
 
-    first = cast(_BatchNorm, norms[0])
+    first = cast(nn.BatchNorm2d, norms[0])
     scale = torch.rsqrt(stacked("running_var") + first.eps)
     if not first.affine:
         return scale, -stacked("running_mean") * scale

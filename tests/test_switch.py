@@ -3,14 +3,12 @@
 import gc
 import re
 import threading
-import time
 from concurrent.futures import ThreadPoolExecutor
 
-import calls
 import pytest
 import torch
-from cases import Case
 from conftest import INTERPRETED
+from switching import arguments, outputs, threads_and_a_switch
 
 import mpkernels as mpk
 from mpkernels import eager, functional
@@ -240,89 +238,30 @@ def test_refusals_and_errors_keep_their_text():
             torch.ops.mpkernels.mix(XS, gates[:, :1])
 
 
-NAMES = [*calls.NAMES, "cross_predict"]
-
-
-def arguments(name):
-    if name != "cross_predict":
-        return calls.arguments(name, Case("", "", batch=2, channels=3, spatial=(2, 2)))
-    shapes = [(2, 4, 3), (2, 4), (2, 5, 3), (2, 5), (2, 2, 5), (2, 2)]
-    return [torch.randn(2, 3) for _ in range(2)], [torch.randn(s).requires_grad_() for s in shapes]
-
-
-def outputs(name, functions, paths, rest):
-    if name != "cross_predict":
-        return calls.call(name, functions, paths, rest)
-    ys, gates = functions.cross_predict(paths, *rest)
-    return [*ys, gates]
-
-
-def value_and_gradients(name, functions, paths, rest):
-    ys = outputs(name, functions, paths, rest)
-    return [*ys, *torch.autograd.grad(sum(y.pow(2).sum() for y in ys), calls.leaves(paths, rest))]
-
-
-def wide(tensors):
-    return [None if t is None else t.detach().double().requires_grad_() for t in tensors]
-
-
-def threads_and_a_switch(seconds):
-    """Three threads call every operator, forward and backward; one switches all the while."""
-    problems = [(name, *arguments(name)) for name in NAMES]
-    wanted = {}
-    for name, paths, rest in problems:
-        paths = [p.requires_grad_() for p in paths]
-        rest = [None if t is None else t.detach().requires_grad_() for t in rest]
-        wanted[name] = value_and_gradients(name, eager, wide(paths), wide(rest))
-    stop, errors, counts = time.monotonic() + seconds, [], {}
-
-    def check(name, paths, rest):
-        rest = [None if t is None else t.detach().requires_grad_() for t in rest]
-        for found, right in zip(value_and_gradients(name, functional, paths, rest), wanted[name]):
-            assert (found - right).abs().max() <= 1e-4 * right.abs().max().clamp(min=1), name
-
-    def work(which):
-        with torch.random.fork_rng():
-            while time.monotonic() < stop and not errors:
-                for name, paths, rest in problems:
-                    counts[which] = counts.get(which, 0) + 1
-                    if counts[which] % 7 == 0:
-                        with mpk.use_backend(("eager", "native")[which % 2]):
-                            check(name, paths, rest)
-                    else:
-                        check(name, paths, rest)
-
-    def switching():
-        while time.monotonic() < stop and not errors:
-            counts["switches"] = counts.get("switches", 0) + 1
-            for name in ("eager", "native", "auto"):
-                mpk.use_backend(name)
-                with mpk.use_backend("eager"), mpk.use_backend("triton"):
-                    time.sleep(1e-4)
-
-    def guarded(run, *given):
-        try:
-            run(*given)
-        except BaseException as error:
-            errors.append(error)
-
-    threads = [threading.Thread(target=guarded, args=(work, i)) for i in range(3)]
-    threads.append(threading.Thread(target=guarded, args=(switching,)))
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
-    mpk.use_backend("auto")
-    if errors:
-        raise errors[0]
-    return counts
-
-
 @needs_library
 @pytest.mark.skipif(INTERPRETED, reason="the interpreter runs one kernel at a time")
 def test_switching_while_threads_run(one_thread):
     counts = threads_and_a_switch(seconds=4)
     assert len(counts) == 4 and min(counts.values()) > 10
+
+
+@pytest.mark.parametrize("relu", [True, False])
+@pytest.mark.parametrize("learning", [range(8), [0, 3, 4], [1, 2], [7]], ids=str)
+def test_the_whole_layer_by_every_backend(learning, relu, backend):
+    """Triton has no cross_predict: it runs the parts."""
+    paths, rest = arguments("cross_predict")
+    rest = [*rest, *(torch.randn(2, 2) for _ in range(2))]  # scale and shift
+    flat = [t.detach().requires_grad_(i in learning) for i, t in enumerate([*paths, *rest])]
+
+    def layer(functions, flat):
+        first, (scale, shift) = flat[2:-2], flat[-2:]
+        ys, gates = functions.cross_predict(flat[:2], *first, relu, scale, shift)
+        value = sum(y.pow(2).sum() for y in (*ys, gates))
+        return [*ys, gates, *torch.autograd.grad(value, [t for t in flat if t.requires_grad])]
+
+    exact = [t.detach().double().requires_grad_(t.requires_grad) for t in flat]
+    for found, wanted in zip(layer(functional, flat), layer(eager, exact)):
+        assert (found - wanted).abs().max() <= 1e-4 * wanted.abs().max().clamp(min=1)
 
 
 def test_within_compiled_code():
@@ -363,7 +302,3 @@ def test_compiled_code_asks_as_it_runs(name, first, monkeypatch):
         assert seen == ([name] if forced == "eager" else [])
         for f, w in zip(found, wanted):
             assert (f - w).abs().max() <= 1e-4 * w.abs().max()
-
-
-if __name__ == "__main__":  # the long proof: python tests/test_switch.py
-    print(threads_and_a_switch(seconds=600))
