@@ -42,8 +42,11 @@ SHORT_WAY = short_way_exists()
 
 
 def nothing_above(tensors: Sequence[Any]) -> bool:
-    """Whether no transform, mode, tracer or subclass has to see a call with these tensors."""
-    return not (
+    """Whether no transform, mode, tracer or subclass has to see a call with these tensors.
+
+    Never where there is no short way to take.
+    """
+    return SHORT_WAY and not (
         torch.compiler.is_compiling()
         or transforms_are_active()
         or dual_level_is_open()
@@ -101,7 +104,7 @@ class Operator:
 
     def route(self, tensors: Sequence[Any]) -> Callable[..., Any]:
         """How to call it with arguments that hold these tensors."""
-        return self.direct if SHORT_WAY and nothing_above(tensors) else self
+        return self.direct if nothing_above(tensors) else self
 
     def direct(self, *arguments: Any) -> Any:
         """Calls it where `nothing_above` holds."""

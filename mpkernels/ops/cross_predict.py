@@ -79,9 +79,11 @@ def run_eager_backward(
     *rest: Any,
 ) -> tuple[list[Tensor], list[Tensor]]:
     """The operator's gradient by its definition."""
-    *parameters, relu, wanted = rest
+    weight, bias, w1, b1, w2, b2, scale, shift, relu, wanted = rest
     with without_autocast(xs[0].device.type):
-        found = gradients.cross_predict(grad_ys, grad_gates, xs, *parameters, relu, wanted)
+        found = gradients.cross_predict(
+            grad_ys, grad_gates, xs, weight, bias, w1, b1, w2, b2, scale, shift, relu, wanted
+        )
     found = [grad.contiguous() for grad in found]
     count = sum(wanted[: len(xs)])
     return found[:count], found[count:]

@@ -54,7 +54,7 @@ def _pull_back_within_transforms(
     def of_given(*given: Tensor) -> tuple[Tensor, ...]:
         return tuple(function(_at_places(given, inputs)))
 
-    outputs, pull = torch.func.vjp(of_given, *(t for t in inputs if t is not None))
+    outputs, pull, *_ = torch.func.vjp(of_given, *(t for t in inputs if t is not None))
     grads = tuple(torch.zeros_like(y) if g is None else g for y, g in zip(outputs, grad_outputs))
     return _at_places(pull(grads), inputs)
 

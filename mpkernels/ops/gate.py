@@ -132,9 +132,12 @@ class _GateBackward(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, *grads: Tensor | None) -> tuple[Tensor | None, ...]:
         def first(flat: list[Any]) -> list[Tensor]:
-            grad_gates, pooled, *parameters = flat
-            found = run_eager_backward(grad_gates, grad_gates, pooled, *parameters, ctx.wanted)
-            return [found[0], *found[1]]
+            grad_gates, pooled, w1, b1, w2, b2 = flat
+            unused = pooled  # gates follow from the pooled values
+            grad_pooled, grad_parameters = run_eager_backward(
+                grad_gates, unused, pooled, w1, b1, w2, b2, ctx.wanted
+            )
+            return [grad_pooled, *grad_parameters]
 
         of_gates, *of_inputs = pull_back(first, ctx.saved_tensors, grads)
         return (None, of_gates, None, *of_inputs)
