@@ -4,7 +4,7 @@ from mpkernels import eager, functional
 from mpkernels.explain import explain
 from mpkernels.fuse import fuse, unfuse
 from mpkernels.modules import CrossConnect, CrossPredictConv2d, CrossPredictLinear, CrossStitch
-from mpkernels.ops.backend import use_backend
+from mpkernels.ops.switch import use_backend
 from mpkernels.tune import tune
 from mpkernels.version import __version__
 

@@ -11,8 +11,9 @@ from torch.nn.functional import linear
 
 from mpkernels.eager.arguments import is_dense
 from mpkernels.eager.functional import follow_autocast
+from mpkernels.ops import native
 from mpkernels.ops.autograd import Operator
-from mpkernels.ops.backend import compiled_on_cpu, kernel_checks
+from mpkernels.ops.backend import kernel_checks
 from mpkernels.ops.check import (
     check_combine,
     check_cross_predict,
@@ -210,7 +211,7 @@ def cross_predict(
     Y_j = relu(scale_j sum_i g_ij (W_ij X_i + b_ij) + shift_j),
     G_i = softmax_j(W2_i relu(W1_i X_i + b1_i) + b2_i)
 
-    One operator where the weights are few (`FUSED_WEIGHTS`) and C++ runs; else `gate`, a matrix
+    One operator where the weights are few (`FUSED_WEIGHTS`) and C++ is there; else `gate`, a matrix
     product a path and `combine`.
 
     Args:
@@ -238,7 +239,8 @@ def cross_predict(
     check_flag("cross_predict", "relu", relu)
     paths = paths_of("cross_predict", xs)
     rest = (weight, bias, w1, b1, w2, b2, scale, shift)
-    if compiled_on_cpu() and _fits(paths, weight):
+    # Not by the backend in force: compiled code must be right under any that it later meets.
+    if native.why_no_cpu is None and _fits(paths, weight):
         ys, gates, _ = _call(_cross_predict, check_cross_predict, paths, *rest, options=(relu,))
         return ys, gates
     check_tensors("cross_predict", paths)

@@ -22,6 +22,7 @@ from torch import Tensor
 from mpkernels import eager, functional
 from mpkernels.availability import DEVICES, why_no_gpu, why_not
 from mpkernels.ops import backend
+from mpkernels.ops.switch import active_backend, use_backend
 
 BACKENDS = ("eager", "native", "triton")
 OPERATORS = ("cross_connect", "gate", "mix", "combine")
@@ -207,7 +208,7 @@ def largest_error(operator: str, problem: Problem, device: str) -> float:
     inputs = _inputs(problem)
     found = _results(operator, problem, _narrow(problem, inputs, device), functional)
     # Triton's interpreter truncates to bfloat16 where a GPU rounds: a whole ulp.
-    stores = 2 if device == "cpu" and backend.active_backend() == "triton" else 1
+    stores = 2 if device == "cpu" and active_backend() == "triton" else 1
     worst = 0.0
     for name, (exact, magnitude, roundings) in _bounds(operator, problem, inputs).items():
         half_ulp = stores * _HALF_ULP[found[name].dtype]
@@ -225,7 +226,7 @@ def _check(name: str, device: str) -> bool:
     if (name, device) == ("triton", "cpu"):
         where = "triton in its interpreter"
     passed = True
-    with backend.use_backend(name):
+    with use_backend(name):
         for operator in operators:
             worst = max(largest_error(operator, problem, device) for problem in problems())
             verdict = "passed" if worst <= 1 else "FAILED"

@@ -74,7 +74,7 @@ ALLOWED = {
         "mpkernels.fuse",
         "mpkernels.tune",
         "mpkernels.modules",
-        "mpkernels.ops.backend",
+        "mpkernels.ops.switch",
         "mpkernels.version",
     },
     "models": {"models", "mpkernels"},

@@ -31,6 +31,7 @@ from conftest import INTERPRETED
 
 import mpkernels as mpk
 from mpkernels import functional
+from mpkernels.eager import gradients
 
 NAMES = ("w1", "b1", "w2", "b2")
 
@@ -228,10 +229,11 @@ def test_combine(case, kind, backend):
 def test_the_wanted_kernel_ran(backend, monkeypatch):
     """A silent fallback to the definition would pass every comparison above."""
     called = []
-    original = mpk.eager.cross_connect
-    monkeypatch.setattr(
-        mpk.eager, "cross_connect", lambda *inputs: called.append(1) or original(*inputs)
-    )
+    for module in (mpk.eager, gradients):
+        original = module.cross_connect
+        monkeypatch.setattr(
+            module, "cross_connect", lambda *given, run=original: called.append(1) or run(*given)
+        )
     if backend == "triton":
         from mpkernels.triton import cross_connect as launcher
 

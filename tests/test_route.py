@@ -284,7 +284,8 @@ def test_many_threads_at_once(backend):
     leaves = [[x.clone().requires_grad_() for x in XS] for _ in range(64)]
 
     def gradients(xs):
-        return torch.autograd.grad(sum(y.pow(2).sum() for y in router(xs)), xs)
+        with mpk.use_backend(backend):  # the fixture's context is that of its own thread
+            return torch.autograd.grad(sum(y.pow(2).sum() for y in router(xs)), xs)
 
     wanted = gradients(leaves[0])
     with ThreadPoolExecutor(4) as pool:

@@ -2,6 +2,7 @@
 #include <algorithm>
 
 #include "cpu/gate_tensors.h"
+#include "cpu/switched.h"
 
 namespace mpk::cpu {
 namespace {
@@ -148,16 +149,24 @@ std::string instruction_set(std::string name) {
   return kernels().name;
 }
 
+// Whether a backend is forced anywhere, from now on.
+bool force(bool on) {
+  forcing.store(on, std::memory_order_relaxed);
+  return on;
+}
+
 }  // namespace
 }  // namespace mpk::cpu
 
 STABLE_TORCH_LIBRARY_IMPL(mpkernels, CPU, library) {
-  library.impl("cross_connect", &mpk::boxed<&mpk::cpu::cross_connect>);
-  library.impl("cross_connect_backward", &mpk::boxed<&mpk::cpu::cross_connect_backward>);
-  library.impl("gate", &mpk::boxed<&mpk::cpu::gate>);
-  library.impl("gate_backward", &mpk::boxed<&mpk::cpu::gate_backward>);
+  library.impl("cross_connect", &mpk::cpu::switched<"cross_connect", &mpk::cpu::cross_connect>);
+  library.impl("cross_connect_backward",
+               &mpk::cpu::switched<"cross_connect_backward", &mpk::cpu::cross_connect_backward>);
+  library.impl("gate", &mpk::cpu::switched<"gate", &mpk::cpu::gate>);
+  library.impl("gate_backward", &mpk::cpu::switched<"gate_backward", &mpk::cpu::gate_backward>);
 }
 
 STABLE_TORCH_LIBRARY_IMPL(mpkernels, CompositeExplicitAutograd, library) {
   library.impl("instruction_set", &mpk::boxed<&mpk::cpu::instruction_set>);
+  library.impl("forcing", &mpk::boxed<&mpk::cpu::force>);
 }

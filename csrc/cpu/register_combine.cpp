@@ -1,5 +1,6 @@
 // combine for CPU tensors: checks, outputs.
 #include "cpu/combine_tensors.h"
+#include "cpu/switched.h"
 
 namespace mpk::cpu {
 namespace {
@@ -79,6 +80,7 @@ std::tuple<std::vector<Tensor>, std::vector<Tensor>> combine_backward(
 }  // namespace mpk::cpu
 
 STABLE_TORCH_LIBRARY_IMPL(mpkernels, CPU, library) {
-  library.impl("combine", &mpk::boxed<&mpk::cpu::combine>);
-  library.impl("combine_backward", &mpk::boxed<&mpk::cpu::combine_backward>);
+  library.impl("combine", &mpk::cpu::switched<"combine", &mpk::cpu::combine>);
+  library.impl("combine_backward",
+               &mpk::cpu::switched<"combine_backward", &mpk::cpu::combine_backward>);
 }

@@ -3,6 +3,7 @@
 
 #include "cpu/combine_tensors.h"
 #include "cpu/gate_tensors.h"
+#include "cpu/switched.h"
 
 namespace mpk::cpu {
 namespace {
@@ -172,6 +173,7 @@ std::tuple<std::vector<Tensor>, std::vector<Tensor>> cross_predict_backward(
 }  // namespace mpk::cpu
 
 STABLE_TORCH_LIBRARY_IMPL(mpkernels, CPU, library) {
-  library.impl("cross_predict", &mpk::boxed<&mpk::cpu::cross_predict>);
-  library.impl("cross_predict_backward", &mpk::boxed<&mpk::cpu::cross_predict_backward>);
+  library.impl("cross_predict", &mpk::cpu::switched<"cross_predict", &mpk::cpu::cross_predict>);
+  library.impl("cross_predict_backward",
+               &mpk::cpu::switched<"cross_predict_backward", &mpk::cpu::cross_predict_backward>);
 }

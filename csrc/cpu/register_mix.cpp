@@ -1,4 +1,5 @@
 // mix for CPU tensors: checks, outputs, threads over samples.
+#include "cpu/switched.h"
 #include "cpu/tasks.h"
 
 namespace mpk::cpu {
@@ -82,6 +83,6 @@ std::tuple<std::vector<Tensor>, std::vector<Tensor>> mix_backward(
 }  // namespace mpk::cpu
 
 STABLE_TORCH_LIBRARY_IMPL(mpkernels, CPU, library) {
-  library.impl("mix", &mpk::boxed<&mpk::cpu::mix>);
-  library.impl("mix_backward", &mpk::boxed<&mpk::cpu::mix_backward>);
+  library.impl("mix", &mpk::cpu::switched<"mix", &mpk::cpu::mix>);
+  library.impl("mix_backward", &mpk::cpu::switched<"mix_backward", &mpk::cpu::mix_backward>);
 }

@@ -27,7 +27,7 @@ AUTOCAST = frozenset(
         "mps",
         "hpu",
         "mtia",
-        torch._C._get_privateuse1_backend_name(),
+        torch.device("privateuseone").type,
     )
     if torch.amp.is_autocast_available(kind)
 )

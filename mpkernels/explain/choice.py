@@ -9,8 +9,9 @@ from torch import Tensor
 
 from mpkernels import modules
 from mpkernels.availability import why_no_kernel
-from mpkernels.ops import backend as switch
 from mpkernels.ops import native
+from mpkernels.ops.backend import why_no_native_on_cuda
+from mpkernels.ops.switch import active_backend
 
 _FUSED = (
     modules.CrossConnect,
@@ -24,7 +25,7 @@ def choose(router: torch.nn.Module, device: str, operators: Sequence[str]) -> tu
     """The backend of the router's operators for tensors on `device`, and why not a faster one."""
     if not isinstance(router, _FUSED):
         return "eager", ["the router is eager; mpkernels.fuse(model) swaps in the fused one"]
-    forced = switch.active_backend()
+    forced = active_backend()
     if forced != "auto":
         notes = [f"use_backend({forced!r}) is in force"]
         if reason := why_no_kernel(forced, device):
@@ -42,7 +43,7 @@ def choose(router: torch.nn.Module, device: str, operators: Sequence[str]) -> tu
 def _missing_on_cuda(operators: Sequence[str]) -> list[str]:
     """Of a router's operators the first that CUDA C++ lacks."""
     for name in operators:
-        if reason := switch.why_no_native_on_cuda(name):
+        if reason := why_no_native_on_cuda(name):
             who = "its backward" if name.endswith("_backward") else "a call"
             return [f"{who} raises RuntimeError: {reason}"]
     return []

@@ -4,6 +4,10 @@ An operator called from Python passes the dispatcher twice: to its Autograd kern
 autograd.Function, whose forward calls the operator again. Each pass costs more than the kernel on
 small vectors. Where nothing stands above autograd that has to see the call, the autograd.Function
 is therefore applied at once, and its forward goes straight to the kernel of the device.
+
+An autograd.Function serves one reverse mode. Whatever else derives or maps the call (forward mode,
+the transforms of torch.func and their compositions) meets the definition, whose every step it can
+follow.
 """
 
 from __future__ import annotations
@@ -13,30 +17,50 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch._C import (
-    _after_autograd_keyset,
-    _any_requires_grad,
-    _are_functorch_transforms_active,
-    _AutoDispatchBelowAutograd,
-    _get_tracing_state,
-    _has_torch_function,
-    _len_torch_dispatch_stack,
-)
-from torch._functorch.utils import unwrap_dead_wrappers
+from torch.autograd import forward_ad
 
+from mpkernels.ops.internals import (
+    after_autograd,
+    any_requires_grad,
+    below_autograd,
+    dispatch_modes,
+    dual_level_is_open,
+    gradients_are_batched,
+    has_torch_function,
+    only_reverse_mode,
+    short_way_exists,
+    tensors_of,
+    tracing_state,
+    transforms_are_active,
+    unwrap_dead_wrappers,
+)
 from mpkernels.ops.schema import library
+from mpkernels.ops.switch import active_backend, thread_runs
 
 # torch.library.register_autograd would do the same at several times the cost for lists of tensors.
+SHORT_WAY = short_way_exists()
 
 
 def nothing_above(tensors: Sequence[Any]) -> bool:
-    """Whether no transform, mode, tracer or subclass has to see a call with these tensors."""
-    return not (
+    """Whether no transform, mode, tracer or subclass has to see a call with these tensors.
+
+    Never where there is no short way to take.
+    """
+    return SHORT_WAY and not (
         torch.compiler.is_compiling()
-        or _are_functorch_transforms_active()
-        or _len_torch_dispatch_stack()
-        or _get_tracing_state()
-        or _has_torch_function(tensors)
+        or transforms_are_active()
+        or dual_level_is_open()
+        or gradients_are_batched()
+        or dispatch_modes()
+        or tracing_state()
+        or has_torch_function(tensors)
+    )
+
+
+def _have_tangents(arguments: Sequence[Any]) -> bool:
+    """Whether forward mode derives any of an operator's arguments."""
+    return dual_level_is_open() and any(
+        forward_ad.unpack_dual(t).tangent is not None for t in tensors_of(arguments)
     )
 
 
@@ -46,28 +70,37 @@ class Operator:
     Args:
         name: in the namespace `mpkernels`.
         differentiable: what runs where a gradient may be needed; it applies an autograd.Function.
+        definition: the operator in plain PyTorch, through which every transform sees.
     """
 
-    def __init__(self, name: str, differentiable: Callable[..., Any]) -> None:
+    def __init__(
+        self, name: str, differentiable: Callable[..., Any], definition: Callable[..., Any]
+    ) -> None:
         self.name = name
         self._operator = operator = getattr(torch.ops.mpkernels, name).default
-        self._differentiable = differentiable
+        self._differentiable, self._definition = differentiable, definition
 
         def kernel(keyset: Any, *arguments: Any) -> Any:
-            if torch.is_grad_enabled() and _any_requires_grad(*arguments):
+            if not SHORT_WAY or transforms_are_active() or _have_tangents(arguments):
+                return definition(*arguments)
+            if torch.is_grad_enabled() and any_requires_grad(*arguments):
                 return differentiable(*arguments)
-            with _AutoDispatchBelowAutograd():
-                return operator.redispatch(keyset & _after_autograd_keyset, *arguments)
+            with below_autograd():
+                return operator.redispatch(keyset & after_autograd, *arguments)
 
         library.impl(name, kernel, "Autograd", with_keyset=True)
+        for key in ("FuncTorchBatched", "Batched"):  # of torch.func, and of torch.autograd
+            library.impl(name, definition, key)
 
     def __call__(self, *arguments: Any) -> Any:
         """Calls it so that whatever may want to see the call does."""
-        # torch.func's transforms, which a kernel cannot serve from below the dispatcher, must meet
-        # the autograd.Function first.
-        if not torch.compiler.is_compiling() and _are_functorch_transforms_active():
-            return self._differentiable(*arguments)
-        return self._operator(*arguments)
+        if torch.compiler.is_compiling():
+            return self._operator(*arguments)
+        if transforms_are_active():
+            # One reverse mode must meet the autograd.Function before the dispatcher.
+            alone = only_reverse_mode() and not dual_level_is_open()
+            return (self._differentiable if alone else self._definition)(*arguments)
+        return (self._definition if gradients_are_batched() else self._operator)(*arguments)
 
     def route(self, tensors: Sequence[Any]) -> Callable[..., Any]:
         """How to call it with arguments that hold these tensors."""
@@ -75,9 +108,9 @@ class Operator:
 
     def direct(self, *arguments: Any) -> Any:
         """Calls it where `nothing_above` holds."""
-        if torch.is_grad_enabled() and _any_requires_grad(*arguments):
+        if torch.is_grad_enabled() and any_requires_grad(*arguments):
             return self._differentiable(*arguments)
-        with _AutoDispatchBelowAutograd():
+        with below_autograd():
             return self._operator(*arguments)
 
 
@@ -87,21 +120,39 @@ def applier(function: Any) -> Callable[..., Any]:
     Saved are its look at the signature of forward, and the separate `setup_context`, for which it
     imports a module at every call. Only torch.func's transforms need that one.
     """
-    compute, set_up = function.forward, function.setup_context
+    compute, set_up, derive = function.forward, function.setup_context, function.backward
+
+    def remember(ctx: Any, inputs: tuple[Any, ...], output: Any) -> None:
+        set_up(ctx, inputs, output)
+        if (backend := active_backend()) != "auto":
+            ctx.backend = backend
 
     def forward(ctx: Any, *arguments: Any) -> Any:
-        with _AutoDispatchBelowAutograd():
+        with below_autograd():
             outputs = compute(*arguments)
-        set_up(ctx, arguments, outputs)
+        remember(ctx, arguments, outputs)
         return outputs
 
-    members = {"forward": staticmethod(forward), "backward": staticmethod(function.backward)}
-    combined = type(function.__name__, (torch.autograd.Function,), members)
+    def backward(ctx: Any, *grads: Any) -> Any:
+        # In whichever thread and context: the backend of the forward.
+        if (backend := getattr(ctx, "backend", "auto")) == active_backend():
+            return derive(ctx, *grads)
+        with thread_runs(backend):
+            return derive(ctx, *grads)
+
+    def made(**members: Callable[..., Any]) -> Any:
+        static = {name: staticmethod(member) for name, member in members.items()}
+        return type(function.__name__, (torch.autograd.Function,), static)
+
+    public = made(forward=compute, setup_context=remember, backward=backward)
+    if not SHORT_WAY or unwrap_dead_wrappers is None:
+        return public.apply  # type: ignore[no-any-return]
+    combined = made(forward=forward, backward=backward)
     record = super(torch.autograd.Function, combined).apply  # type: ignore[misc]
 
     def apply(*arguments: Any) -> Any:
-        if _are_functorch_transforms_active():
-            return function.apply(*arguments)
+        if transforms_are_active():
+            return public.apply(*arguments)
         return record(*unwrap_dead_wrappers(arguments))
 
     return apply

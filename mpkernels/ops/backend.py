@@ -1,8 +1,8 @@
-"""Which kernels the operators run: PyTorch's dispatcher is the switch, by device.
+"""Which kernel serves an operator: by the device of its tensors, or by the backend in force.
 
 CPU: the compiled extension. CUDA (NVIDIA and AMD): Triton, whose launcher calls CUDA C++ where
 `tune` found that faster. Anything else, and whatever could not be built: the eager definition.
-`use_backend` registers other kernels at those dispatch keys.
+Every kernel is registered once at its dispatch key; where a backend is forced, it gives way.
 """
 
 from __future__ import annotations
@@ -10,21 +10,21 @@ from __future__ import annotations
 import importlib
 import importlib.util
 import re
+import threading
 import warnings
 from collections.abc import Callable, Sequence
-from types import ModuleType, TracebackType
+from types import ModuleType
 from typing import Any
 
 import torch
 from torch import Tensor
-from torch._C import _is_any_autocast_enabled
 from torch.nn import Parameter
 
-from mpkernels.ops import combine, cross_connect, cross_predict, gate, mix, native, onchip
+from mpkernels.ops import combine, cross_connect, cross_predict, gate, mix, native, onchip, parts
 from mpkernels.ops.autograd import nothing_above
+from mpkernels.ops.internals import any_autocast, tensors_of
 from mpkernels.ops.schema import OPERATORS, library
-
-BACKENDS = ("auto", "eager", "native", "triton")
+from mpkernels.ops.switch import active_backend
 
 _EAGER: dict[str, Callable[..., Any]] = {
     "cross_connect": cross_connect.run_eager,
@@ -100,6 +100,8 @@ def _launchers(name: str) -> ModuleType:
 def _why_no_launcher(name: str) -> str | None:
     """Why Triton has no kernel for an operator, or None."""
     operator = name.removesuffix("_backward")
+    if operator == "cross_predict":  # of parts that it has
+        return None
     if importlib.util.find_spec(f"mpkernels.triton.{operator}") is None:
         return f"Triton has no {operator} yet"
     return None
@@ -110,20 +112,10 @@ def _triton(name: str) -> Callable[..., Any]:
     def launch(*arguments: Any) -> Any:
         return getattr(_launchers(name), name)(*arguments)
 
-    return launch
+    def launch_parts(*arguments: Any) -> Any:
+        return getattr(parts, name)(_triton, *arguments)
 
-
-def _refuse(backend: str, device: str, reason: str) -> Callable[[str], Callable[..., Any]]:
-    def kernel_for(name: str) -> Callable[..., Any]:
-        def kernel(*arguments: Any) -> Any:
-            raise RuntimeError(
-                f"mpkernels.{name}: use_backend({backend!r}) cannot run on {device} tensors: "
-                f"{reason}"
-            )
-
-        return kernel
-
-    return kernel_for
+    return launch_parts if name.startswith("cross_predict") else launch
 
 
 def _triton_on_cuda(name: str) -> Callable[..., Any]:
@@ -149,68 +141,82 @@ def why_no_native_on_cuda(name: str) -> str | None:
     return native.why_no_cuda
 
 
-def _native_on_cuda(name: str) -> Callable[..., Any]:
-    reason = why_no_native_on_cuda(name)
-    return _CUDA[name] if reason is None else _refuse("native", "CUDA", reason)(name)
+def _why_no_triton_on_cpu(name: str) -> str | None:
+    if reason := why_no_triton():
+        return reason
+    if triton_interprets():
+        return why_no_interpreter() or _why_no_launcher(name)
+    return "Triton needs a GPU, or TRITON_INTERPRET=1 set before triton is imported"
 
 
-def _triton_on_cpu(name: str) -> Callable[..., Any]:
-    reason = why_no_triton()
-    if reason is None and triton_interprets():
-        reason = why_no_interpreter() or _why_no_launcher(name)
-        return _refuse("triton", "CPU", reason)(name) if reason else _triton(name)
-    reason = reason or "Triton needs a GPU, or TRITON_INTERPRET=1 set before triton is imported"
-    return _refuse("triton", "CPU", reason)(name)
+def _why_not(name: str, backend: str, device: str) -> str | None:
+    """Why a forced backend cannot run an operator on a type of device, or None."""
+    if backend in ("auto", "eager"):
+        return None
+    if device == "cpu":
+        return native.why_no_cpu if backend == "native" else _why_no_triton_on_cpu(name)
+    if device == "cuda":
+        return why_no_native_on_cuda(name) if backend == "native" else why_no_triton()
+    return f"no kernel exists for {device} tensors"
 
 
-def _overrides(backend: str) -> list[tuple[str, Callable[[str], Callable[..., Any]]]]:
-    """Dispatch keys whose kernels differ from those of "auto"."""
-    if backend == "eager":
-        return [(key, _EAGER.__getitem__) for key in ("CPU", "CUDA")]
-    if backend == "triton":
-        cuda = why_no_triton()
-        refused = [("CUDA", _refuse("triton", "CUDA", cuda))] if cuda else []
-        return [("CPU", _triton_on_cpu), *refused]
-    if backend == "native":
-        cpu = native.why_no_cpu
-        refused = [("CPU", _refuse("native", "CPU", cpu))] if cpu else []
-        return [("CUDA", _native_on_cuda), *refused]
-    return []
+_ON_CUDA = {name: _triton_on_cuda(name) for name in OPERATORS}
 
 
-_forced: torch.library.Library | None = None
-_active = "auto"
-_checks_on_cpu = native.why_no_cpu is None
+def _by_python(name: str, device: str | None = None) -> Callable[..., Any]:
+    """The kernel of an operator that Python runs, for one type of device or for any."""
+
+    def kernel(*arguments: Any) -> Any:
+        backend, here = active_backend(), device or tensors_of(arguments)[0].device.type
+        if reason := _why_not(name, backend, here):
+            raise RuntimeError(_refusal(name, backend, here, reason))
+        if backend == "eager" or here not in ("cpu", "cuda"):
+            return _EAGER[name](*arguments)
+        if here == "cuda":
+            return (_CUDA if backend == "native" else _ON_CUDA)[name](*arguments)
+        return (_triton(name) if backend == "triton" else _EAGER[name])(*arguments)
+
+    return kernel
 
 
-def _install(backend: str) -> None:
-    global _forced, _active, _checks_on_cpu
-    if _forced is not None:
-        _forced._destroy()
-        _forced = None
-    kernels = _overrides(backend)
-    if kernels:
-        _forced = torch.library.Library("mpkernels", "IMPL")
-        with warnings.catch_warnings():
-            # torch 2.11 warns of every override; here it is the purpose.
-            warnings.filterwarnings("ignore", message=".*[Oo]verrid", category=UserWarning)
-            for key, kernel_for in kernels:
-                for name in OPERATORS:
-                    _forced.impl(name, kernel_for(name), key, allow_override=True)
-    _active = backend
-    _checks_on_cpu = backend in ("auto", "native") and native.why_no_cpu is None
+def _refusal(name: str, backend: str, device: str, reason: str) -> str:
+    where = device.upper() if device in ("cpu", "cuda") else device
+    return f"mpkernels.{name}: use_backend({backend!r}) cannot run on {where} tensors: {reason}"
 
 
-def active_backend() -> str:
-    """The backend in force: "auto" unless `use_backend` says otherwise."""
-    return _active
+# The compiled CPU kernels call these while a backend is forced (csrc/cpu/switched.h).
+_results = threading.local()
 
 
-def compiled_on_cpu() -> bool:
-    """Whether CPU tensors meet the compiled kernels now."""
-    return _checks_on_cpu
+def _served_by(name: str) -> str:
+    """Who runs the operator here: "native", "python", or behind "!" why neither does."""
+    backend = active_backend()
+    if backend in _COMPILED:
+        return "native"
+    reason = _why_not(name, backend, "cpu")
+    return "!" + _refusal(name, backend, "cpu", reason) if reason else "python"
 
 
+def _for_compiled(name: str) -> Callable[..., str]:
+    run = _by_python(name)
+
+    def kernel(*arguments: Any) -> str:
+        try:
+            found = run(*arguments)
+        except Exception as error:
+            return f"!{error}"
+        _results.found = list(found) if isinstance(found, tuple) else [found]
+        return "".join("T" if isinstance(value, Tensor) else "L" for value in _results.found)
+
+    return kernel
+
+
+def _fetch(at: int) -> Any:
+    found, _results.found[at] = _results.found[at], None
+    return found
+
+
+_COMPILED = ("auto", "native")
 _PLAIN = frozenset((Tensor, Parameter, type(None)))
 
 
@@ -220,7 +226,9 @@ def kernel_checks(tensors: Sequence[Any]) -> bool:
     The compiled CPU kernels do, in less time than Python needs to look at one shape. Autocast
     changes dtypes before the call, so it is no case for this.
     """
-    if not _checks_on_cpu or _is_any_autocast_enabled() or not nothing_above(tensors):
+    if native.why_no_cpu is not None or any_autocast() or not nothing_above(tensors):
+        return False
+    if active_backend() not in _COMPILED:
         return False
     for t in tensors:  # noqa: SIM110  (a generator costs more than the loop)
         if type(t) not in _PLAIN or not (t is None or t.is_cpu):
@@ -228,46 +236,11 @@ def kernel_checks(tensors: Sequence[Any]) -> bool:
     return True
 
 
-class use_backend:  # noqa: N801  (reads as a verb, like torch.no_grad)
-    """Forces the backend of every operator in this process, from the call on.
-
-    As a context manager it puts the previous backend back at the end. A backend that cannot run
-    for the tensors it is given raises RuntimeError and says why; it never falls back.
-
-    Args:
-        name: "auto" (by device: compiled extension, Triton, else eager), "eager" (the definition),
-            "native" (C++ on CPU, CUDA C++ on NVIDIA GPUs) or "triton" (GPUs; CPU tensors in
-            Triton's interpreter).
-
-    Raises:
-        ValueError: the name is none of these.
-
-    Example:
-        >>> with use_backend("eager"):
-        ...     ys = functional.mix([torch.ones(2, 3)], torch.ones(2, 1, 1))
-    """
-
-    def __init__(self, name: str) -> None:
-        if name not in BACKENDS:
-            raise ValueError(
-                f"use_backend: name must be one of {', '.join(BACKENDS)}, got {name!r}"
-            )
-        self._previous = _active
-        _install(name)
-
-    def __enter__(self) -> None:
-        pass
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        _install(self._previous)
-
-
 for _name in OPERATORS:
-    library.impl(_name, _EAGER[_name], "CompositeExplicitAutograd")
-    library.impl(_name, _triton_on_cuda(_name), "CUDA")
+    library.impl(_name, _by_python(_name), "CompositeExplicitAutograd")
+    library.impl(_name, _by_python(_name, "cuda"), "CUDA")
+    library.impl(f"{_name}_by_python", _for_compiled(_name), "CompositeExplicitAutograd")
     torch.library.register_fake(f"mpkernels::{_name}", _FAKE[_name], lib=library)
+library.impl("served_by", _served_by, "CompositeExplicitAutograd")
+for _name in ("list_of_python", "tensor_of_python"):
+    library.impl(_name, _fetch, "CompositeExplicitAutograd")

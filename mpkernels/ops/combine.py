@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from mpkernels import eager
+from mpkernels.eager import gradients
 from mpkernels.eager.functional import without_autocast
 from mpkernels.ops.autograd import Operator, applier, place
 from mpkernels.ops.check import check_combine
-from mpkernels.ops.differentiate import Definition, gradients, second_gradients
+from mpkernels.ops.differentiate import pull_back
 from mpkernels.ops.layout import empty_map, in_format_of
 
 _op = torch.ops.mpkernels.combine.default
@@ -59,18 +59,9 @@ def run_eager(
 ) -> list[Tensor]:
     """The operator by its definition."""
     check_combine("combine", us, gates, bias, scale, shift)
-    ys = _definition(relu)([*us, gates, bias, scale, shift])
+    with without_autocast(gates.device.type):
+        ys = eager.combine(us, gates, bias, relu, scale, shift)
     return [in_format_of(y, us[0]) for y in ys]
-
-
-def _definition(relu: bool) -> Definition:
-    def definition(inputs: Sequence[Tensor | None]) -> list[Tensor]:
-        *us, gates, bias, scale, shift = inputs
-        assert gates is not None
-        with without_autocast(gates.device.type):
-            return eager.combine(us, gates, bias, relu, scale, shift)  # type: ignore[arg-type]
-
-    return definition
 
 
 def run_eager_backward(
@@ -84,8 +75,8 @@ def run_eager_backward(
     wanted: list[bool],
 ) -> tuple[list[Tensor], list[Tensor]]:
     """The operator's gradient by its definition."""
-    inputs = [*us, gates, bias, scale, shift]
-    found = gradients(_definition(relu), inputs, grad_ys, wanted)
+    with without_autocast(gates.device.type):
+        found = gradients.combine(grad_ys, us, gates, bias, scale, shift, relu, wanted)
     count = sum(wanted[: len(us)])
     chosen = [u for u, w in zip(us, wanted) if w]
     grad_us = [in_format_of(grad, u) for grad, u in zip(found[:count], chosen)]
@@ -117,7 +108,7 @@ class _Combine(torch.autograd.Function):
 
 
 class _CombineBackward(torch.autograd.Function):
-    """The gradient, differentiable: through the definition."""
+    """The gradient, differentiable: through its definition."""
 
     @staticmethod
     def forward(relu: bool, wanted: list[bool], n: int, *flat: Any) -> tuple[Tensor, ...]:
@@ -135,11 +126,14 @@ class _CombineBackward(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor | None) -> tuple[Tensor | None, ...]:
-        grad_ys, inputs = ctx.saved_tensors[: ctx.n], ctx.saved_tensors[ctx.n :]
-        of_inputs, of_grads = second_gradients(
-            _definition(ctx.relu), inputs, grad_ys, ctx.wanted, grads
-        )
-        return (None, None, None, *of_grads, *of_inputs)
+        def first(flat: list[Any]) -> list[Tensor]:
+            grad_ys, (*us, gates, bias, scale, shift) = flat[: ctx.n], flat[ctx.n :]
+            grad_us, grad_parameters = run_eager_backward(
+                grad_ys, us, gates, bias, scale, shift, ctx.relu, ctx.wanted
+            )
+            return grad_us + grad_parameters
+
+        return (None, None, None, *pull_back(first, ctx.saved_tensors, grads))
 
 
 _apply, _apply_backward = applier(_Combine), applier(_CombineBackward)
@@ -157,5 +151,5 @@ def _differentiable_backward(grad_ys: list[Tensor | None], us: list[Tensor], *re
     return list(flat[:count]), list(flat[count:])
 
 
-combine = Operator("combine", _differentiable)
-combine_backward = Operator("combine_backward", _differentiable_backward)
+combine = Operator("combine", _differentiable, run_eager)
+combine_backward = Operator("combine_backward", _differentiable_backward, run_eager_backward)

@@ -9,10 +9,11 @@ import torch
 from torch import Tensor
 
 from mpkernels import eager
+from mpkernels.eager import gradients
 from mpkernels.eager.functional import accumulate_dtype, without_autocast
 from mpkernels.ops.autograd import Operator, applier, place
 from mpkernels.ops.check import check_gate
-from mpkernels.ops.differentiate import gradients, second_gradients
+from mpkernels.ops.differentiate import pull_back
 from mpkernels.ops.layout import empty_map, in_format_of
 
 Parameters = tuple[Tensor, Tensor | None, Tensor, Tensor | None]
@@ -64,13 +65,6 @@ def run_eager(
     return [in_format_of(y, xs[0]) for y in ys], gates, pooled
 
 
-def _definition(inputs: list[Tensor | None]) -> list[Tensor]:
-    *xs, w1, b1, w2, b2 = inputs
-    with without_autocast(xs[0].device.type):  # type: ignore[union-attr]
-        ys, gates = eager.cross_connect(xs, w1, b1, w2, b2)  # type: ignore[arg-type]
-    return [*ys, gates]
-
-
 def run_eager_backward(
     grad_ys: list[Tensor | None],
     grad_gates: Tensor | None,
@@ -84,8 +78,9 @@ def run_eager_backward(
     wanted: list[bool],
 ) -> tuple[list[Tensor], list[Tensor]]:
     """The operator's gradient by its definition."""
-    parameters = (w1, b1, w2, b2)
-    found = gradients(_definition, [*xs, *parameters], [*grad_ys, grad_gates], wanted)
+    # Gates and pooled values are computed again: a further gradient passes through them.
+    with without_autocast(xs[0].device.type):
+        found = gradients.cross_connect(grad_ys, grad_gates, xs, w1, b1, w2, b2, wanted)
     count = sum(wanted[: len(xs)])
     chosen = [x for x, w in zip(xs, wanted) if w]
     grad_xs = [in_format_of(grad, x) for grad, x in zip(found[:count], chosen)]
@@ -128,7 +123,7 @@ class _CrossConnect(torch.autograd.Function):
 
 
 class _CrossConnectBackward(torch.autograd.Function):
-    """The gradient, differentiable: through the definition, from which gates and pooled follow."""
+    """The gradient, differentiable: through its definition, from which gates and pooled follow."""
 
     @staticmethod
     def forward(wanted: list[bool], n: int, *flat: Any) -> tuple[Tensor, ...]:
@@ -148,9 +143,15 @@ class _CrossConnectBackward(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor | None) -> tuple[Tensor | None, ...]:
-        outer, inputs = ctx.saved_tensors[: ctx.n + 1], ctx.saved_tensors[ctx.n + 1 :]
-        of_inputs, of_grads = second_gradients(_definition, inputs, outer, ctx.wanted, grads)
-        return (None, None, *of_grads, None, None, *of_inputs)
+        def first(flat: list[Any]) -> list[Tensor]:
+            grad_ys, (grad_gates, *xs, w1, b1, w2, b2) = flat[: ctx.n], flat[ctx.n :]
+            grad_xs, grad_parameters = run_eager_backward(
+                grad_ys, grad_gates, xs, w1, w1, w1, b1, w2, b2, ctx.wanted
+            )
+            return grad_xs + grad_parameters
+
+        found = pull_back(first, ctx.saved_tensors, grads)
+        return (None, None, *found[: ctx.n + 1], None, None, *found[ctx.n + 1 :])
 
 
 _apply, _apply_backward = applier(_CrossConnect), applier(_CrossConnectBackward)
@@ -184,5 +185,7 @@ def _differentiable_backward(
     return list(flat[:count]), list(flat[count:])
 
 
-cross_connect = Operator("cross_connect", _differentiable)
-cross_connect_backward = Operator("cross_connect_backward", _differentiable_backward)
+cross_connect = Operator("cross_connect", _differentiable, run_eager)
+cross_connect_backward = Operator(
+    "cross_connect_backward", _differentiable_backward, run_eager_backward
+)

@@ -6,17 +6,17 @@ than its parts.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from mpkernels import eager
+from mpkernels.eager import gradients
 from mpkernels.eager.functional import without_autocast
 from mpkernels.ops.autograd import Operator, applier, place
 from mpkernels.ops.check import check_cross_predict
-from mpkernels.ops.differentiate import Definition, gradients, second_gradients
+from mpkernels.ops.differentiate import pull_back
 
 _op = torch.ops.mpkernels.cross_predict.default
 _backward_op = torch.ops.mpkernels.cross_predict_backward.default
@@ -59,23 +59,14 @@ def fake_backward(
     return grad_xs, made
 
 
-def _definition(relu: bool, m: int) -> Definition:
-    def definition(inputs: Sequence[Any]) -> list[Tensor]:
-        xs, (weight, bias, w1, b1, w2, b2, scale, shift) = inputs[:m], inputs[m:]
-        with without_autocast(weight.device.type):
-            ys, gates = eager.cross_predict(xs, weight, bias, w1, b1, w2, b2, relu, scale, shift)
-        return [*ys, gates]
-
-    return definition
-
-
 def run_eager(xs: list[Tensor], *rest: Any) -> tuple[list[Tensor], Tensor, Tensor]:
     """The operator by its definition."""
     *parameters, relu = rest
     check_cross_predict("cross_predict", xs, *parameters)
-    *ys, gates = _definition(relu, len(xs))([*xs, *parameters])
-    with without_autocast(gates.device.type):
-        us = torch.stack([x @ w.T for x, w in zip(xs, parameters[0].unbind())])
+    weight, bias, w1, b1, w2, b2, scale, shift = parameters
+    with without_autocast(xs[0].device.type):
+        ys, gates = eager.cross_predict(xs, weight, bias, w1, b1, w2, b2, relu, scale, shift)
+        us = torch.stack([x @ w.T for x, w in zip(xs, weight.unbind())])
     return [y.contiguous() for y in ys], gates, us
 
 
@@ -88,9 +79,11 @@ def run_eager_backward(
     *rest: Any,
 ) -> tuple[list[Tensor], list[Tensor]]:
     """The operator's gradient by its definition."""
-    *parameters, relu, wanted = rest
-    definition = _definition(relu, len(xs))
-    found = gradients(definition, [*xs, *parameters], [*grad_ys, grad_gates], wanted)
+    weight, bias, w1, b1, w2, b2, scale, shift, relu, wanted = rest
+    with without_autocast(xs[0].device.type):
+        found = gradients.cross_predict(
+            grad_ys, grad_gates, xs, weight, bias, w1, b1, w2, b2, scale, shift, relu, wanted
+        )
     found = [grad.contiguous() for grad in found]
     count = sum(wanted[: len(xs)])
     return found[:count], found[count:]
@@ -123,7 +116,7 @@ class _CrossPredict(torch.autograd.Function):
 
 
 class _CrossPredictBackward(torch.autograd.Function):
-    """The gradient, differentiable: through the definition."""
+    """The gradient, differentiable: through its definition."""
 
     @staticmethod
     def forward(relu: bool, wanted: list[bool], n: int, *flat: Any) -> tuple[Tensor, ...]:
@@ -142,10 +135,17 @@ class _CrossPredictBackward(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor | None) -> tuple[Tensor | None, ...]:
-        outer, inputs = ctx.saved_tensors[: ctx.n + 1], ctx.saved_tensors[ctx.n + 1 :]
-        definition = _definition(ctx.relu, len(inputs) - 8)
-        of_inputs, of_grads = second_gradients(definition, inputs, outer, ctx.wanted, grads)
-        return (None, None, None, *of_grads, None, None, *of_inputs)
+        def first(flat: list[Any]) -> list[Tensor]:
+            grad_ys, (grad_gates, *inputs) = flat[: ctx.n], flat[ctx.n :]
+            xs, parameters = inputs[:-8], inputs[-8:]
+            unused = xs[0]  # gates and us follow from the inputs
+            grad_xs, grad_parameters = run_eager_backward(
+                grad_ys, grad_gates, xs, unused, unused, *parameters, ctx.relu, ctx.wanted
+            )
+            return grad_xs + grad_parameters
+
+        found = pull_back(first, ctx.saved_tensors, grads)
+        return (None, None, None, *found[: ctx.n + 1], None, None, *found[ctx.n + 1 :])
 
 
 _apply, _apply_backward = applier(_CrossPredict), applier(_CrossPredictBackward)
@@ -173,5 +173,7 @@ def _differentiable_backward(
     return list(flat[:count]), list(flat[count:])
 
 
-cross_predict = Operator("cross_predict", _differentiable)
-cross_predict_backward = Operator("cross_predict_backward", _differentiable_backward)
+cross_predict = Operator("cross_predict", _differentiable, run_eager)
+cross_predict_backward = Operator(
+    "cross_predict_backward", _differentiable_backward, run_eager_backward
+)

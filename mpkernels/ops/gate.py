@@ -9,11 +9,13 @@ import torch
 from torch import Tensor
 
 from mpkernels import eager
+from mpkernels.eager import gradients
 from mpkernels.eager.functional import accumulate_dtype, without_autocast
 from mpkernels.ops.autograd import Operator, applier, place
 from mpkernels.ops.check import check_gate
 from mpkernels.ops.cross_connect import empty_parameters
-from mpkernels.ops.differentiate import gradients, second_gradients
+from mpkernels.ops.differentiate import pull_back
+from mpkernels.ops.layout import in_format, is_channels_last
 
 _op = torch.ops.mpkernels.gate.default
 _backward_op = torch.ops.mpkernels.gate_backward.default
@@ -53,14 +55,6 @@ def run_eager(
         return gates, torch.stack([eager.pool(x) for x in xs], 1)
 
 
-def _definition(inputs: list[Tensor | None]) -> list[Tensor]:
-    # The pool of a vector is the vector, so the definition also takes values already pooled.
-    pooled, w1, b1, w2, b2 = inputs
-    assert pooled is not None and w1 is not None and w2 is not None
-    with without_autocast(pooled.device.type):
-        return [eager.gate(list(pooled.unbind(1)), w1, b1, w2, b2)]
-
-
 def run_eager_backward(
     grad_gates: Tensor,
     gates: Tensor,
@@ -72,8 +66,8 @@ def run_eager_backward(
     wanted: list[bool],
 ) -> tuple[Tensor, list[Tensor]]:
     """The gradient of the pooled values and of the wanted parameters, by the definition."""
-    inputs = [pooled, w1, b1, w2, b2]
-    grad_pooled, *found = gradients(_definition, inputs, [grad_gates], [True, *wanted])
+    with without_autocast(pooled.device.type):
+        grad_pooled, found = gradients.gate(grad_gates, pooled, w1, b1, w2, b2, wanted)
     return grad_pooled.contiguous(), [grad.contiguous() for grad in found]
 
 
@@ -88,7 +82,8 @@ class _Gate(torch.autograd.Function):
     def setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor]) -> None:
         *xs, w1, b1, w2, b2 = inputs
         ctx.save_for_backward(*output, w1, b1, w2, b2)
-        ctx.shape, ctx.dtype, ctx.paths = xs[0].shape, xs[0].dtype, len(xs)
+        ctx.shape, ctx.dtype = xs[0].shape, xs[0].dtype
+        ctx.channels_last = [is_channels_last(x) for x in xs]
         ctx.set_materialize_grads(False)
 
     @staticmethod
@@ -96,7 +91,8 @@ class _Gate(torch.autograd.Function):
         ctx: Any, grad_gates: Tensor | None, grad_pooled: Tensor | None
     ) -> tuple[Tensor | None, ...]:
         saved = ctx.saved_tensors
-        of_xs, of_parameters = ctx.needs_input_grad[: ctx.paths], ctx.needs_input_grad[ctx.paths :]
+        paths = len(ctx.channels_last)
+        of_xs, of_parameters = ctx.needs_input_grad[:paths], ctx.needs_input_grad[paths:]
         grad_z = grad_pooled
         grad_parameters: list[Tensor | None] = [None] * len(of_parameters)
         if grad_gates is not None:
@@ -107,15 +103,20 @@ class _Gate(torch.autograd.Function):
             grad_parameters = place(found, list(of_parameters))
         if grad_z is None:
             return (None,) * len(ctx.needs_input_grad)
-        # Every position of a channel has the same gradient: a view, not a map, leaves here.
+        # Every position of a channel has the same gradient. It is written to a map: a hook of the
+        # user may work in place on it.
         per_position = (grad_z / math.prod(ctx.shape[2:])).to(ctx.dtype)
-        spread = per_position[(...,) + (None,) * (len(ctx.shape) - 2)]
-        grad_xs = [spread[:, i].expand(ctx.shape) if w else None for i, w in enumerate(of_xs)]
+        for _ in ctx.shape[2:]:
+            per_position = per_position.unsqueeze(-1)
+        grad_xs = [
+            in_format(per_position[:, i].expand(ctx.shape), last) if w else None
+            for i, (w, last) in enumerate(zip(of_xs, ctx.channels_last))
+        ]
         return (*grad_xs, *grad_parameters)
 
 
 class _GateBackward(torch.autograd.Function):
-    """The gradient, differentiable: through the definition on pooled values."""
+    """The gradient, differentiable: through its definition."""
 
     @staticmethod
     def forward(wanted: list[bool], *flat: Any) -> tuple[Tensor, ...]:
@@ -130,11 +131,16 @@ class _GateBackward(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor | None) -> tuple[Tensor | None, ...]:
-        grad_gates, *inputs = ctx.saved_tensors
-        of_inputs, of_grads = second_gradients(
-            _definition, inputs, [grad_gates], [True, *ctx.wanted], grads
-        )
-        return (None, of_grads[0], None, *of_inputs)
+        def first(flat: list[Any]) -> list[Tensor]:
+            grad_gates, pooled, w1, b1, w2, b2 = flat
+            unused = pooled  # gates follow from the pooled values
+            grad_pooled, grad_parameters = run_eager_backward(
+                grad_gates, unused, pooled, w1, b1, w2, b2, ctx.wanted
+            )
+            return [grad_pooled, *grad_parameters]
+
+        of_gates, *of_inputs = pull_back(first, ctx.saved_tensors, grads)
+        return (None, of_gates, None, *of_inputs)
 
 
 _apply, _apply_backward = applier(_Gate), applier(_GateBackward)
@@ -150,5 +156,5 @@ def _differentiable_backward(*arguments: Any) -> Any:
     return grad_pooled, grad_parameters
 
 
-gate = Operator("gate", _differentiable)
-gate_backward = Operator("gate_backward", _differentiable_backward)
+gate = Operator("gate", _differentiable, run_eager)
+gate_backward = Operator("gate_backward", _differentiable_backward, run_eager_backward)

@@ -8,10 +8,11 @@ import torch
 from torch import Tensor
 
 from mpkernels import eager
+from mpkernels.eager import gradients
 from mpkernels.eager.functional import without_autocast
 from mpkernels.ops.autograd import Operator, applier, place
 from mpkernels.ops.check import check_mix
-from mpkernels.ops.differentiate import gradients, second_gradients
+from mpkernels.ops.differentiate import pull_back
 from mpkernels.ops.layout import empty_map, in_format_of
 
 _op = torch.ops.mpkernels.mix.default
@@ -34,21 +35,16 @@ def fake_backward(
 def run_eager(xs: list[Tensor], gates: Tensor) -> list[Tensor]:
     """The operator by its definition."""
     check_mix("mix", xs, gates)
-    return [in_format_of(y, xs[0]) for y in _definition([*xs, gates])]
-
-
-def _definition(inputs: list[Tensor | None]) -> list[Tensor]:
-    *xs, gates = inputs
-    assert gates is not None
     with without_autocast(gates.device.type):
-        return eager.mix(xs, gates)  # type: ignore[arg-type]
+        return [in_format_of(y, xs[0]) for y in eager.mix(xs, gates)]
 
 
 def run_eager_backward(
     grad_ys: list[Tensor | None], xs: list[Tensor], gates: Tensor, wanted: list[bool]
 ) -> tuple[list[Tensor], list[Tensor]]:
     """The operator's gradient by its definition."""
-    found = gradients(_definition, [*xs, gates], grad_ys, wanted)
+    with without_autocast(gates.device.type):
+        found = gradients.mix(grad_ys, xs, gates, wanted)
     count = sum(wanted[:-1])
     chosen = [x for x, w in zip(xs, wanted) if w]
     grad_xs = [in_format_of(grad, x) for grad, x in zip(found[:count], chosen)]
@@ -77,7 +73,7 @@ class _Mix(torch.autograd.Function):
 
 
 class _MixBackward(torch.autograd.Function):
-    """The gradient, differentiable: through the definition."""
+    """The gradient, differentiable: through its definition."""
 
     @staticmethod
     def forward(wanted: list[bool], n: int, *flat: Any) -> tuple[Tensor, ...]:
@@ -93,9 +89,12 @@ class _MixBackward(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor | None) -> tuple[Tensor | None, ...]:
-        grad_ys, inputs = ctx.saved_tensors[: ctx.n], ctx.saved_tensors[ctx.n :]
-        of_inputs, of_grads = second_gradients(_definition, inputs, grad_ys, ctx.wanted, grads)
-        return (None, None, *of_grads, *of_inputs)
+        def first(flat: list[Any]) -> list[Tensor]:
+            grad_ys, (*xs, gates) = flat[: ctx.n], flat[ctx.n :]
+            grad_xs, grad_gates = run_eager_backward(grad_ys, xs, gates, ctx.wanted)
+            return grad_xs + grad_gates
+
+        return (None, None, *pull_back(first, ctx.saved_tensors, grads))
 
 
 _apply, _apply_backward = applier(_Mix), applier(_MixBackward)
@@ -113,5 +112,5 @@ def _differentiable_backward(
     return list(flat[:count]), list(flat[count:])
 
 
-mix = Operator("mix", _differentiable)
-mix_backward = Operator("mix_backward", _differentiable_backward)
+mix = Operator("mix", _differentiable, run_eager)
+mix_backward = Operator("mix_backward", _differentiable_backward, run_eager_backward)

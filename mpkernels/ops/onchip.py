@@ -15,6 +15,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
+from mpkernels.ops.internals import has_kernel
 from mpkernels.ops.layout import Geometry, geometry_of
 
 MAX_KEPT = 4
@@ -51,8 +52,7 @@ class OnChip(NamedTuple):
 @lru_cache(maxsize=64)
 def chip_of(device: torch.device) -> Chip | None:
     """The chip behind a CUDA device, or None where the CUDA C++ library has no kernels for it."""
-    has = torch._C._dispatch_has_kernel_for_dispatch_key
-    if device.type != "cuda" or not has("mpkernels::cross_connect_cuda", "CUDA"):
+    if device.type != "cuda" or not has_kernel("mpkernels::cross_connect_cuda", "CUDA"):
         return None
     found = torch.cuda.get_device_properties(device)
     generation = (found.major, found.minor)

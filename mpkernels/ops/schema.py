@@ -37,5 +37,13 @@ library.define("mix_cuda(Tensor[] xs, Tensor gates) -> Tensor[] ys")
 # So many blocks share a sample and keep it on chip.
 for _schema in SCHEMAS[:2]:
     library.define(_schema.replace("(", "_cuda(", 1).replace(") -> ", ", int cluster) -> ", 1))
+# What runs in Python while a backend is forced: see csrc/cpu/switched.h, which calls these.
+for _schema in SCHEMAS:
+    library.define(_schema.replace("(", "_by_python(", 1).partition(" -> ")[0] + " -> str")
+library.define("served_by(str name) -> str")
+library.define("list_of_python(int at) -> Tensor[]")
+library.define("tensor_of_python(int at) -> Tensor")
+# Tells the compiled kernels whether a backend is forced anywhere.
+library.define("forcing(bool on) -> bool")
 # The instruction set of the CPU kernels; a name chooses it, "best" the widest, "" only asks.
 library.define("instruction_set(str name) -> str")

@@ -1,0 +1,61 @@
+// Kernels that give way to Python while a backend is forced (mpkernels/ops/switch.py).
+//
+// They stay registered for good: a switch must not take from another thread what it is running. A
+// process without Python never forces anything, so there this costs one load.
+#pragma once
+
+#include <algorithm>
+#include <atomic>
+#include <stdexcept>
+#include <string>
+
+#include "boxed.h"
+
+namespace mpk::cpu {
+
+// Whether any thread, or the process, has a backend other than "auto".
+inline std::atomic<bool> forcing{false};
+
+// The name of an operator as a template's argument.
+template <size_t size>
+struct Name {
+  char text[size];
+  constexpr Name(const char (&from)[size]) { std::copy_n(from, size, text); }
+};
+
+// Calls an operator of Python's with one result, which takes the place of its arguments.
+inline void call_python(const std::string& name, StableIValue* stack) {
+  TORCH_ERROR_CODE_CHECK(
+      torch_call_dispatcher(("mpkernels::" + name).c_str(), "", stack, TORCH_ABI_VERSION));
+}
+
+inline std::string ask_python(const std::string& name, StableIValue* stack) {
+  call_python(name, stack);
+  return torch::stable::detail::to<std::string>(stack[0]);
+}
+
+// Whether Python has run the operator.
+//
+// Torch's shim gives several results of several types in each other's place, and of an error only a
+// code. So Python answers with a letter for each result (a List or a Tensor), which is then fetched
+// by its number, or with an error's text behind "!".
+inline bool run_by_python(const std::string& name, StableIValue* stack) {
+  StableIValue asked[] = {torch::stable::detail::from(name)};
+  std::string answer = ask_python("served_by", asked);
+  if (answer == "native") return false;
+  if (answer == "python") answer = ask_python(name + "_by_python", stack);
+  if (answer[0] == '!') throw std::runtime_error(answer.substr(1));
+  for (size_t at = 0; at < answer.size(); at++) {
+    stack[at] = torch::stable::detail::from(int64_t(at));
+    call_python(answer[at] == 'L' ? "list_of_python" : "tensor_of_python", stack + at);
+  }
+  return true;
+}
+
+template <Name name, auto function>
+void switched(StableIValue* stack, uint64_t arguments, uint64_t results) {
+  if (forcing.load(std::memory_order_relaxed) && run_by_python(name.text, stack)) return;
+  boxed<function>(stack, arguments, results);
+}
+
+}  // namespace mpk::cpu

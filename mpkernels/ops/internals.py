@@ -1,0 +1,119 @@
+"""Names of torch that are not public, each with what is done where a torch has it no longer.
+
+The short ways below autograd need them. Without one, the call takes a longer way with the same
+values, gradients and errors: "I cannot tell" is always answered as "something may be there".
+"""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.autograd import forward_ad
+from torch.overrides import has_torch_function as _public_has_torch_function
+
+missing: list[str] = []
+
+
+def _named(path: str) -> Any:
+    """What torch has under this name, or None, which is remembered."""
+    found: Any = torch
+    for name in path.split(".")[1:]:
+        found = getattr(found, name, None)
+    if found is None:
+        missing.append(path)
+    return found
+
+
+def _always(*arguments: Any) -> bool:
+    return True
+
+
+def _any_of_these_requires_grad(*arguments: Any) -> bool:
+    return any(t.requires_grad for t in tensors_of(arguments))
+
+
+def tensors_of(arguments: Sequence[Any]) -> list[Tensor]:
+    """The tensors among an operator's arguments and in their lists."""
+    flat = [v for a in arguments for v in (a if isinstance(a, (list, tuple)) else (a,))]
+    return [t for t in flat if isinstance(t, Tensor)]
+
+
+# The step below autograd itself. Without one of these no operator can take it.
+below_autograd: Any = _named("torch._C._AutoDispatchBelowAutograd")
+after_autograd: Any = _named("torch._C._after_autograd_keyset")
+
+# What may stand above autograd.
+transforms_are_active: Callable[[], bool] = (
+    _named("torch._C._are_functorch_transforms_active") or _always
+)
+dispatch_modes: Callable[[], int] = _named("torch._C._len_torch_dispatch_stack") or _always
+tracing_state: Callable[[], Any] = _named("torch._C._get_tracing_state") or _always
+has_torch_function: Callable[..., bool] = (
+    _named("torch._C._has_torch_function") or _public_has_torch_function
+)
+any_autocast: Callable[[], bool] = _named("torch._C._is_any_autocast_enabled") or _always
+any_requires_grad: Callable[..., bool] = (
+    _named("torch._C._any_requires_grad") or _any_of_these_requires_grad
+)
+# Public autograd.Function.apply does what this does; only the short way around it needs it.
+unwrap_dead_wrappers: Any = _named("torch._functorch.utils.unwrap_dead_wrappers")
+
+_included: Any = _named("torch._C._dispatch_tls_is_dispatch_key_included")
+_parse_key: Any = _named("torch._C._parse_dispatch_key")
+_has_level = _named("torch.autograd.forward_ad._current_level") is not None
+_interpreters: Any = _named("torch._C._functorch.get_interpreter_stack")
+_kinds: Any = _named("torch._C._functorch.TransformType")
+_has_kernel: Any = _named("torch._C._dispatch_has_kernel_for_dispatch_key")
+
+
+if _has_level:
+
+    def dual_level_is_open() -> bool:
+        """Whether forward-mode derivatives may be computed: in this process, not this thread."""
+        return forward_ad._current_level >= 0
+
+else:
+    dual_level_is_open = _always
+
+
+if _included is not None and _parse_key is not None:
+    _vmap_mode = _parse_key("VmapMode")
+
+    def gradients_are_batched() -> bool:
+        """Whether torch.autograd maps over gradients, which it does without torch.func."""
+        return bool(_included(_vmap_mode))
+
+else:
+    gradients_are_batched = _always
+
+
+def only_reverse_mode() -> bool:
+    """Whether the one transform of torch.func in force is a reverse mode: grad or vjp."""
+    if _interpreters is None or _kinds is None:
+        return False
+    stack = _interpreters()
+    return stack is not None and len(stack) == 1 and stack[0].key() == _kinds.Grad
+
+
+def has_kernel(operator: str, key: str) -> bool:
+    """Whether a library has registered a kernel."""
+    return _has_kernel is not None and _has_kernel(operator, key)
+
+
+def short_way_exists() -> bool:
+    """Whether kernels can be reached from below autograd at all."""
+    return below_autograd is not None and after_autograd is not None
+
+
+if missing:
+    how = "takes longer ways to its kernels" if short_way_exists() else "runs its eager definition"
+    warnings.warn(
+        f"mpkernels {how}: torch {torch.__version__} has no {', '.join(missing)}. Results are the "
+        "same; a newer mpkernels may know this torch",
+        RuntimeWarning,
+        stacklevel=2,
+    )
