@@ -21,6 +21,7 @@ from torch import Tensor
 from torch.nn import Parameter
 
 from mpkernels.ops import combine, cross_connect, cross_predict, gate, mix, native, onchip, parts
+from mpkernels.ops import lazy as lazy  # registers itself
 from mpkernels.ops.autograd import nothing_above
 from mpkernels.ops.internals import any_autocast, tensors_of
 from mpkernels.ops.schema import OPERATORS, library
@@ -53,7 +54,7 @@ _FAKE: dict[str, Callable[..., Any]] = {
 _CUDA: dict[str, Callable[..., Any]] = {  # by C++
     "cross_connect": onchip.cross_connect,
     "cross_connect_backward": onchip.cross_connect_backward,
-    "mix": lambda *arguments: torch.ops.mpkernels.mix_cuda(*arguments),
+    "mix": onchip.mix,
 }
 
 

@@ -39,16 +39,6 @@ def geometry_like(x: Tensor) -> Geometry:
     return _geometry(x.shape, x.stride())
 
 
-def _in_memory(x: Tensor) -> Tensor:
-    """The map as memory has it: not a tensor of zeros without memory, nor one still to be negated.
-
-    The dispatcher sees to both, but not in lists that may hold None, as those of gradients.
-    """
-    if x._is_zerotensor():
-        return torch.zeros(x.shape, dtype=x.dtype, device=x.device)
-    return x.resolve_neg()
-
-
 def _arguments(
     xs: Sequence[Tensor | None], geometry: Geometry, unused: Tensor, copied: bool
 ) -> Arguments:
@@ -57,8 +47,6 @@ def _arguments(
         if x is None:
             x, strides = unused, Strides(0, geometry.cols)
         else:
-            if copied:
-                x = _in_memory(x)
             found = _strides(x.shape, x.stride(), geometry)
             if found is None:
                 other = empty_map(x, geometry.channels_last and x.dim() > 2)
