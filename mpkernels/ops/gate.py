@@ -15,7 +15,7 @@ from mpkernels.ops.autograd import Operator, applier, place
 from mpkernels.ops.check import check_gate
 from mpkernels.ops.cross_connect import empty_parameters
 from mpkernels.ops.differentiate import pull_back
-from mpkernels.ops.layout import in_format, is_channels_last
+from mpkernels.ops.layout import copied, is_channels_last
 
 _op = torch.ops.mpkernels.gate.default
 _backward_op = torch.ops.mpkernels.gate_backward.default
@@ -109,7 +109,7 @@ class _Gate(torch.autograd.Function):
         for _ in ctx.shape[2:]:
             per_position = per_position.unsqueeze(-1)
         grad_xs = [
-            in_format(per_position[:, i].expand(ctx.shape), last) if w else None
+            copied(per_position[:, i].expand(ctx.shape), last) if w else None
             for i, (w, last) in enumerate(zip(of_xs, ctx.channels_last))
         ]
         return (*grad_xs, *grad_parameters)

@@ -6,6 +6,7 @@ values, gradients and errors: "I cannot tell" is always answered as "something m
 
 from __future__ import annotations
 
+import functools
 import warnings
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -80,15 +81,12 @@ else:
     dual_level_is_open = _always
 
 
-if _included is not None and _parse_key is not None:
-    _vmap_mode = _parse_key("VmapMode")
-
-    def gradients_are_batched() -> bool:
-        """Whether torch.autograd maps over gradients, which it does without torch.func."""
-        return bool(_included(_vmap_mode))
-
-else:
-    gradients_are_batched = _always
+# Whether torch.autograd maps over gradients, which it does without torch.func.
+gradients_are_batched: Callable[[], bool] = (
+    _always
+    if _included is None or _parse_key is None
+    else functools.partial(_included, _parse_key("VmapMode"))
+)
 
 
 def only_reverse_mode() -> bool:

@@ -95,16 +95,16 @@ def empty_map(x: Tensor, channels_last: bool | None = None, channels: int | None
 
 def in_format_of(y: Tensor, x: Tensor) -> Tensor:
     """y, dense and in the format of x, copied only where it is not that already."""
-    return in_format(y, is_channels_last(x))
+    channels_last = is_channels_last(x)
+    dense = y.stride() == empty_map(y, channels_last).stride()
+    return y if dense else copied(y, channels_last)
 
 
-def in_format(y: Tensor, channels_last: bool) -> Tensor:
-    """y, dense and in this format, copied only where it is not that already.
+def copied(y: Tensor, channels_last: bool) -> Tensor:
+    """A dense copy of y in this format.
 
-    Without a write into a new tensor, which torch.func's transforms would not follow.
+    Not by a write into a new tensor, which torch.func's transforms would not follow.
     """
-    if y.stride() == empty_map(y, channels_last).stride():
-        return y
     if not channels_last:
         return y.clone(memory_format=torch.contiguous_format)
     return y.movedim(1, -1).clone(memory_format=torch.contiguous_format).movedim(-1, 1)
