@@ -6,8 +6,8 @@ from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
-from torch.nn.modules import module as _module
 
+_module = nn.modules.module
 # What a call of a module passes through. Whoever replaces one of them wants to see or change it.
 _STEPS = ("__call__", "_wrapped_call_impl", "_call_impl", "forward", "_check_input_dim")
 _HOOKS = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks")
