@@ -21,7 +21,8 @@ void clear_row(const Part<A>& part, int64_t j, int64_t r) {
 }
 
 template <class T, int M, bool CHANNELS_LAST, class A = Accumulate<T>>
-inline void row_of(const Part<A>& part, int64_t j, int64_t r, RowSums<A, CHANNELS_LAST>& row) {
+inline __attribute__((always_inline)) void row_of(const Part<A>& part, int64_t j, int64_t r,
+                                                  RowSums<A, CHANNELS_LAST>& row) {
   if (!part.used(j))
     clear_row<T>(part, j, r);
   else if constexpr (M > 0)

@@ -219,8 +219,8 @@ __attribute__((noinline)) void grads_of_long_row(const Part<A>& part, int64_t j,
 
 // Row r of output j of M paths.
 template <class T, int M, bool CHANNELS_LAST, class A = Accumulate<T>>
-inline void grads_of_row(const Part<A>& part, int64_t j, int64_t r,
-                         RowSums<A, CHANNELS_LAST>& row) {
+inline __attribute__((always_inline)) void grads_of_row(const Part<A>& part, int64_t j, int64_t r,
+                                                        RowSums<A, CHANNELS_LAST>& row) {
   Vec<A>* dots = part.group.dots + j * M;
   if (part.rows.cols > stretch<A>)
     return grads_of_long_row<T, M, CHANNELS_LAST>(part, j, r, row, dots);
