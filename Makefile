@@ -9,7 +9,7 @@ VENV := .venv
 RUN := $(VENV)/bin/python
 INSTALLED := $(VENV)/installed
 CSRC := $(wildcard csrc/*.h csrc/*.cpp csrc/*/*.h csrc/*/*.cpp csrc/*/*.cu csrc/*/*.cuh)
-SHIM := $(wildcard tests/shim/*.h tests/shim/*.cpp tests/shim/cuda/*.cuh)
+SHIM := $(wildcard proof/shim/*.h proof/shim/*.cpp proof/shim/cuda/*.cuh)
 
 OLDEST := .venv-oldest
 
@@ -28,12 +28,12 @@ test-all: install
 # The compiled libraries serve any torch from 2.11 on, so nothing is built again.
 test-oldest: install $(OLDEST)/installed
 	PYTHONPATH=. $(OLDEST)/bin/python -m mpkernels
-	PYTHONPATH=. $(OLDEST)/bin/python -m pytest tests/test_budgets.py tests/test_triton.py
+	PYTHONPATH=. $(OLDEST)/bin/python -m pytest tests/kernels/test_budgets.py tests/kernels/test_triton.py
 
 # Nothing is launched: every kernel of the GPU report is compiled, and its host code runs.
 COMPILING := launches correctness routers host networks compiled compiled_networks
 rehearse-gpu: install $(OLDEST)/installed
-	PYTHONPATH=. $(OLDEST)/bin/python tests/rehearse_gpu.py --only $(COMPILING) --seconds 3600 --out build/gpu_rehearsal
+	PYTHONPATH=. $(OLDEST)/bin/python -m benchmarks.gpu.rehearsal --only $(COMPILING) --seconds 3600 --out build/gpu_rehearsal
 
 lint: install
 	$(RUN) -m ruff check .

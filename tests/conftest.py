@@ -1,13 +1,12 @@
 """Fixtures shared by all tests."""
 
 import ctypes
-import os
 
-import cases
 import pytest
 import torch
 
 import mpkernels as mpk
+from proof import where
 
 
 def pytest_addoption(parser):
@@ -16,13 +15,13 @@ def pytest_addoption(parser):
 
 
 def pytest_configure(config):
-    cases.DEVICE = config.getoption("--device")
-    if cases.DEVICE == "cuda":
-        BACKENDS[:] = ["triton"]
+    where.use_device(config.getoption("--device"))
 
 
-INTERPRETED = os.environ.get("TRITON_INTERPRET") == "1"
-BACKENDS = ["triton"] if INTERPRETED else ["native", "eager"]
+def pytest_generate_tests(metafunc):
+    """Each backend that runs tensors of the device in this process."""
+    if "backend" in metafunc.fixturenames:
+        metafunc.parametrize("backend", where.BACKENDS, indirect=True)
 
 
 M_PERTURB = -6  # mallopt's: new memory is filled with the complement of this byte
@@ -59,8 +58,8 @@ def one_thread():
     torch.set_num_threads(before)
 
 
-@pytest.fixture(params=BACKENDS)
+@pytest.fixture
 def backend(request):
-    """Each backend that runs CPU tensors in this process, forced."""
+    """The backend of a test, forced."""
     with mpk.use_backend(request.param):
         yield request.param

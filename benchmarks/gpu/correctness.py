@@ -12,7 +12,6 @@ from collections.abc import Iterator
 from typing import Any
 
 import torch
-from networks import NETWORKS
 from torch import Tensor
 
 from benchmarks.gpu.drawn import (
@@ -26,6 +25,7 @@ from benchmarks.gpu.drawn import (
     run_operator,
 )
 from benchmarks.gpu.float64 import expected, shares
+from proof.problems.networks import NETWORKS
 
 # The networks that are timed come first; half and double precision are checked at theirs alone.
 TIMED = ("basecnn_3_cc", "resnet20_3_cc", "resnet18_2_cc")

@@ -13,7 +13,10 @@ from typing import Any
 from benchmarks.gpu.rows import ROOT
 
 # Files of tests that take --device, what says most first.
-FILES = ("test_semantics.py", "test_autograd.py", "test_operators.py", "test_walks.py")
+FILES = (
+    "operators/test_semantics.py", "operators/test_autograd.py", "operators/test_operators.py",
+    "kernels/test_walks.py",
+)  # fmt: skip
 
 
 def cases() -> list[str]:

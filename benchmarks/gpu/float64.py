@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-import closeness
 import torch
-from closeness import ROUNDOFF, Bounded, CombineBounds, GateBounds, gamma
 from torch import Tensor
 
 from benchmarks.gpu.drawn import COMBINED, Problem
+from proof import closeness
+from proof.closeness import ROUNDOFF, Bounded, CombineBounds, GateBounds, gamma
 
 Expected = dict[str, tuple[Tensor, Tensor]]
 

@@ -26,7 +26,8 @@ class Step(NamedTuple):
 
 # cuBLAS asks for it where torch is told to be deterministic, which fills new tensors with NaN.
 DETERMINISTIC = {"CUBLAS_WORKSPACE_CONFIG": ":4096:8"}
-CHECKED = ("benchmarks/gpu/drawn.py", "benchmarks/gpu/float64.py", "tests/closeness.py")
+CHECKED = ("benchmarks/gpu/drawn.py", "benchmarks/gpu/float64.py", "proof/closeness.py")
+TABLES = ("proof/*.py", "proof/problems/*.py", "tests/operators/*.py", "tests/kernels/*.py")
 TIMED = (
     "benchmarks/gpu/graphs.py", "benchmarks/measure.py", "benchmarks/problem.py",
     "benchmarks/baselines.py", "benchmarks/training.py",
@@ -41,7 +42,14 @@ STEPS = [
     Step("host", 1, 15, 15, {}, TIMED),
     Step("networks", 1, 40, 50, {}, TIMED),
     Step("compiled", 8, 100, 110, INDUCTOR, TIMED),
-    Step("device_tests", 16, 100, 110, DETERMINISTIC, ("tests/*.py",)),
+    Step(
+        "device_tests",
+        16,
+        100,
+        110,
+        DETERMINISTIC,
+        TABLES,
+    ),
     Step("compiled_networks", 8, 170, 180, INDUCTOR, TIMED),
     Step("tuning", 1, 15, 40),
     Step("counters", 1, 20, 60),

@@ -5,7 +5,6 @@ from __future__ import annotations
 from typing import Any
 
 import torch
-from networks import NETWORKS
 
 import mpkernels as mpk
 from benchmarks import baselines
@@ -17,6 +16,7 @@ from mpkernels.ops.layout import geometry_of
 from mpkernels.ops.onchip import on_chip
 from mpkernels.triton import cross_connect as launcher
 from mpkernels.triton.launch import Walk, card_of, cross_connect_launch
+from proof.problems.networks import NETWORKS
 
 # Networks whose routers are timed, with the batch of their recipes.
 TIMED = {"basecnn_3_cc": 128, "resnet20_3_cc": 64, "resnet18_2_cc": 32}

@@ -1,6 +1,6 @@
 // The words in which the kernels speak of threads, clusters and memory, on a GPU.
 //
-// tests/shim/cuda/platform.cuh says the same words on a CPU, so that the kernels run there.
+// proof/shim/cuda/platform.cuh says the same words on a CPU, so that the kernels run there.
 #pragma once
 
 #include <cuda_bf16.h>

@@ -1,0 +1,225 @@
+"""The operators on the machine of machine.h, as a backend of CPU tensors."""
+
+from __future__ import annotations
+
+import ctypes
+import shutil
+import subprocess
+from collections.abc import Iterator
+from contextlib import contextmanager
+from ctypes import POINTER, Structure, c_bool, c_char_p, c_int32, c_int64, c_uint, c_void_p
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from mpkernels.triton.maps import finished, geometry_like, new_maps, reading, writing
+from proof.where import ROOT
+
+HERE = Path(__file__).parent
+CSRC = ROOT / "csrc"
+FLAGS = ["-std=c++20", "-fPIC", "-Wall", "-Wno-unknown-pragmas", "-U_FORTIFY_SOURCE"]
+_DTYPES = {torch.float32: 0, torch.float64: 1, torch.bfloat16: 2, torch.float16: 3}
+
+
+class Geometry(Structure):
+    """As csrc/problem.h has it, like all below."""
+
+    _fields_ = [
+        ("dtype", c_int32), ("channels_last", c_bool),
+        ("batch", c_int64), ("channels", c_int64), ("positions", c_int64),
+    ]  # fmt: skip
+
+
+class Map(Structure):
+    _fields_ = [("data", c_void_p), ("batch", c_int64), ("row", c_int64)]
+
+
+class Parameters(Structure):
+    _fields_ = [
+        *((name, c_int64) for name in ("inputs", "outputs", "hidden")),
+        *((name, c_void_p) for name in ("w1", "w1_by_channel", "b1", "w2", "b2")),
+    ]
+
+
+class Forward(Structure):
+    _fields_ = [
+        ("geometry", Geometry), ("gate", Parameters), ("xs", POINTER(Map)), ("ys", POINTER(Map)),
+        ("gates", c_void_p), ("pooled", c_void_p),
+    ]  # fmt: skip
+
+
+class Backward(Structure):
+    _fields_ = [
+        ("geometry", Geometry), ("gate", Parameters), ("xs", POINTER(Map)),
+        ("grad_ys", POINTER(Map)), ("output_of", POINTER(c_int64)), ("present", c_int64),
+        ("grad_xs", POINTER(Map)),
+        *((name, c_void_p) for name in (
+            "grad_gates", "gates", "pooled", "grad_pooled", "grad_logits", "grad_hidden", "hidden"
+        )),
+        ("parameters_wanted", c_bool),
+    ]  # fmt: skip
+
+
+class Weights(Structure):
+    _fields_ = [
+        ("dtype", c_int32),
+        *((n, c_int64) for n in ("batch", "channels", "inputs", "outputs", "hidden_units")),
+        *((n, c_void_p) for n in ("pooled", "hidden", "grad_logits", "grad_hidden",
+                                  "grad_w1", "grad_b1", "grad_w2", "grad_b2")),
+    ]  # fmt: skip
+
+
+def compiler() -> str | None:
+    """g++, which has what the shim needs."""
+    return shutil.which("g++")
+
+
+def build(folder: Path, *flags: str, sources: tuple[str, ...] = ("kernels.cpp",)) -> Path:
+    """Compiles the kernels for this processor."""
+    made = folder / ("kernels" if "-pie" in flags else "kernels.so")
+    shared = () if "-pie" in flags else ("-shared",)
+    subprocess.run(
+        [compiler(), *FLAGS, *shared, *flags, f"-I{HERE}", f"-I{CSRC}", "-o", made,
+         *(HERE / source for source in sources)],
+        check=True,
+    )  # fmt: skip
+    return made
+
+
+def _pointer(t: Tensor | None) -> int | None:
+    return None if t is None else t.data_ptr()
+
+
+def _maps(arguments: tuple) -> ctypes.Array:
+    found = (Map * max(1, len(arguments[0])))()
+    for at, (t, batch, row) in enumerate(zip(*arguments)):
+        found[at] = Map(t.data_ptr(), batch, row)
+    return found
+
+
+class Traffic:
+    """How often each byte of a tensor's storage was read and written."""
+
+    def __init__(self, t: Tensor) -> None:
+        self.t, size = t, t.untyped_storage().nbytes()
+        self.reads, self.writes = (torch.zeros(size, dtype=torch.uint8) for _ in range(2))
+
+    def counts(self, kind: str) -> Tensor:
+        """Of each element, in the shape of the tensor; the first byte speaks for the others."""
+        t, bytes_ = self.t, self.t.element_size()
+        of_elements = getattr(self, kind).view(-1, bytes_)
+        assert (of_elements == of_elements[:, :1]).all()
+        return of_elements[:, 0].as_strided(t.shape, t.stride(), t.storage_offset())
+
+    def total(self, kind: str) -> int:
+        """Bytes touched."""
+        return int(getattr(self, kind).sum())
+
+
+class Machine:
+    """A library of `build`, and how it runs kernels: blocks a cluster, threads a block, seed."""
+
+    def __init__(self, library: Path) -> None:
+        self.library = ctypes.CDLL(str(library))
+        for name in ("forward", "backward", "weights"):
+            getattr(self.library, name).restype = c_char_p
+        self.library.plan_bytes.restype = c_int64
+        self.cluster, self.threads, self.seed = 1, 64, 0
+        self.traffic: list[Traffic] | None = None  # of the last kernel, if a list to begin with
+
+    def _run(self, name: str, problem: Structure, tensors: list[Tensor | None], *sizes: int):
+        known = []
+        self.library.know(c_void_p(0), c_int64(0), None, None)
+        if self.traffic is not None:
+            known = [Traffic(t) for t in tensors if t is not None and t.numel()]
+            for one in {k.t.untyped_storage().data_ptr(): k for k in known}.values():
+                storage = one.t.untyped_storage()
+                self.library.know(
+                    c_void_p(storage.data_ptr()), c_int64(storage.nbytes()),
+                    c_void_p(one.reads.data_ptr()), c_void_p(one.writes.data_ptr()),
+                )  # fmt: skip
+            self.traffic = known
+        error = getattr(self.library, name)(
+            ctypes.byref(problem), *map(c_int64, sizes), c_uint(self.seed)
+        )
+        if error:
+            raise RuntimeError(f"{name}: {error.decode()}")
+
+    def _problem(self, xs: list[Tensor], gate: tuple[Tensor | None, ...]):
+        w1, b1, w2, b2 = gate
+        geometry = geometry_like(xs[0])
+        sizes = len(xs), w2.shape[1], w1.shape[1]
+        of_gate = Parameters(*sizes, _pointer(w1), None, *map(_pointer, (b1, w2, b2)))
+        dtype = _DTYPES[xs[0].dtype]
+        c_geometry = Geometry(
+            dtype, geometry.channels_last, geometry.batch, geometry.channels, geometry.positions
+        )
+        return geometry, c_geometry, of_gate
+
+    def cross_connect(self, xs, w1, b1, w2, b2):
+        """As the operator."""
+        parameters = [None if p is None else p.float().contiguous() for p in (w1, b1, w2, b2)]
+        geometry, c_geometry, of_gate = self._problem(xs, parameters)
+        made = new_maps([xs[0]] * w2.shape[1])
+        inputs, outputs = reading(xs, geometry, xs[0]), writing(made, geometry, xs[0])
+        gates = torch.empty(geometry.batch, len(xs), w2.shape[1])
+        pooled = torch.empty(geometry.batch, len(xs), geometry.channels)
+        problem = Forward(
+            c_geometry, of_gate, _maps(inputs), _maps(outputs), gates.data_ptr(), pooled.data_ptr()
+        )
+        tensors = [*inputs[0], *outputs[0], gates, pooled, *parameters]
+        self._run("forward", problem, tensors, self.cluster, self.threads)
+        return finished(made, outputs), gates, pooled
+
+    def cross_connect_backward(
+        self, grad_ys, grad_gates, xs, gates, pooled, w1, b1, w2, b2, wanted
+    ):
+        """As the operator."""
+        given, m = (w1, b1, w2, b2), len(xs)
+        parameters = [None if p is None else p.float().contiguous() for p in given]
+        geometry, c_geometry, of_gate = self._problem(xs, parameters)
+        made = new_maps([x if w else None for x, w in zip(xs, wanted)])
+        present = [j for j, grad in enumerate(grad_ys) if grad is not None]
+        outer = reading([grad_ys[j] for j in present], geometry, xs[0])
+        inputs, grads = reading(xs, geometry, xs[0]), writing(made, geometry, xs[0])
+        to = _maps(grads)
+        for i in range(m):
+            if not wanted[i]:
+                to[i].data = None
+        grad_logits = torch.empty(gates.shape)
+        grad_hidden, hidden = (torch.empty(*gates.shape[:2], w1.shape[1]) for _ in range(2))
+        saved = [None if t is None else t.contiguous() for t in (grad_gates, gates, pooled)]
+        left = [grad_logits, grad_hidden, hidden]
+        problem = Backward(
+            c_geometry, of_gate, _maps(inputs), _maps(outer),
+            (c_int64 * len(xs[0:1] + present))(*present), len(present), to,
+            *map(_pointer, saved), None, *map(_pointer, left), any(wanted[m:]),
+        )  # fmt: skip
+        written = [t for t, w in zip(grads[0], wanted) if w]
+        tensors = [*outer[0], *inputs[0], *written, *saved, *left, *parameters]
+        self._run("backward", problem, tensors, self.cluster, self.threads)
+        of_maps = self.traffic
+        sums = [
+            torch.empty(p.shape) if w and p is not None else None
+            for p, w in zip(parameters, wanted[m:])
+        ]
+        if any(wanted[m:]):
+            sizes = geometry.batch, geometry.channels, m, gates.shape[2], w1.shape[1]
+            pointers = map(_pointer, (saved[2], hidden, grad_logits, grad_hidden, *sums))
+            weights = Weights(0, *sizes, *pointers)
+            self._run("weights", weights, [saved[2], *left, *sums], self.threads)
+            self.traffic = of_maps
+        found = [s.to(p.dtype) for s, p in zip(sums, given) if s is not None]
+        return finished(made, grads), found
+
+    @contextmanager
+    def forced(self) -> Iterator[None]:
+        """Every cross_connect of CPU tensors runs on this machine."""
+        library = torch.library.Library("mpkernels", "IMPL")
+        for name in ("cross_connect", "cross_connect_backward"):
+            library.impl(name, getattr(self, name), "CPU", allow_override=True)
+        try:
+            yield
+        finally:
+            library._destroy()

@@ -1,0 +1,71 @@
+"""The GPU report on a GPU that is not there: the real command, kernels compiled, not launched."""
+
+import os
+import subprocess
+import sys
+
+import pytest
+
+from proof.where import INTERPRETED, ROOT
+
+if INTERPRETED:
+    pytest.skip("runs in the other process", allow_module_level=True)
+
+from benchmarks.gpu import launches, rows
+
+pytest.importorskip("triton")
+
+
+def rehearse(folder, *options, **variables):
+    """Exit status, what was printed, and the rows."""
+    done = subprocess.run(
+        [sys.executable, "-m", "benchmarks.gpu.rehearsal", "--out", folder, *options],
+        capture_output=True, text=True, cwd=ROOT,
+        env={**os.environ, **variables}, timeout=1800,
+    )  # fmt: skip
+    found = rows.read(folder / "rows.jsonl")
+    return done.returncode, done.stdout + done.stderr, found
+
+
+def test_every_step_runs_to_its_last_line(tmp_path):
+    """Of one router; launches, host time and whole networks are the slow tests'."""
+    steps = ("correctness", "routers", "compiled")
+    options = ("--only", *steps, "--filter", "[32] 3->3 ")
+    status, said, found = rehearse(tmp_path, *options)
+    assert status == 0, said
+    assert {row["step"] for row in found} == {"environment", *steps}
+    page = (tmp_path / "page.md").read_text()
+    assert "a card that is not there" in page and "## Routers" in page and "torch.compile" in page
+
+
+@pytest.mark.slow
+def test_launches_networks_and_host_time_run_to_their_last_line(tmp_path):
+    steps = ("launches", "host", "networks", "compiled_networks")
+    status, said, found = rehearse(tmp_path, "--only", *steps, "--seconds", "1500")
+    assert status == 0, said
+    assert launches.never_launched(found) == []
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("kind", "state", "why"),
+    [
+        ("exception", "failed", "RuntimeError: planted"), ("wrong", "wrong", "7 bounds"),
+        ("death", "failed", "status -6"), ("hang", "timed out", "no answer"),
+    ],
+)  # fmt: skip
+def test_what_goes_wrong_costs_its_own_rows(tmp_path, kind, state, why):
+    """Those of mix by channel; the others are done."""
+    options = ("--only", "launches", "--filter", "channel")
+    status, said, found = rehearse(tmp_path, *options, PLANTED=kind, SLOWER="4")
+    assert status == 1 and f"{state}: " in said
+    planted = [row for row in found if row["case"].startswith("mix by channel")]
+    assert len(planted) == 2
+    for row in planted:
+        assert row["state"] == state and why in str(row.get("why", row.get("wrong")))
+    others = [row for row in found if row not in planted]
+    assert len(others) > 6 and all(row["state"] == "done" for row in others)
+    log = (tmp_path / "failures.log").read_text()
+    assert log.count("== launches: mix by channel") == 2
+    if kind == "hang":
+        assert "rehearsal" in log, "where it hung"

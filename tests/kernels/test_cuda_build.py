@@ -1,0 +1,54 @@
+"""What nvcc made of the CUDA C++ kernels: resources of every architecture, and wide accesses."""
+
+import re
+
+import pytest
+
+from benchmarks.gpu_resources import KERNELS, dump, resources, table
+from mpkernels.ops import native
+from proof.where import ROOT
+
+# A block of 512 threads finds 65,536 registers.
+REGISTERS = 128
+
+
+def or_skip(function, *arguments):
+    """What it returns, where the library was built."""
+    try:
+        return function(*arguments)
+    except RuntimeError as reason:
+        pytest.skip(str(reason))
+
+
+def test_no_kernel_spills():
+    found = or_skip(resources)
+    wanted = native.build_record()["cuda_architectures"].replace("+PTX", "").split(",")
+    assert set(found) == {f"sm_{arch.replace('.', '')}" for arch in wanted}
+    for arch, kernels in found.items():
+        assert len(kernels) == 12 + 12 + 1, arch
+        for name, use in kernels:
+            assert use["STACK"] == use["LOCAL"] == 0, (arch, name, use)
+            assert use["REG"] <= REGISTERS and use["SHARED"] <= 1024, (arch, name, use)
+
+
+@pytest.mark.slow
+def test_maps_are_moved_16_bytes_at_a_time():
+    kernels = re.split(r"\n\s*Function : ", or_skip(dump, "--dump-sass"))[1:]
+    # A name begins with that of its file, so that every kernel's speaks of cross_connect.
+    routers = [kernel for kernel in kernels if re.match(rf"\S+({'|'.join(KERNELS[:2])})", kernel)]
+    assert routers and len(routers) % 24 == 0
+    for kernel in routers:
+        name = kernel.split(None, 1)[0]
+        assert re.search(r"LDGSTS\.E\S*\.128", kernel), name
+        assert re.search(r"STG\.E\S*\.128", kernel) and re.search(r"LDS\S*\.128", kernel), name
+        if "backward_kernel" in name:
+            assert re.search(r"LDG\.E\S*\.128", kernel), name
+        assert not re.search(r"\b(LDL|STL|RED|ATOM)", kernel), name
+
+
+def test_the_table_of_resources_is_what_its_command_prints():
+    made = or_skip(table)
+    record = native.build_record()
+    if record.get("cuda_architectures") != "8.0,9.0,10.0+PTX":
+        pytest.skip("built for other architectures")
+    assert made in (ROOT / "docs" / "kernels.md").read_text()

@@ -1,0 +1,256 @@
+"""The compiled libraries: every instruction set, and the CUDA kernel's body on a CPU."""
+
+import shutil
+import subprocess
+from pathlib import Path
+
+import pytest
+import torch
+
+import mpkernels as mpk
+from mpkernels.ops import native
+from proof.checks import COMBINED, check_combine, check_cross_connect, check_mix
+from proof.problems.cases import CASES
+from proof.where import ROOT
+
+CSRC = ROOT / "csrc"
+CHOSEN = [
+    c
+    for c in CASES
+    if c.name.startswith(("float", "bfloat", "2_to", "8_to", "hidden", "layout_ch"))
+]
+
+
+def sets():
+    return native.build_record().get("instruction_sets", [])
+
+
+@pytest.fixture(params=sets())
+def instruction_set(request):
+    choose = torch.ops.mpkernels.instruction_set
+    try:
+        chosen = choose(request.param)
+    except RuntimeError:
+        pytest.skip(f"this processor has no {request.param}")
+    yield chosen
+    choose("best")
+
+
+@pytest.mark.parametrize("case", CHOSEN, ids=str)
+def test_every_instruction_set(case, instruction_set):
+    with mpk.use_backend("native"):
+        assert torch.ops.mpkernels.instruction_set("") == instruction_set
+        check_cross_connect(case)
+        check_mix(case, by_channel=True)
+        check_mix(case, by_channel=False)
+        for kind in COMBINED:
+            check_combine(case, kind)
+
+
+def test_the_widest_instruction_set_is_in_use():
+    from mpkernels import _build
+
+    assert torch.ops.mpkernels.instruction_set("") == _build.info()["instruction_set"]
+    with pytest.raises(RuntimeError, match="instruction set mmx was not compiled"):
+        torch.ops.mpkernels.instruction_set("mmx")
+
+
+HARNESS = """
+#define MPK_DEVICE inline
+#include "cuda/mix.cuh"
+extern "C" void mix(const mpk::cuda::MixArguments* p, int wide) {
+  const int64_t size = p->batch * p->rows * p->cols;
+  for (int64_t at = 0; at < size; at++)
+    wide ? mpk::cuda::mix_element<double, double>(*p, at)
+         : mpk::cuda::mix_element<float, float>(*p, at);
+}
+"""
+
+
+@pytest.fixture(scope="module")
+def cuda_body(tmp_path_factory):
+    """The CUDA kernel's body, compiled for the CPU: one call an element stands for one thread."""
+    compiler = shutil.which("g++") or shutil.which("c++")
+    if compiler is None:
+        pytest.skip("no C++ compiler")
+    import ctypes
+
+    folder = tmp_path_factory.mktemp("cuda")
+    (folder / "mix.cpp").write_text(HARNESS)
+    library = folder / "mix.so"
+    flags = ["-O1", "-std=c++20", "-fPIC", "-shared", "-Wno-unknown-pragmas", f"-I{CSRC}"]
+    subprocess.run([compiler, *flags, "-o", library, folder / "mix.cpp"], check=True)
+    return ctypes.CDLL(str(library)).mix
+
+
+@pytest.mark.parametrize("by_channel", [False, True])
+@pytest.mark.parametrize("channels_last", [False, True])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=str)
+@pytest.mark.parametrize(("m", "n"), [(1, 2), (2, 2), (3, 5), (8, 8)])
+def test_the_body_of_the_cuda_mix(m, n, dtype, channels_last, by_channel, cuda_body):
+    import ctypes
+
+    from mpkernels.ops.layout import geometry_of, strides_in_place
+
+    class Map(ctypes.Structure):
+        _fields_ = [("data", ctypes.c_void_p), ("batch", ctypes.c_int64), ("row", ctypes.c_int64)]
+
+    class Gates(ctypes.Structure):
+        _fields_ = [
+            ("data", ctypes.c_void_p),
+            ("strides", ctypes.c_int64 * 4),
+            ("by_channel", ctypes.c_bool),
+        ]
+
+    class Arguments(ctypes.Structure):
+        _fields_ = [
+            ("xs", Map * 8),
+            ("ys", Map * 8),
+            ("gates", Gates),
+            ("sizes", ctypes.c_int64 * 3),
+            ("paths", ctypes.c_int * 2),
+            ("channels_last", ctypes.c_bool),
+        ]
+
+    xs = [torch.randn(3, 5, 4, 7, dtype=dtype) for _ in range(m)]
+    if channels_last:
+        xs = [x.contiguous(memory_format=torch.channels_last) for x in xs]
+    gates = torch.randn((3, m, n, 5) if by_channel else (3, m, n), dtype=dtype)
+    ys = [torch.full_like(xs[0], float("nan")) for _ in range(n)]
+    geometry = geometry_of(xs[0])
+
+    def maps(tensors):
+        found = (Map * 8)()
+        for at, t in enumerate(tensors):
+            strides = strides_in_place(t, geometry)
+            found[at] = Map(t.data_ptr(), strides.batch, strides.row)
+        return found
+
+    strides = (*gates.stride(), 0)[:4]
+    arguments = Arguments(
+        maps(xs),
+        maps(ys),
+        Gates(gates.data_ptr(), (ctypes.c_int64 * 4)(*strides), by_channel),
+        (ctypes.c_int64 * 3)(geometry.batch, geometry.rows, geometry.cols),
+        (ctypes.c_int * 2)(m, n),
+        geometry.channels_last,
+    )
+    cuda_body(ctypes.byref(arguments), int(dtype == torch.float64))
+    roundoff = torch.finfo(dtype).eps
+    weights = gates.unsqueeze(-1).unsqueeze(-1) if by_channel else gates[..., None, None, None]
+    for j, y in enumerate(ys):
+        terms = torch.stack([weights[:, i, j].double() * x.double() for i, x in enumerate(xs)])
+        bound = (m + 2) * roundoff * terms.abs().sum(0)
+        assert ((y.double() - terms.sum(0)).abs() <= bound).all()
+
+
+@pytest.mark.skipif(native.why_no_cuda is not None, reason=f"{native.why_no_cuda}")
+def test_the_cuda_library_registers_its_operator():
+    assert torch._C._dispatch_has_kernel_for_dispatch_key("mpkernels::mix_cuda", "CUDA")
+
+
+@pytest.mark.skipif(torch.cuda.device_count() < 2, reason="torch finds less than two GPUs")
+def test_cuda_launches_on_the_device_of_the_maps():
+    """Whichever is current: a kernel on the other one would not find the maps' memory."""
+    sizes = ((2, 5, 7, 7),) * 2 + ((2, 16, 5), (2, 16), (2, 2, 16), (2, 2))
+    *xs, w1, b1, w2, b2 = (torch.randn(size, device="cuda:1") for size in sizes)
+    results = []
+    for current in (1, 0):
+        with torch.cuda.device(current), mpk.use_backend("native"):
+            ys, gates = mpk.functional.cross_connect(xs, w1, b1, w2, b2)
+            results.append([*ys, *mpk.functional.mix(xs, gates)])
+            assert torch.cuda.current_device() == current
+    assert all(map(torch.equal, *results))
+
+
+def gradients_of(xs, parameters, grads, wanted=None):
+    """ys, gates and the wanted gradients, from the operators themselves."""
+    operators = torch.ops.mpkernels
+    with torch.no_grad():
+        ys, gates, pooled = operators.cross_connect(xs, *parameters)
+        wanted = wanted or [True] * (len(xs) + 4)
+        found = operators.cross_connect_backward(
+            grads, None, xs, gates, pooled, *parameters, wanted
+        )
+    return [*ys, gates, pooled, *found[0], *found[1]]
+
+
+def problem_of(shape, m, n, channels_last, dtype=torch.float32):
+    batch, channels, *_ = shape
+    form = torch.channels_last if channels_last else torch.contiguous_format
+    xs, grads = (
+        [torch.randn(shape).to(dtype).contiguous(memory_format=form) for _ in range(count)]
+        for count in (m, n)
+    )
+    sizes = ((m, 16, channels), (m, 16), (m, n, 16), (m, n))
+    return xs, [torch.randn(s) / 4 for s in sizes], grads
+
+
+def combined_gradients_of(us, parameters, grads, wanted=None):
+    """The same of combine: ys and the wanted gradients."""
+    operators = torch.ops.mpkernels
+    with torch.no_grad():
+        ys = operators.combine(us, *parameters, True)
+        wanted = wanted or [True] * (len(us) + 4)
+        found = operators.combine_backward(grads, us, *parameters, True, wanted)
+    return [*ys, *found[0], *found[1]]
+
+
+def predictions_of(shape, m, n, channels_last, dtype=torch.float32):
+    batch, channels, *rest = shape
+    us, _, _ = problem_of((batch, n * channels, *rest), m, n, channels_last, dtype)
+    _, _, grads = problem_of(shape, m, n, channels_last, dtype)
+    sizes = ((batch, m, n), (m, n * channels), (n, channels), (n, channels))
+    return us, [torch.randn(s) for s in sizes], grads
+
+
+BOTH = {
+    "cross_connect": (problem_of, gradients_of),
+    "combine": (predictions_of, combined_gradients_of),
+}
+
+
+@pytest.mark.parametrize("operator", BOTH)
+@pytest.mark.parametrize("channels_last", [False, True])
+@pytest.mark.parametrize(("m", "n"), [(2, 2), (1, 3), (5, 2)])
+@pytest.mark.parametrize("batch", [1, 3])
+def test_threads_that_share_a_sample_change_no_bit(batch, m, n, channels_last, operator):
+    """Samples large enough to be cut into parts, of sizes that no part or vector divides."""
+    make, gradients = BOTH[operator]
+    xs, parameters, grads = make((batch, 67, 33, 31), m, n, channels_last)
+    grads[-1] = None if n > 2 else grads[-1]
+    wanted = [i != 1 for i in range(m)] + [True] * 4
+    before = torch.get_num_threads()
+    try:
+        torch.set_num_threads(1)
+        alone = gradients(xs, parameters, grads, wanted)
+        torch.set_num_threads(3)
+        shared = gradients(xs, parameters, grads, wanted)
+    finally:
+        torch.set_num_threads(before)
+    assert all(torch.equal(a, b) for a, b in zip(alone, shared))
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
+@pytest.mark.parametrize("channels_last", [False, True])
+@pytest.mark.parametrize("operator", BOTH)
+def test_outputs_that_go_around_the_cache_have_the_same_bits(operator, channels_last, dtype):
+    """Outputs beyond any last-level cache are streamed, those of one sample are not."""
+    make, gradients = BOTH[operator]
+    size = Path("/sys/devices/system/cpu/cpu0/cache/index3/size")
+    cache = int(size.read_text()[:-2]) << 10 if size.exists() else 1 << 24
+    shape = (64, 192, 192)  # rows of whole lines in either format
+    batch = cache // (2 * 64 * 192 * 192 * dtype.itemsize) + 1
+    xs, parameters, grads = make((batch, *shape), 2, 2, channels_last, dtype)
+    by_sample = 5 if operator == "combine" else 6
+    before = torch.get_num_threads()
+    try:
+        torch.set_num_threads(1)  # threads that share samples do not stream
+        both = gradients(xs, parameters, grads)[:by_sample]
+        for b in (0, batch - 1):
+            gates = [parameters[0][b : b + 1]] if operator == "combine" else parameters[:1]
+            part = gates + parameters[1:]
+            one = gradients([x[b : b + 1] for x in xs], part, [g[b : b + 1] for g in grads])
+            assert all(torch.equal(t[b : b + 1], o) for t, o in zip(both, one))
+    finally:
+        torch.set_num_threads(before)

@@ -1,0 +1,262 @@
+"""Tuned launches: what is tried, what is kept, and that a table is read and never half written."""
+
+import contextlib
+import importlib
+import json
+
+import pytest
+import torch
+
+import mpkernels as mpk
+from mpkernels.ops.layout import Geometry
+from mpkernels.ops.onchip import ASSUMED as CHIP
+from mpkernels.ops.onchip import on_chip
+from proof.where import INTERPRETED
+
+pytest.importorskip("triton", reason="triton is not installed")
+from mpkernels.triton import tuned
+from mpkernels.triton.launch import ASSUMED, Resident, cross_connect_launch
+
+GEOMETRY, SIZES = Geometry(False, 128, 64, 64), (2, 2, 16, 4)
+GPU = torch.device("cuda", 0)
+H100 = ASSUMED._replace(chip=CHIP)
+
+
+@pytest.fixture
+def table(monkeypatch, tmp_path):
+    """A card whose cache folder is a new one."""
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    monkeypatch.setattr(torch.cuda, "get_device_name", lambda device: "A Card (80 GB)")
+    monkeypatch.setattr(tuned, "card_of", lambda device: ASSUMED)
+    tuned._read.cache_clear(), tuned.launch_for.cache_clear()
+    yield tmp_path / "mpkernels" / "a_card_80_gb_.json"
+    tuned._read.cache_clear(), tuned.launch_for.cache_clear()
+
+
+def ruled():
+    return cross_connect_launch(GEOMETRY, *SIZES, ASSUMED)
+
+
+def test_candidates_differ_and_start_with_the_rule():
+    found = list(tuned.candidates(ruled(), GEOMETRY, *SIZES, ASSUMED, False))
+    assert found[0] == ruled() and len(set(found)) == len(found) > 5
+    assert {launch.method for launch in found} == {"resident", "streamed", "split"}
+
+
+@pytest.mark.parametrize("backward", [False, True], ids=["forward", "backward"])
+def test_shared_memory_is_tried_where_the_card_has_kernels_for_it(backward):
+    large, sizes = Geometry(False, 32, 64, 3136), (2, 3, 16, 2)
+    walked = cross_connect_launch(large, *sizes, H100, backward)
+    kept = on_chip(large, *sizes, CHIP, backward)
+    found = list(tuned.candidates(walked, large, *sizes, H100, backward))
+    assert found[0] == walked and found.count(kept) == 1 and kept.method == "cluster"
+    without = list(tuned.candidates(walked, large, *sizes, ASSUMED, backward))
+    assert [launch for launch in found if launch != kept] == without
+    vast = large._replace(channels=2048)
+    found = tuned.candidates(walked, vast, *sizes, H100, backward)
+    assert {launch.method for launch in found} == {"split", "streamed"}  # no cluster keeps it
+
+
+def key(method="resident", geometry=GEOMETRY):
+    return tuned.key_of(geometry, *SIZES, False, method)
+
+
+def test_only_a_clear_gain_replaces_the_rule():
+    tried = list(tuned.candidates(ruled(), GEOMETRY, *SIZES, ASSUMED, False))
+    assert tuned.fastest({t: 1.0 if t == ruled() else 0.97 for t in tried}) == (ruled(), 1.0)
+    best, share = tuned.fastest({t: 0.5 if t == tried[3] else 1.0 for t in tried})
+    assert (best, share) == (tried[3], 0.5)
+
+
+def test_a_table_is_read_and_grows(table):
+    assert tuned.launch_for(GEOMETRY, *SIZES, GPU) == ruled()
+    other = Resident(1, 64, 64, 8)
+    assert tuned.write(GPU, {key(): tuned.describe(other)}) == table
+    assert tuned.launch_for(GEOMETRY, *SIZES, GPU) == other
+    assert tuned.launch_for(GEOMETRY._replace(batch=3), *SIZES, GPU) == other
+    assert tuned.launch_for(GEOMETRY, *SIZES, GPU, True) == ruled()
+    assert tuned.launch_for(GEOMETRY, *SIZES, torch.device("cpu")) == ruled()
+    tuned.write(GPU, {"another": ["split", 3]})
+    assert set(json.loads(table.read_text())) == {key(), "another"}
+    assert [path.name for path in table.parent.iterdir()] == [table.name]
+    tuned.write(GPU, {key(): None})
+    assert tuned.launch_for(GEOMETRY, *SIZES, GPU) == ruled()
+
+
+def test_a_launch_serves_the_batches_for_which_the_rule_takes_the_same_method(table):
+    large = Geometry(False, 256, 16, 1024)
+    few, sizes = large._replace(batch=8), (4, 4, 16, 4)
+    before = tuned.launch_for(few, *sizes, GPU)
+    streamed = cross_connect_launch(large, *sizes, ASSUMED)
+    assert (streamed.method, before.method) == ("streamed", "split")
+    found = streamed._replace(samples=2 * ASSUMED.multiprocessors)
+    of_large = tuned.key_of(large, *sizes, False, "streamed")
+    tuned.write(GPU, {of_large: tuned.describe(found)})
+    assert tuned.launch_for(large, *sizes, GPU) == found
+    assert tuned.launch_for(large._replace(batch=2048), *sizes, GPU) == found
+    assert tuned.launch_for(few, *sizes, GPU) == before
+
+
+def test_a_sample_is_kept_in_shared_memory_for_every_batch_or_for_none(table, monkeypatch):
+    """Its sums have another order than those of two passes, which agree to the last bit."""
+    few, sizes = Geometry(False, 8, 16, 1024), (4, 4, 16, 4)
+    monkeypatch.setattr(tuned, "card_of", lambda device: H100)
+    batches = [few._replace(batch=batch) for batch in (1, 8, 256, 2048)]
+    rules = {geometry: cross_connect_launch(geometry, *sizes, H100) for geometry in batches}
+    kept, other = on_chip(few, *sizes, CHIP), rules[few]._replace(samples=2 * rules[few].samples)
+    assert {launch.method for launch in rules.values()} == {"streamed", "split"}
+
+    def tune(geometry, best):
+        tuned.write(GPU, tuned.entries(best, rules[geometry], geometry, *sizes, False))
+        return {tuned.launch_for(geometry, *sizes, GPU) for geometry in batches}
+
+    for geometry in (batches[1], batches[2]):
+        assert tune(geometry, kept) == {kept}
+        assert tune(geometry, rules[geometry]) == set(rules.values())
+    assert tune(few, kept) == {kept} and other in tune(few, other)
+    assert kept not in tune(batches[2], rules[batches[2]])
+    as_split = tuned.key_of(few, *sizes, False, "split")
+    assert json.loads(table.read_text()) == {as_split: tuned.describe(other)}
+    tuned.write(GPU, {as_split: tuned.describe(kept)})  # by hand
+    with pytest.warns(RuntimeWarning, match="does not know"):
+        assert tuned.launch_for(few, *sizes, GPU) == rules[few]
+
+
+def test_shared_memory_is_not_used_where_its_kernels_are_missing(table):
+    few, sizes = Geometry(False, 8, 16, 1024), (4, 4, 16, 4)
+    walked, kept = cross_connect_launch(few, *sizes, ASSUMED), on_chip(few, *sizes, CHIP)
+    tuned.write(GPU, tuned.entries(kept, walked, few, *sizes, False))
+    with pytest.warns(RuntimeWarning, match="does not know; tune again"):
+        assert tuned.launch_for(few, *sizes, GPU) == walked
+
+
+def test_a_table_of_another_version_is_no_danger(table):
+    tuned.write(GPU, {key(): ["clever", 9]})
+    with pytest.warns(RuntimeWarning, match=r"clever.*does not know; tune again"):
+        assert tuned.launch_for(GEOMETRY, *SIZES, GPU) == ruled()
+
+
+@pytest.mark.parametrize("text", ['{"a": [', "[]", "\udcff"], ids=["cut off", "list", "bytes"])
+def test_what_is_no_table_is_named_once_and_kept(table, text):
+    table.parent.mkdir(parents=True)
+    table.write_text(text, errors="surrogateescape")
+    with pytest.warns(RuntimeWarning, match=rf"{table}: not a table") as warned:
+        for geometry in (GEOMETRY, GEOMETRY._replace(batch=3)):
+            assert tuned.launch_for(geometry, *SIZES, GPU).method == "resident"
+    assert len(warned) == 1
+    with pytest.warns(RuntimeWarning, match=r"it is a_card_80_gb_\.unreadable now"):
+        tuned.write(GPU, {key(): ["split", 3]})
+    assert json.loads(table.read_text()) == {key(): ["split", 3]}
+    assert table.with_suffix(".unreadable").read_bytes() == text.encode(errors="surrogateescape")
+
+
+def test_a_folder_instead_of_a_table(table):
+    table.mkdir(parents=True)
+    with pytest.warns(RuntimeWarning, match="not a table"):
+        assert tuned.launch_for(GEOMETRY, *SIZES, GPU) == ruled()
+
+
+def test_nobody_needs_a_home(table, monkeypatch):
+    def nowhere():
+        raise RuntimeError("Could not determine home directory.")
+
+    monkeypatch.setattr(tuned.Path, "home", nowhere)
+    assert tuned.launch_for(GEOMETRY, *SIZES, GPU) == ruled()
+    assert tuned.table_of(GPU) == table
+    tuned._read.cache_clear(), tuned.launch_for.cache_clear()
+    monkeypatch.setenv("XDG_CACHE_HOME", "")
+    assert tuned.launch_for(GEOMETRY, *SIZES, GPU) == ruled()
+
+
+def test_tune_needs_a_gpu():
+    with pytest.raises(RuntimeError, match="tune: needs Triton and xs on a GPU, found cpu"):
+        mpk.tune(mpk.CrossConnect(4, 2, 2), [torch.randn(2, 4, 3, 3)] * 2)
+
+
+class Clock:
+    """A GPU that runs graphs: a launch takes as long as `took` says, and a little more each time.
+
+    Nobody waits for it: `now` is what events read.
+    """
+
+    def __init__(self, took):
+        self.took, self.now, self.order, self.capturing = took, 0.0, [], None
+
+    def run(self, launch):
+        if self.capturing is None:
+            self.now += 1000  # compiled and called from Python
+        else:
+            self.capturing.append(launch)
+
+    def install(self, monkeypatch):
+        clock = self
+
+        class Graph(list):
+            def replay(self):
+                clock.order.append(self[0])
+                clock.now += sum(clock.took[launch] for launch in self) * (1 + len(clock.order))
+
+        @contextlib.contextmanager
+        def capture(graph, pool):
+            clock.capturing = graph
+            yield
+            clock.capturing = None
+
+        class Event:
+            def __init__(self, enable_timing):
+                assert enable_timing
+
+            def record(self):
+                self.at = clock.now
+
+            def synchronize(self):
+                pass
+
+            def elapsed_time(self, end):
+                return end.at - self.at
+
+        for name, value in (("CUDAGraph", Graph), ("graph", capture), ("Event", Event),
+                            ("graph_pool_handle", object)):  # fmt: skip
+            monkeypatch.setattr(torch.cuda, name, value)
+
+
+def test_contenders_are_timed_in_turns_on_the_gpu_alone(monkeypatch):
+    """Python's time does not count, and a card that slows down favours none."""
+    clock = Clock({"a": 1.0, "b": 0.9, "c": 1.1})
+    clock.install(monkeypatch)
+    module = importlib.import_module("mpkernels.tune")
+    found = module._milliseconds(["a", "b", "c"], clock.run)
+    assert sorted(found, key=found.get) == ["b", "a", "c"]
+    assert clock.order == ["a", "b", "c"] * (module.ROUNDS + 1)
+
+
+@pytest.mark.skipif(not INTERPRETED, reason="needs TRITON_INTERPRET=1")
+@pytest.mark.parametrize("gain", [0.5, 1.0])
+def test_tune_measures_every_candidate_on_its_card_and_writes_gains(monkeypatch, gain):
+    """All but the clock and the card is real: the kernels run in the interpreter."""
+    module = importlib.import_module("mpkernels.tune")
+    from mpkernels.triton import launch
+
+    written, guarded = {}, []
+
+    @contextlib.contextmanager
+    def on_device_of(x):
+        guarded.append(x)
+        yield
+        guarded.pop()
+
+    def milliseconds(launches, run):
+        assert len(launches) > 5 and len(guarded) == 1
+        for each in launches:
+            run(each)
+        return {each: gain if each.method == "split" else 1.0 for each in launches}
+
+    monkeypatch.setattr(module, "_milliseconds", milliseconds)
+    monkeypatch.setattr(launch, "on_device_of", on_device_of)
+    monkeypatch.setattr(tuned, "write", lambda device, found: written.update(found))
+    xs = [torch.randn(2, 4, 3, 3) for _ in range(2)]
+    router = mpk.CrossConnect(4, 2, 2)
+    shares = module._measure(xs, (router.w1, router.b1, router.w2, router.b2))
+    assert shares == {"forward": gain, "backward": gain} and len(written) == 2
+    assert all(name.endswith("resident") for name in written)
+    assert {value and value[0] for value in written.values()} == {"split" if gain < 1 else None}

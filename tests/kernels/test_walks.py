@@ -1,0 +1,134 @@
+"""cross_connect by every method, sums by parts of the batch, whatever the shape would choose.
+
+Interpreted, or on a GPU.
+"""
+
+from dataclasses import replace
+
+import pytest
+import torch
+
+from proof import where
+from proof.checks import check_combine, check_cross_connect
+from proof.problems import cases
+from proof.problems.cases import CASES, make_grad_ys, make_parameters, make_paths
+from proof.where import INTERPRETED
+
+if not INTERPRETED and where.DEVICE == "cpu":
+    pytest.skip("needs TRITON_INTERPRET=1, or a GPU", allow_module_level=True)
+
+import triton
+import triton.language as tl
+
+from mpkernels import use_backend
+from mpkernels.ops.layout import Geometry, geometry_of
+from mpkernels.triton import cross_connect as launcher
+from mpkernels.triton import launch, parameters
+from mpkernels.triton.maps import _rows
+from mpkernels.triton.stages import chunk_size, elements
+from mpkernels.triton.tuned import launch_for
+
+# Strides and gradients of every kind, with channels for several chunks, the last one ragged.
+STRIDED = ("layout_", "gradient_", "expanded_")
+
+# Every kind of case once: a walk costs the interpreter more than a tile.
+CHOSEN = [
+    replace(
+        case,
+        batch=min(case.batch, 2),
+        channels=21 if case.name.startswith(STRIDED) else case.channels,
+    )
+    for case in CASES
+    if not case.name.endswith(("_large_sample", "_large_channels_last"))
+    and (
+        not case.name[0].isdigit()
+        or case.name in ("1_to_1", "1_to_3", "3_to_1", "4_to_4", "5_to_2")
+    )
+]
+
+
+@pytest.fixture(params=["streamed", "split"])
+def method(request, monkeypatch):
+    """Forces one method."""
+    monkeypatch.setattr(launch, "RESIDENT_ELEMENTS", 0)
+    monkeypatch.setattr(launch, "RESIDENT_UNALIGNED", 0)
+    monkeypatch.setattr(launch, "CHUNK_ELEMENTS", 256)  # several chunks of small maps
+    monkeypatch.setattr(launch, "BUSY_SHARE", 0 if request.param == "streamed" else 1e9)
+    monkeypatch.setattr(parameters, "PARAMETER_SAMPLES", 1)  # several parts of a small batch
+    taken = set()
+
+    def launch_of(*sizes):
+        found = launch_for(*sizes)
+        taken.add(found.method)
+        return found
+
+    monkeypatch.setattr(launcher, "_launch_of", launch_of)
+    launch_for.cache_clear()
+    yield request.param
+    launch_for.cache_clear()
+    assert request.param in taken and taken <= {"streamed", "split"}
+
+
+@pytest.mark.parametrize("case", CHOSEN, ids=str)
+def test_cross_connect(case, method):
+    if case.name.startswith(STRIDED):
+        pairs = case.inputs * case.outputs
+        geometry = geometry_of(make_paths(case)[0])
+        assert launch.chunks_of(geometry, case.hidden, case.dtype.itemsize, pairs).count > 1
+    with use_backend("triton"):
+        check_cross_connect(case)
+
+
+def results(case, share):
+    torch.manual_seed(0)
+    xs, parameters = make_paths(case), make_parameters(case)
+    launch.BUSY_SHARE = share
+    launch_for.cache_clear()
+    ys, gates, pooled = launcher.cross_connect(xs, *parameters.values())
+    grads = make_grad_ys(case, ys)
+    wanted = [True] * (case.inputs + 4)
+    grad_xs, grad_parameters = launcher.cross_connect_backward(
+        grads, gates, xs, gates, pooled, *parameters.values(), wanted
+    )
+    return [*ys, gates, pooled, *grad_xs, *grad_parameters]
+
+
+@pytest.mark.parametrize("method", ["streamed"], indirect=True)
+@pytest.mark.parametrize("case", CHOSEN[:8:2] + CHOSEN[-4:], ids=str)
+def test_streamed_and_split_agree_to_the_last_bit(case, method):
+    """A batch that is large enough to be streamed gives its samples what a small one gives."""
+    with torch.no_grad():
+        for one, other in zip(results(case, 0), results(case, 1e9)):
+            assert torch.equal(one, other)
+
+
+@triton.jit
+def _last_element_kernel(
+    last, channels, positions, BLOCK: tl.constexpr, LAST: tl.constexpr, WIDE: tl.constexpr,
+    STEP: tl.constexpr,
+):  # fmt: skip
+    size = chunk_size(0, channels, positions, BLOCK, LAST, WIDE)
+    for q0 in range(0, size, STEP):
+        q = elements(q0, 16, WIDE)
+        tl.store(last, tl.max(q, 0))
+
+
+@pytest.mark.parametrize(
+    ("channels", "positions", "block", "channels_last"),
+    [(16, 2**27, 16, True), (16, 2**28 + 16, 8, True), (16, 2**27 + 1, 16, False)],
+)
+def test_a_chunk_of_more_elements_than_32_bits_count(channels, positions, block, channels_last):
+    """Its size and the walk over it, without the memory: the maps of [1, 16, 512, 512, 512]."""
+    geometry = Geometry(channels_last, 1, channels, positions)
+    wide = _rows(geometry, (geometry.cols,)).wide
+    assert wide and positions * block >= 2**31
+    last, step = torch.zeros(1, dtype=torch.int64, device=where.DEVICE), 2**26
+    _last_element_kernel[(1,)](last, channels, positions, block, channels_last, wide, step)
+    assert last.item() == (positions * block - 1) // step * step + 15
+
+
+@pytest.mark.parametrize("layout", ["nchw", "channels_last"])
+def test_combine_by_parts_of_the_batch(layout, monkeypatch):
+    monkeypatch.setattr(launch, "PARAMETER_SAMPLES", 2)
+    with use_backend("triton"):
+        check_combine(cases.Case("parts", "", batch=5, layout=layout))

@@ -1,0 +1,311 @@
+"""Libraries and build records that are missing, cut off or changed: a warning, then eager runs."""
+
+import hashlib
+import json
+import os
+import re
+import shutil
+import signal
+
+import pytest
+import torch
+
+from mpkernels.ops import native
+from proof.fresh import PACKAGE, RUNS_ON_THE_DEFINITION, python, succeeds
+
+BUILT = pytest.mark.skipif(not (PACKAGE / "_C.so").exists(), reason="nothing was compiled here")
+CUDA = pytest.mark.skipif(
+    native.why_no_cuda is not None, reason=f"CUDA C++ is not loaded here: {native.why_no_cuda}"
+)
+PAGE = 4096
+# Imports the package at each path in a process of its own, after torch, and tells what it said.
+IMPORTS = """
+import json, os, signal, sys, warnings
+import torch
+for path in sys.stdin.read().split():
+    sys.stdout.flush()
+    child = os.fork()
+    if child:
+        status = os.waitpid(child, 0)[1]
+        if status:
+            print(json.dumps([f"ended with {os.waitstatus_to_exitcode(status)}"]))
+        continue
+    sys.path.insert(0, path)
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        import mpkernels as mpk
+    assert mpk.__file__.startswith(path), mpk.__file__
+    from mpkernels import report
+    found = [str(w.message) for w in caught if issubclass(w.category, RuntimeWarning)]
+    mpk.CrossConnect(4, 2, 3)([torch.randn(2, 4, 3, 3) for _ in range(2)])
+    print(json.dumps([*found, report.report()]))
+    sys.stdout.flush()
+    os._exit(0)
+"""
+
+
+@pytest.fixture
+def copy(tmp_path):
+    """A copy of the package without its compiled parts, and the record of their build."""
+    return bare(tmp_path)
+
+
+def bare(folder):
+    ignored = shutil.ignore_patterns("*.so", "build.json", "__pycache__")
+    shutil.copytree(PACKAGE, folder / "mpkernels", ignore=ignored)
+    return folder
+
+
+def whole(folder, but=()):
+    """A copy with compiled parts; those that are not to be damaged are links."""
+    bare(folder)
+    for path in PACKAGE.glob("*.so"):
+        if path.name in but:
+            shutil.copy(path, folder / "mpkernels")
+        else:
+            (folder / "mpkernels" / path.name).symlink_to(path)
+    if (PACKAGE / "build.json").exists():
+        shutil.copy(PACKAGE / "build.json", folder / "mpkernels")
+    return folder
+
+
+def said_by_imports(folders):
+    """For each folder the warnings of an import, and last the report."""
+    done = python(IMPORTS, input="\n".join(map(str, folders)))
+    assert done.returncode == 0, done.stdout + done.stderr
+    lines = [json.loads(line) for line in done.stdout.splitlines()]
+    assert len(lines) == len(folders)
+    return lines
+
+
+def test_without_the_extension(copy):
+    done = succeeds(RUNS_ON_THE_DEFINITION, path=copy)
+    assert "_C.so is not there" in done.stdout
+    assert "pip install" in done.stdout
+
+
+def test_without_the_extension_the_record_tells_why(copy):
+    record = '{"missing": {"_C": "command c++ failed: not found"}}'
+    (copy / "mpkernels" / "build.json").write_text(record)
+    done = succeeds(RUNS_ON_THE_DEFINITION, path=copy)
+    assert "_C.so is not there: command c++ failed: not found" in done.stdout
+
+
+def test_report_without_the_extension(copy):
+    run = "import runpy; runpy.run_module('mpkernels', run_name='__main__', alter_sys=True)"
+    done = python(f"import warnings; warnings.simplefilter('ignore'); {run}", path=copy)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "_C.so is not there" in done.stdout
+    assert "self-test passed: eager on cpu: cross_connect" in done.stdout
+    assert "native on cpu: cross_connect" not in done.stdout
+
+
+# What stays of a library of so many bytes.
+LENGTHS = {
+    "nothing": lambda size: 0,
+    "ten bytes": lambda size: 10,
+    "the ELF header": lambda size: 64,
+    "a page": lambda size: PAGE,
+    "half": lambda size: size // 2,
+    "all but the last page": lambda size: size - PAGE,
+    "all but the last byte": lambda size: size - 1,
+}
+
+
+def cut(path, length):
+    os.truncate(path, length)
+
+
+def changed(path, at):
+    with path.open("r+b") as file:
+        file.seek(at)
+        byte = file.read(1)[0]
+        file.seek(at)
+        file.write(bytes([byte ^ 1]))
+
+
+@BUILT
+@pytest.mark.parametrize("name", ["_C", pytest.param("_C_cuda", marks=CUDA), "_build"])
+def test_a_library_that_is_cut_off_or_changed_is_not_loaded(name, tmp_path):
+    folders, wanted = [], []
+    size = (PACKAGE / f"{name}.so").stat().st_size
+    for what, length in LENGTHS.items():
+        folders.append(whole(tmp_path / what.replace(" ", "_"), [f"{name}.so"]))
+        cut(folders[-1] / "mpkernels" / f"{name}.so", length(size))
+        wanted.append(f"{name}.so has {length(size)} bytes, but had {size} when it was built")
+    for at in (size // 3, size - 1):
+        folders.append(whole(tmp_path / f"byte_{at}", [f"{name}.so"]))
+        changed(folders[-1] / "mpkernels" / f"{name}.so", at)
+        wanted.append(f"{name}.so has other bytes than when it was built")
+    for message, (*warned, report) in zip(wanted, said_by_imports(folders), strict=True):
+        assert message in report, report
+        if name == "_build":  # only the report reads it
+            assert warned == []
+            continue
+        (warning,) = warned
+        runs = "on its eager definition" if name == "_C" else "without its CUDA C++ kernels"
+        assert message in warning and runs in warning and "pip install" in warning
+
+
+@BUILT
+def test_with_a_truncated_extension_routers_run(tmp_path):
+    folder = whole(tmp_path, ["_C.so"])
+    size = (PACKAGE / "_C.so").stat().st_size
+    cut(folder / "mpkernels" / "_C.so", size - PAGE)
+    done = succeeds(RUNS_ON_THE_DEFINITION, path=folder)
+    assert f"_C.so has {size - PAGE} bytes, but had {size} when it was built" in done.stdout
+
+
+def test_a_library_that_does_not_load_says_what_it_was_built_for(copy):
+    """As it was built, and yet nothing for this torch."""
+    content = b"not a library"
+    (copy / "mpkernels" / "_C.so").write_bytes(content)
+    record = {
+        "torch": "2.11.0", "torch_minimum": "2.11", "platform": "Linux x86_64",
+        "files": {"_C": recorded(content)},
+    }  # fmt: skip
+    (copy / "mpkernels" / "build.json").write_text(json.dumps(record))
+    done = succeeds(RUNS_ON_THE_DEFINITION, path=copy)
+    assert f"_C.so does not load into torch {torch.__version__}" in done.stdout
+    assert "it was built on Linux x86_64 with torch 2.11.0 for torch >= 2.11" in done.stdout
+
+
+def recorded(content):
+    return {"size": len(content), "sha256": hashlib.sha256(content).hexdigest()}
+
+
+OLD = "build.json holds no size and hash of _C.so"
+# The whole of build.json, or what is made of the real one -> what is said.
+RECORDS = {
+    "empty": (b"", "build.json is damaged: Expecting value"),
+    "cut": (lambda text: text[: len(text) // 2], "build.json is damaged: "),
+    "cut_in_a_word": (lambda text: text[:-3], "build.json is damaged: "),
+    "zeros": (bytes(300), "build.json is damaged: "),
+    "latin_1": ('{"torch": "2.11ä"}'.encode("latin-1"), "build.json is damaged: 'utf-8' codec"),
+    "utf_16": ('{"torch": "2.11"}'.encode("utf-16"), "build.json is damaged: 'utf-8' codec"),
+    "bom": (b"\xef\xbb\xbf{}", "build.json is damaged: "),
+    "list": (b"[]", "build.json is damaged: must be an object, got list"),
+    "number": (b"3", "build.json is damaged: must be an object, got int"),
+    "null": (b"null", "build.json is damaged: must be an object, got NoneType"),
+    "deep": (b"[" * 100_000, "build.json is damaged: "),
+    "no_keys": (b"{}", OLD),
+    "of_an_older_build": (lambda text: without(text, "files"), OLD),
+    "files_without_it": (lambda text: replaced(text, files={}), OLD),
+    "files_as_list": (lambda text: replaced(text, files=[]), "files must be a dict, got list"),
+    "file_as_text": (
+        lambda text: replaced(text, files={"_C": "x"}),
+        "files._C must be a dict, got str",
+    ),
+    "file_without_hash": (lambda text: replaced(text, files={"_C": {"size": 3}}), OLD),
+    "size_as_text": (lambda text: replaced(text, files={"_C": {"size": "3", "sha256": ""}}), OLD),
+    "missing_as_text": (
+        lambda text: replaced(text, missing="_C"),
+        "missing must be a dict, got str",
+    ),
+    "torch_as_number": (lambda text: replaced(text, torch=2.11), "torch must be a str, got float"),
+    "sets_as_number": (
+        lambda text: replaced(text, instruction_sets=[1]),
+        "instruction_sets must hold names",
+    ),
+    "folder": (None, "build.json cannot be read: Is a directory"),
+    "gone": ("gone", "build.json is not there, so that _C.so cannot be compared"),
+}
+
+
+def without(text, key):
+    return json.dumps({k: v for k, v in json.loads(text).items() if k != key}).encode()
+
+
+def replaced(text, **changes):
+    return json.dumps({**json.loads(text), **changes}).encode()
+
+
+@BUILT
+def test_a_damaged_record_is_named(tmp_path):
+    folders = []
+    for name, (content, _) in RECORDS.items():
+        folders.append(whole(tmp_path / name))
+        path = folders[-1] / "mpkernels" / "build.json"
+        if content is None or content == "gone":
+            path.unlink()
+            if content is None:
+                path.mkdir()
+            continue
+        path.write_bytes(content if isinstance(content, bytes) else content(path.read_bytes()))
+    lines = said_by_imports(folders)
+    for (name, (_, message)), (*warned, report) in zip(RECORDS.items(), lines, strict=True):
+        (warning,) = warned
+        assert "on its eager definition" in warning and message in warning, (name, warning)
+        assert "library _C (CPU)" in report, name
+
+
+LOADED = "library _C (CPU): loaded"
+
+
+@BUILT
+def test_a_record_that_lacks_what_only_tells(tmp_path):
+    folder = whole(tmp_path)
+    path = folder / "mpkernels" / "build.json"
+    path.write_text(json.dumps({"files": json.loads(path.read_text())["files"]}))
+    ((report,),) = said_by_imports([folder])
+    assert LOADED in " ".join(report.split()) and "needs torch:" in report
+
+
+@BUILT
+def test_a_whole_copy_warns_of_nothing(tmp_path):
+    ((report,),) = said_by_imports([whole(tmp_path)])
+    assert LOADED in " ".join(report.split())
+
+
+@BUILT
+@pytest.mark.parametrize("name", ["_C", pytest.param("_C_cuda", marks=CUDA), "_build"])
+def test_no_library_shows_where_it_was_built(name):
+    content = (PACKAGE / f"{name}.so").read_bytes()
+    for folder in (str(PACKAGE.parent), "/site-packages/", "/dist-packages/"):
+        assert folder.encode() not in content
+
+
+def test_an_error_of_the_library_names_its_file_alone():
+    with pytest.raises(RuntimeError) as caught:
+        torch.ops.mpkernels.mix([torch.ones(2, 3)], torch.ones(2, 2, 1))
+    (place,) = set(re.findall(r"\S*csrc/\S+\.(?:h|cpp)", str(caught.value))) or {"csrc/"}
+    assert place.startswith("csrc/"), place
+
+
+WRITES = """
+import json, os, runpy, sys
+from pathlib import Path
+import setuptools
+setuptools.setup = lambda **options: None
+names = runpy.run_path("setup.py")
+build = object.__new__(names["Build"])
+build.failures = {"_C_cuda": "no nvcc"}
+path = Path(sys.stdin.read())
+if path.exists():  # the disk is full, or the build is killed, between writing and renaming
+    def fails(*_):
+        raise OSError("full")
+    os.replace = fails
+build.write_record(path)
+"""
+
+
+def test_the_record_is_written_whole_or_not_at_all(tmp_path):
+    path = tmp_path / "build.json"
+    (tmp_path / "_C.so").write_bytes(b"content")
+    (tmp_path / "_C_cuda.so").write_bytes(b"of an older build")
+    succeeds(WRITES, input=str(path))
+    before = path.read_text()
+    assert json.loads(before)["files"] == {"_C": recorded(b"content")}
+    (tmp_path / "_C.so").write_bytes(b"other content")
+    done = python(WRITES, input=str(path))
+    assert done.returncode != 0 and "full" in done.stderr
+    assert path.read_text() == before
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["_C.so", "_C_cuda.so", "build.json"]
+
+
+def test_a_bus_error_would_be_seen(tmp_path):
+    """The way in which the tests above import would tell of a process that a signal ends."""
+    folder = tmp_path / "mpkernels"
+    folder.mkdir()
+    (folder / "__init__.py").write_text("import os, signal\nos.kill(os.getpid(), signal.SIGBUS)\n")
+    assert said_by_imports([tmp_path]) == [[f"ended with {-signal.SIGBUS}"]]

@@ -1,0 +1,169 @@
+"""The package as it is installed: what importing does, with parts missing or broken, and names."""
+
+import ast
+import importlib.metadata
+
+import pytest
+import torch
+
+import mpkernels as mpk
+from mpkernels.ops import backend, native
+from proof.fresh import PACKAGE, RUN_A_ROUTER, succeeds
+
+
+def test_import_loads_neither_triton_nor_cuda():
+    succeeds("""
+        import sys
+        import mpkernels as mpk
+        import torch
+        heavy = {"triton", "sklearn", "matplotlib", "torchvision", "models"}
+        found = [name for name in sys.modules if name.partition(".")[0] in heavy]
+        assert not found, found
+        assert not torch.cuda.is_initialized()
+        mpk.CrossConnect(4, 1, 2)(torch.randn(2, 4, 3, 3))
+        found = [name for name in sys.modules if name.partition(".")[0] in heavy]
+        assert not found, found
+    """)
+
+
+def test_import_warns_of_nothing():
+    done = succeeds("import warnings; warnings.simplefilter('error'); import mpkernels")
+    assert done.stderr == ""
+
+
+def test_without_triton():
+    code = f"""
+import sys
+sys.modules["triton"] = None
+import mpkernels as mpk
+{RUN_A_ROUTER}
+assert xs[0].grad is not None
+try:
+    with mpk.use_backend("triton"):
+        router(xs)
+except RuntimeError as error:
+    assert "cannot run on CPU tensors: the package triton is not installed" in str(error), error
+else:
+    raise AssertionError("a forced backend that cannot run must raise")
+print(mpk.explain(router, xs, device="cuda"))
+"""
+    done = succeeds(code)
+    assert "triton cannot run: the package triton is not installed" in done.stdout
+
+
+@pytest.mark.skipif(
+    backend.why_no_triton() is None and backend.triton_interprets(),
+    reason="this process interprets Triton's kernels",
+)
+@pytest.mark.skipif(backend.why_no_triton() is not None, reason="triton is not installed")
+def test_forced_triton_says_what_it_needs():
+    with (
+        mpk.use_backend("triton"),
+        pytest.raises(RuntimeError, match="TRITON_INTERPRET=1 set before triton is imported"),
+    ):
+        mpk.functional.mix([torch.ones(2, 3)], torch.ones(2, 1, 1))
+
+
+def test_the_extension_was_built():
+    """Where the tests run, a compiler is there: falling back would be a failed build."""
+    assert native.why_no_cpu is None
+
+
+def test_backends_nest():
+    with mpk.use_backend("eager"):
+        with mpk.use_backend("native"):
+            assert backend.active_backend() == "native"
+        assert backend.active_backend() == "eager"
+    assert backend.active_backend() == "auto"
+    try:
+        mpk.use_backend("eager")
+        assert backend.active_backend() == "eager"
+    finally:
+        mpk.use_backend("auto")
+
+
+def test_version_is_in_one_place():
+    try:
+        installed = importlib.metadata.version("mpkernels")
+    except importlib.metadata.PackageNotFoundError:
+        pytest.skip("the package is not installed, only on the path")
+    assert installed == mpk.__version__
+
+
+def test_public_names():
+    assert mpk.__all__ == [
+        "CrossConnect",
+        "CrossPredictConv2d",
+        "CrossPredictLinear",
+        "CrossStitch",
+        "__version__",
+        "eager",
+        "explain",
+        "functional",
+        "fuse",
+        "tune",
+        "unfuse",
+        "use_backend",
+    ]
+    assert all(hasattr(mpk, name) for name in mpk.__all__)
+    assert all(getattr(mpk, name).__doc__ for name in mpk.__all__ if name != "__version__")
+
+
+def test_types_are_shipped():
+    assert (PACKAGE / "py.typed").exists()
+
+
+@pytest.mark.skipif(
+    not (PACKAGE / "_build.so").exists(), reason="the build module was not compiled here"
+)
+def test_build_module_is_as_its_stub_says():
+    from mpkernels import _build
+
+    tree = ast.parse((PACKAGE / "_build.pyi").read_text())
+    functions = {node.name for node in tree.body if isinstance(node, ast.FunctionDef)}
+    assert functions == {name for name in vars(_build) if not name.startswith("_")}
+    (info_type,) = (node for node in tree.body if isinstance(node, ast.ClassDef))
+    wanted = {field.target.id: ast.unparse(field.annotation) for field in info_type.body}
+    found = _build.info()
+
+    def name_of(value):
+        return "list[str]" if isinstance(value, list) else type(value).__name__
+
+    assert {key: name_of(value) for key, value in found.items()} == wanted
+    if native.why_no_cpu is None:
+        assert torch.ops.mpkernels.instruction_set("best") == found["instruction_set"]
+
+
+DECISION = """
+import runpy
+import setuptools
+setuptools.setup = lambda **options: None
+print(runpy.run_path("setup.py")["why_no_cuda"]())
+"""
+
+
+def toolkit(folder, says):
+    """A folder that looks like a CUDA toolkit whose nvcc says so."""
+    for name in ("bin/nvcc", "include/cuda_runtime.h"):
+        (folder / name).parent.mkdir(parents=True)
+        (folder / name).write_text(f"#!/bin/sh\n{says}\n")
+        (folder / name).chmod(0o755)
+    return folder
+
+
+def test_a_toolkit_that_does_not_fit_torch_is_not_used(tmp_path):
+    """torch refuses another major version, and would take the CPU kernels down with it."""
+    if torch.version.cuda is None:
+        pytest.skip("this torch takes no toolkit")
+    fits = f"echo 'Cuda compilation tools, release {torch.version.cuda}, V{torch.version.cuda}.9'"
+    cases = {
+        fits: "None",
+        "echo 'Cuda compilation tools, release 8.4, V8.4.131'": "nvcc 8.4 does not fit CUDA 1",
+        "exit 3": "nvcc does not tell its version",
+    }
+    for at, (says, wanted) in enumerate(cases.items()):
+        home = toolkit(tmp_path / str(at), says)
+        done = succeeds(DECISION, path=PACKAGE.parent, CUDA_HOME=str(home))
+        assert wanted in done.stdout, (says, done.stdout)
+    done = succeeds(DECISION, path=PACKAGE.parent, CUDA_HOME=str(tmp_path / "none"))
+    assert "no folder with bin/nvcc" in done.stdout
