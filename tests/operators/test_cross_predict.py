@@ -7,7 +7,8 @@ from torch.nn.functional import batch_norm, conv2d, linear
 
 import mpkernels as mpk
 from mpkernels import eager
-from proof.closeness import ROUNDOFF, GateBounds, assert_close, gamma, mixed_error, rounded
+from proof.bounds import GateBounds, mixed_error
+from proof.closeness import ROUNDOFF, assert_close, gamma, rounded
 from proof.problems.cross_predictions import F64, KINDS, assert_same, build, dispatched_by, maps
 
 # (m, n): one to many, fewer, as many, more.

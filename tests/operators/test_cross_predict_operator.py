@@ -7,135 +7,24 @@ import mpkernels as mpk
 from mpkernels import functional
 from mpkernels.ops import native
 from mpkernels.ops.cross_predict import cross_predict
-from proof.closeness import (
-    ROUNDOFF,
-    Bounded,
-    CombineBounds,
-    GateBounds,
-    assert_close,
-    exact,
-    gamma,
-    rounded,
-)
-from proof.problems.layers import LAYERS, gradients_of, problem, run
+from proof.checks import check_cross_predict
+from proof.problems.layers import LAYERS, problem, run
 from proof.where import INTERPRETED
 
 if INTERPRETED:
     pytest.skip("Triton runs the layer by its parts, which have tests", allow_module_level=True)
 
 
-def backward(outputs, grads):
-    kept = [(y, g) for y, g in zip(outputs, grads) if g is not None and y.requires_grad]
-    torch.autograd.backward([y for y, _ in kept], [g for _, g in kept])
-
-
-class Bounds:
-    """Bounds of all results: predictions by their own rounding, carried through combine."""
-
-    def __init__(self, layer, xs, made):
-        a = ROUNDOFF[layer.dtype]
-        self.a, self.xs = a, [exact(x) for x in xs]
-        flat = {name: exact(t) for name, t in made.items()}
-        self.weight = flat["weight"]
-        self.gate = GateBounds(self.xs, [flat[name] for name in ("w1", "b1", "w2", "b2")], a)
-        us = [x @ w.T for x, w in zip(self.xs, self.weight)]
-        self.u_errors = [
-            gamma(layer.channels + 1, a) * (x.abs() @ w.abs().T)
-            for x, w in zip(self.xs, self.weight)
-        ]
-        parameters = [self.gate.g.value, flat["bias"], flat["scale"], flat["shift"]]
-        self.combine = CombineBounds(us, parameters, layer.relu, a)
-        # Errors of gates and predictions: d(sum g p) = dg p + g dp, in sizes.
-        combine, n = self.combine, layer.outputs
-        self.p_errors = torch.stack([torch.stack(e.tensor_split(n, 1)) for e in self.u_errors])
-        self.g_errors = self.gate.g.error.permute(1, 2, 0)[..., None]
-        g, e, p = combine.g, self.g_errors, self.p_errors
-        extra = (e * (combine.sizes + p) + g.abs() * p).sum(0)
-        combine.t.error = combine.t.error + extra
-        error = combine.y.error + combine.scale.abs() * extra * (1 + 8 * a)
-        combine.y.error = error
-        before = combine.scale * combine.t.value
-        if flat["shift"] is not None:
-            before = before + flat["shift"][:, None]
-        if layer.relu:
-            combine.uncertain = (before.abs() <= error).double()
-
-    def backward(self, layer, grad_ys, grad_gates):
-        """Bounds of the gradients by name."""
-        a, combine = self.a, self.combine
-        found = combine.backward(grad_ys)
-        on, unsure = combine.on * grad_ys, combine.uncertain * grad_ys.abs()
-        scaled = combine.scale.abs() * (on.abs() + unsure)  # sizes of what reaches the sums
-        more = (self.g_errors * scaled).sum(2)  # of the bias, summed over the batch
-        found["bias"].error = found["bias"].error + more.flatten(1)
-        through = (scaled * self.p_errors).sum(3).permute(2, 0, 1)
-        value = found["gates"].value
-        error = found["gates"].error + through
-        if grad_gates is not None:
-            value = value + grad_gates
-            error = error + 3 * a * (value.abs() + grad_gates.abs())
-        da, dh, dz = self.gate.backward(Bounded(value, error))
-        found.update(self.gate.parameters(da, dh))
-        # Of scale: D T, whose T has the errors of gates and predictions.
-        du, terms = found.pop("us"), gamma(layer.batch + 2, a)
-        m, n = layer.inputs, layer.outputs
-        extra = (self.g_errors * scaled).permute(0, 2, 1, 3).reshape(m, layer.batch, -1)
-        du_error = du.error + extra
-        x = torch.stack(self.xs)
-        outer = torch.einsum("mbr,mbc->mrc", du.value, x)
-        size = torch.einsum("mbr,mbc->mrc", du.value.abs(), x.abs())
-        found["weight"] = Bounded(
-            outer, torch.einsum("mbr,mbc->mrc", du_error, x.abs()) + terms * size
-        )
-        rows = gamma(n * layer.made + 3, a)
-        for i, w in enumerate(self.weight):
-            back = du.value[i] @ w + dz.value[:, i]
-            size = du.value[i].abs() @ w.abs() + dz.value[:, i].abs()
-            error = du_error[i] @ w.abs() + dz.error[:, i] + rows * size
-            found[f"x{i}"] = Bounded(back, error)
-        return found
-
-
-def check(layer, function):
-    xs, made = problem(layer)
-    ys, gates = run(function, layer, xs, made)
-    outputs, grads = [*ys, gates], gradients_of(layer, ys, gates)
-    backward(outputs, grads)
-    bounds, a = Bounds(layer, xs, made), layer.dtype
-    wanted = bounds.gate.g
-    assert_close("gates", gates, wanted.value, rounded(wanted.value, wanted.error, a, a))
-    y = bounds.combine.y
-    for j, found in enumerate(ys):
-        assert found.dtype == layer.dtype and found.is_contiguous()
-        assert_close(f"y{j}", found, y.value[j], rounded(y.value[j], y.error[j], a, a))
-    zero = torch.zeros(layer.batch, layer.made).double()
-    grad_ys = torch.stack([zero if g is None else exact(g) for g in grads[:-1]])
-    results = bounds.backward(layer, grad_ys, exact(grads[-1]))
-    leaves = {**{f"x{i}": x for i, x in enumerate(xs)}, **made}
-    of_gates = {"x0", "x1", "w1", "b1", "w2", "b2"}
-    for name, leaf in leaves.items():
-        if leaf is None:
-            continue
-        reached = layer.gradient != "gates_only" or name in of_gates
-        if not leaf.requires_grad or (leaf.grad is None and not reached):
-            assert leaf.grad is None, name
-            continue
-        wanted = results[name]
-        bound = rounded(wanted.value, wanted.error, leaf.dtype, layer.dtype)
-        assert_close(f"grad_{name}", leaf.grad, wanted.value, bound)
-    return outputs, {name: t.grad for name, t in leaves.items() if t is not None}
-
-
 @pytest.mark.parametrize("layer", LAYERS, ids=str)
 def test_against_float64(layer, backend):
-    check(layer, functional.cross_predict)
+    check_cross_predict(layer)
 
 
 @pytest.mark.parametrize("layer", LAYERS, ids=str)
 def test_parts_agree(layer, monkeypatch):
     """Beyond so many weights the function runs the gate, products and combine."""
     monkeypatch.setattr(functional, "FUSED_WEIGHTS", 0)
-    check(layer, functional.cross_predict)
+    check_cross_predict(layer)
 
 
 @pytest.mark.parametrize("layer", LAYERS[:5], ids=str)
@@ -146,7 +35,7 @@ def test_every_instruction_set(name, layer):
     except RuntimeError:
         pytest.skip(f"this processor has no {name}")
     try:
-        check(layer, functional.cross_predict)
+        check_cross_predict(layer)
     finally:
         torch.ops.mpkernels.instruction_set("best")
 
