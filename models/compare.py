@@ -23,13 +23,15 @@ import numpy as np
 import torch
 
 import models
-from models import comparison, data
-from models.checkpoint import place, write_text, write_whole
-from models.data import DataSet
-from models.evaluate import predict
-from models.recipe import Recipe, recipe_for
-from models.suites import ENSEMBLES, SUITES, Entry
-from models.training import Interrupted, fit
+
+from . import data
+from .data import DataSet
+from .evaluate import predict
+from .paper import report as comparison
+from .paper.suites import ENSEMBLES, SUITES, Entry
+from .training.checkpoint import place, write_text, write_whole
+from .training.loop import Interrupted, fit
+from .training.recipe import Recipe, recipe_for
 
 
 @dataclass(frozen=True)

@@ -17,11 +17,13 @@ import torch
 from torch import Tensor, nn
 
 import models
-from models import data, scores
-from models.checkpoint import load_network, place, write_text, write_whole
-from models.data import DataSet
-from models.ensemble import Ensemble
-from models.runs import environment
+
+from . import data
+from .data import DataSet
+from .networks.ensemble import Ensemble
+from .paper import scores
+from .training.checkpoint import load_network, place, write_text, write_whole
+from .training.runs import environment
 
 WARM_UP, ROUNDS = 3, 15
 

@@ -6,10 +6,11 @@ import pytest
 import torch
 
 import models
-from models import data, scores
+from models import data
 from models.evaluate import main, predict
-from models.recipe import recipe_for
+from models.paper import scores
 from models.training import fit
+from models.training.recipe import recipe_for
 
 SMALL = {"stages": ((4,), (4,)), "dense": (4, 4), "num_classes": 10}
 

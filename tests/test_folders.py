@@ -8,8 +8,8 @@ import pytest
 import torch
 
 from models import data
-from models.folders import CROP, RESIZED
-from models.images import STATISTICS
+from models.data.folders import CROP, RESIZED
+from models.data.images import STATISTICS
 from models.train import main
 
 pytest.importorskip("torchvision", reason="torchvision is not installed")

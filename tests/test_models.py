@@ -11,11 +11,11 @@ from torch import nn
 import models
 import mpkernels as mpk
 from models import data
-from models._registry import register, register_config
-from models.basecnn import BASECNN
-from models.ensemble import Ensemble
-from models.recipe import recipe_for
+from models.networks.basecnn import BASECNN
+from models.networks.ensemble import Ensemble
+from models.networks.registry import register, register_config
 from models.training import fit
+from models.training.recipe import recipe_for
 
 # Trainable parameters as the paper's specification has them, and with batch norm's statistics.
 COUNTS = {

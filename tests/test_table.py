@@ -11,7 +11,7 @@ import torch
 
 import models
 from models import table
-from models.paper import ROWS, Printed
+from models.paper.tables import ROWS, Printed
 
 ROOT = Path(__file__).parents[1]
 # Marks as the paper's specification has them, for trainable parameters and then with statistics.

@@ -1,4 +1,4 @@
-"""Training recipes: the paper's as TOML files in models/recipes/, each with what it leaves open.
+"""Training recipes: the paper's as TOML files in recipes/, each with what it leaves open.
 
 Stated nowhere in the paper, and so assumed everywhere: no weight decay, no Nesterov momentum,
 PyTorch's initialisation, pixels normalised by the training set's mean and deviation.

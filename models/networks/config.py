@@ -9,7 +9,8 @@ from typing import ClassVar
 from torch import nn
 
 import mpkernels
-from models.memory_format import in_format
+
+from .memory_format import in_format
 
 
 def router_kind(routers: str) -> ModuleType:

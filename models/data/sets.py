@@ -1,16 +1,8 @@
-"""Image sets by name. All but imagenet are whole in memory as bytes: 32x32 pixels, 3 channels.
-
-`python -m models.data NAME` measures how fast training images are read, without a network.
-"""
+"""Image sets by name. All but imagenet are whole in memory as bytes: 32x32 pixels, 3 channels."""
 
 from __future__ import annotations
 
-import argparse
 import gzip
-import os
-import statistics
-import sys
-import time
 import zlib
 from collections.abc import Callable, Iterable
 from dataclasses import replace
@@ -22,14 +14,11 @@ import torch
 from torch import Tensor
 from torch.nn.functional import interpolate, pad
 
-from models import folders
-from models.images import STATISTICS, DataMissing, DataSet, Images, normalise, pixel_statistics
-
-__all__ = ["SETS", "DataMissing", "DataSet", "Images", "load", "normalise"]
+from . import folders
+from .images import STATISTICS, DataMissing, DataSet, Images, pixel_statistics
 
 # Where Debian's package dataset-fashion-mnist puts its files.
 FASHION_MNIST = Path("/usr/share/datasets/fashion-mnist")
-ROUNDS = 5
 CLOTHES = (
     "T-shirt/top", "Trouser", "Pullover", "Dress", "Coat",
     "Sandal", "Shirt", "Sneaker", "Bag", "Ankle boot",
@@ -247,67 +236,3 @@ def load(
         if value is not None and value < least:
             raise ValueError(f"{what} must be at least {least}, got {value}")
     return SETS[name](folder, limit, classes, workers)
-
-
-def rates(images: DataSet, batch_size: int, workers: int, device: str) -> list[float]:
-    """Augmented training images a second, in each of `ROUNDS` rounds of several batches.
-
-    The images are drawn with repetition, so that small sets are measured as large ones are.
-    """
-    # What workers have read ahead when the first batch comes would count as read in no time.
-    ahead, count = 2 * workers + 1, 4 * max(1, workers)
-    parts = torch.randint(images.train_count, (ahead + ROUNDS * count, batch_size))
-    reader = images.train_batches(parts, 4, 0, 0, device)
-    for _ in range(ahead):
-        next(reader)
-    found = []
-    for _ in range(ROUNDS):
-        begin = time.perf_counter()
-        for _ in range(count):
-            next(reader)
-        if device == "cuda":
-            torch.cuda.synchronize()
-        found.append(count * batch_size / (time.perf_counter() - begin))
-    return found
-
-
-def parser() -> argparse.ArgumentParser:
-    """The command line."""
-    made = argparse.ArgumentParser(
-        prog="python -m models.data", description="Measures how fast training images are read."
-    )
-    made.add_argument("name", choices=list(SETS))
-    made.add_argument(
-        "--data-dir", type=Path, help="where the images are, if not in the usual place"
-    )
-    made.add_argument("--classes", type=int, help="of imagenet, the first so many")
-    made.add_argument(
-        "--workers", type=int, nargs="+", default=[0], help="processes that read imagenet"
-    )
-    made.add_argument("--batch-size", type=int, default=128, help="default %(default)s")
-    made.add_argument("--device", choices=("cpu", "cuda"), help="default: a GPU where there is one")
-    return made
-
-
-def main(arguments: list[str] | None = None) -> int:
-    """Runs the command and returns its exit status: 0, or 2 for bad input."""
-    given = parser().parse_args(arguments)
-    device = given.device or ("cuda" if torch.cuda.is_available() else "cpu")
-    print(f"images a second on {device}, batches of {given.batch_size}; {os.cpu_count()} cores, "
-          f"load before {os.getloadavg()[0]:.2f}; median [least, most] of {ROUNDS}")  # fmt: skip
-    try:
-        if given.batch_size < 1:
-            raise ValueError(f"batch_size must be at least 1, got {given.batch_size}")
-        for workers in given.workers:
-            images = load(given.name, given.data_dir, None, given.classes, workers)
-            found = rates(images, given.batch_size, workers, device)
-            print(f"{given.name}, {workers} workers: {statistics.median(found):.0f} "
-                  f"[{min(found):.0f}, {max(found):.0f}]")  # fmt: skip
-    except (DataMissing, ValueError, OSError) as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
-    return 0
-
-
-if __name__ == "__main__":
-    sys.exit(main())

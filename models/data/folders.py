@@ -17,8 +17,8 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
-from models.augment import seeded
-from models.images import STATISTICS, DataMissing, normalise
+from .augment import seeded
+from .images import STATISTICS, DataMissing, normalise
 
 RESIZED, CROP = 256, 224
 

@@ -25,8 +25,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import avg_pool2d, conv2d, pad, relu
 
-from models._registry import register_config
-from models.config import Config
+from .config import Config
+from .registry import register_config
 
 BASIC, EMBEDDING = 16, 64
 WIDTHS = (32, 64, 128)

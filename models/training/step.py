@@ -19,12 +19,12 @@ from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
-from models import parallel
-from models.augment import seeded
-from models.culprit import culprit
-from models.data import DataSet
-from models.parallel import ALONE, Processes
-from models.recipe import Recipe
+from ..data import DataSet
+from ..data.augment import seeded
+from . import parallel
+from .nonfinite import culprit
+from .parallel import ALONE, Processes
+from .recipe import Recipe
 
 COMPILE_MODES = ("default", "reduce-overhead")
 

@@ -11,10 +11,10 @@ from functools import partial
 
 from torch import nn
 
-from models._registry import register_config
-from models.blocks import BasicBlock, PreactivationBlock
-from models.config import PathsConfig
-from models.layers import GlobalPool, Parallel, Routed, Unrouted
+from .blocks import BasicBlock, PreactivationBlock
+from .config import PathsConfig
+from .layers import GlobalPool, Parallel, Routed, Unrouted
+from .registry import register_config
 
 STEM = 16
 BLOCKS = ("basic", "bottleneck", "preactivation")

@@ -12,8 +12,8 @@ from functools import partial
 
 from torch import nn
 
-from models.config import PathsConfig, router_kind
-from models.layers import Parallel, Routed, Unrouted, conv, dense
+from .config import PathsConfig, router_kind
+from .layers import Parallel, Routed, Unrouted, conv, dense
 
 Segment = Callable[[], list[nn.Module]]
 Stages = list[tuple[nn.Module, Parallel]]

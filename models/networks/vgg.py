@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from models._registry import register_config
-from models.cnn import CNNConfig
+from .cnn import CNNConfig
+from .registry import register_config
 
 # The CIFAR form: one hidden dense layer of 512, batch norm everywhere.
 VGG16 = CNNConfig(

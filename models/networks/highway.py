@@ -22,9 +22,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import relu
 
-from models._registry import register_config
-from models.config import Config
-from models.layers import GlobalPool
+from .config import Config
+from .layers import GlobalPool
+from .registry import register_config
 
 
 def _he(conv: nn.Conv2d) -> nn.Conv2d:

@@ -10,8 +10,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy, log_softmax
 
-from models._registry import create, register_config
-from models.config import Config
+from .config import Config
+from .registry import create, register_config
 
 
 class Ensemble(nn.Module):

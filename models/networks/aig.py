@@ -25,11 +25,11 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
-from models._registry import register_config
-from models.config import Config
-from models.draws import Draws
-from models.resnet_cifar import ResNetConfig
-from models.skipping import SkippableBlock, skippable_blocks
+from .config import Config
+from .draws import Draws
+from .registry import register_config
+from .resnet_cifar import ResNetConfig
+from .skipping import SkippableBlock, skippable_blocks
 
 EXECUTE = ("gated", "all")
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from models.paper import ROWS
+from .tables import ROWS
 
 # Percent of wrong test images as printed: CIFAR10 of Table 2 (200 epochs) and of Table 3, and
 # top-1 of one crop of Table 4. None is printed for VGG13-2.

@@ -33,11 +33,11 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
-from models._registry import register_config
-from models.config import Config
-from models.draws import Draws
-from models.resnet_cifar import ResNetConfig
-from models.skipping import SkippableResNet
+from .config import Config
+from .draws import Draws
+from .registry import register_config
+from .resnet_cifar import ResNetConfig
+from .skipping import SkippableResNet
 
 STAGES = ("pretrain", "curriculum", "joint")
 BOUND = 0.8

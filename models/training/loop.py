@@ -15,14 +15,13 @@ from typing import Any
 from torch import nn
 from tqdm import tqdm
 
-from models import checkpoint
-from models.data import DataSet
-from models.parallel import Processes
-from models.recipe import Recipe
-from models.runs import Run
-from models.trainer import Trainer, evaluate, judge
+from ..data import DataSet
+from . import checkpoint
+from .parallel import Processes
+from .recipe import Recipe
+from .runs import Run
+from .step import Trainer
 
-__all__ = ["Interrupted", "evaluate", "fit", "judge"]
 SAVE_EVERY = 600.0
 
 

@@ -22,9 +22,9 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from models._registry import register_config
-from models.capsule import CapsuleLayer, margin_loss, squash
-from models.config import Config
+from .capsule import CapsuleLayer, margin_loss, squash
+from .config import Config
+from .registry import register_config
 
 PRIMARY_SIZE, CLASS_SIZE = 8, 16
 KERNEL = 9

@@ -15,8 +15,8 @@ from typing import Any
 import numpy as np
 from scipy import stats
 
-from models.checkpoint import write_text, write_whole
-from models.suites import CLAIMS, ENSEMBLES, Claim, Entry
+from ..training.checkpoint import write_text, write_whole
+from .suites import CLAIMS, ENSEMBLES, Claim, Entry
 
 LEVEL = 0.05  # of the tests
 

@@ -7,8 +7,8 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from models._registry import register_config
-from models.cnn import CNNConfig
+from .cnn import CNNConfig
+from .registry import register_config
 
 BASECNN = CNNConfig()
 WIDECNN = CNNConfig(stages=((64, 64), (128, 128), (256, 256)))

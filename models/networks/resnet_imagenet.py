@@ -11,9 +11,9 @@ from typing import Any
 
 from torch import nn
 
-from models._registry import register_config
-from models.config import PathsConfig
-from models.layers import GlobalPool, Parallel, Routed, Unrouted
+from .config import PathsConfig
+from .layers import GlobalPool, Parallel, Routed, Unrouted
+from .registry import register_config
 
 
 @dataclass(frozen=True)

@@ -6,8 +6,8 @@ from collections.abc import Callable
 
 from torch import Tensor, nn
 
-from models.blocks import BasicBlock
-from models.resnet_cifar import ResNetConfig
+from .blocks import BasicBlock
+from .resnet_cifar import ResNetConfig
 
 
 class SkippableBlock(BasicBlock):

@@ -9,7 +9,7 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
-from models.augment import augment, seeded
+from .augment import augment, seeded
 
 RGB = tuple[float, float, float]
 

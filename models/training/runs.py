@@ -16,8 +16,9 @@ from typing import Any
 import torch
 
 import mpkernels
-from models import checkpoint
-from models.recipe import Recipe
+
+from . import checkpoint
+from .recipe import Recipe
 
 
 def _commit() -> str | None:
@@ -103,7 +104,7 @@ class Run:
         if self.folder is None or not metrics:
             return
         try:
-            from models.curves import plot
+            from .curves import plot
 
             plot(self.folder / "curves.png", title, metrics)
         except ImportError:

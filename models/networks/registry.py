@@ -13,8 +13,8 @@ from typing import Any, TypeVar
 
 from torch import nn
 
-from models import checkpoint
-from models.config import Config
+from ..training import checkpoint
+from .config import Config
 
 Factory = TypeVar("Factory", bound=Callable[..., nn.Module])
 

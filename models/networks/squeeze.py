@@ -30,11 +30,11 @@ from dataclasses import dataclass
 
 from torch import Tensor, nn
 
-from models._registry import register_config
-from models.basecnn import BASECNN, DEEPCNN
-from models.cnn import CNNConfig
-from models.config import Config
-from models.layers import GlobalPool
+from .basecnn import BASECNN, DEEPCNN
+from .cnn import CNNConfig
+from .config import Config
+from .layers import GlobalPool
+from .registry import register_config
 
 # Hidden units of (channels, whether the layer is the last of its stage); 0 is no scaling.
 RULES: dict[str, Callable[[int, bool], int]] = {

@@ -8,9 +8,9 @@ from typing import Any
 import torch
 from torch import nn
 
-from models.checkpoint import write_whole
-from models.curves import Metrics, draw
-from models.data import Images, normalise
+from ..data import Images, normalise
+from ..training.checkpoint import write_whole
+from ..training.curves import Metrics, draw
 
 SHOWN = 6
 # None of them the colour of a curve: these tell output paths apart, not runs.
