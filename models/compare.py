@@ -29,7 +29,8 @@ from .data import DataSet
 from .evaluate import predict
 from .paper import report as comparison
 from .paper.suites import ENSEMBLES, SUITES, Entry
-from .training.checkpoint import place, write_text, write_whole
+from .training.checkpoint import file_of
+from .training.files import write_text, write_whole
 from .training.loop import Interrupted, fit
 from .training.recipe import Recipe, recipe_for
 
@@ -104,7 +105,7 @@ def train(
     torch.manual_seed(trial)
     model = models.create(name, **options)
     names = {"name": name, "data": plan.data, "network": options}
-    resume = place(folder).exists()
+    resume = file_of(folder).exists()
     metrics = fit(
         model, images, recipe, device=device, out=folder, resume=resume, names=names,
         progress=sys.stderr.isatty(),

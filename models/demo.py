@@ -26,7 +26,7 @@ import models
 
 from . import data
 from .data import Images, normalise
-from .training.checkpoint import write_whole
+from .training.files import write_whole
 from .training.loop import fit
 from .training.recipe import recipe_for
 

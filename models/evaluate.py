@@ -22,7 +22,8 @@ from . import data
 from .data import DataSet
 from .networks.ensemble import Ensemble
 from .paper import scores
-from .training.checkpoint import load_network, place, write_text, write_whole
+from .training.checkpoint import file_of, load_network
+from .training.files import write_text, write_whole
 from .training.runs import environment
 
 WARM_UP, ROUNDS = 3, 15
@@ -173,7 +174,7 @@ def _images(given: argparse.Namespace, loaded: Loaded) -> tuple[str, DataSet]:
         if classes != images.classes:
             hint = "; --classes takes the first so many" if name == "imagenet" else ""
             raise ValueError(
-                f"{place(path)} has {classes} classes, {name} has {images.classes}{hint}"
+                f"{file_of(path)} has {classes} classes, {name} has {images.classes}{hint}"
             )
     return name, images
 
@@ -203,7 +204,7 @@ def evaluate(given: argparse.Namespace) -> dict[str, Any]:
     (x, _), *_ = images.test_batches([torch.arange(min(given.batch_size, len(labels)))], device)
     return {
         "networks": [known["name"] for _, known in loaded],
-        "runs": [str(place(path)) for path in given.runs],
+        "runs": [str(file_of(path)) for path in given.runs],
         "data": name,
         "classes": list(images.names),
         "environment": environment(device),
@@ -228,7 +229,7 @@ def main(arguments: list[str] | None = None) -> int:
     given = parser().parse_args(arguments)
     try:
         result = evaluate(given)
-        keep(given.out or place(given.runs[0]).parent, result)
+        keep(given.out or file_of(given.runs[0]).parent, result)
     except KeyboardInterrupt:
         return 130
     except (data.DataMissing, ValueError, OSError) as error:

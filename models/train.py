@@ -124,7 +124,7 @@ def _run(given: argparse.Namespace, device: str, out: Path) -> list[dict[str, fl
     if given.dry_run:
         _tell(given, model, images, recipe, device)
         return None
-    resume = given.resume or (parallel.attempt() > 0 and checkpoint.place(out).exists())
+    resume = given.resume or (parallel.attempt() > 0 and checkpoint.file_of(out).exists())
     processes = parallel.start(given.parallel, device)
     try:
         metrics = fit(

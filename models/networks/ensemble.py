@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torch.nn.functional import cross_entropy, log_softmax
 
 from .config import Config
-from .registry import create, register_config
+from .registry import build, register_config
 
 
 class Ensemble(nn.Module):
@@ -76,7 +76,7 @@ class EnsembleConfig(Config):
     def network(self) -> nn.Module:
         """The ensemble."""
         shared = {name: getattr(self, name) for name in ("num_classes", "in_channels", "size")}
-        return Ensemble([create(name, **shared) for name in self.members])  # type: ignore[arg-type]
+        return Ensemble([build(name, **shared) for name in self.members])  # type: ignore[arg-type]
 
 
 register_config("basecnn_ensemble", EnsembleConfig(), "Three BaseCNNs, each trained by itself.")

@@ -1,52 +1,26 @@
-"""Networks by name: a decorated function's, or that of a configuration."""
+"""Networks by name: each is a configuration whose fields are its options."""
 
 from __future__ import annotations
 
 import difflib
-import inspect
-import os
-from collections.abc import Callable
 from dataclasses import dataclass, fields, replace
 from fnmatch import fnmatch
-from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 from torch import nn
 
-from ..training import checkpoint
 from .config import Config
-
-Factory = TypeVar("Factory", bound=Callable[..., nn.Module])
 
 
 @dataclass(frozen=True)
 class _Network:
-    """How a network is made, its options with their defaults, one line about it."""
+    """A network's configuration and one line about it."""
 
-    make: Callable[..., nn.Module]
-    options: dict[str, Any]
+    config: Config
     about: str
 
 
 _NETWORKS: dict[str, _Network] = {}
-
-
-def _add(name: str, network: _Network) -> None:
-    if name in _NETWORKS:
-        raise ValueError(f"register: the name {name!r} is taken")
-    _NETWORKS[name] = network
-
-
-def register(factory: Factory) -> Factory:
-    """Makes `factory` available to `create` under its own name; its parameters are the options.
-
-    Raises:
-        ValueError: the name is taken.
-    """
-    parameters = inspect.signature(factory).parameters.values()
-    about = (factory.__doc__ or "").strip().partition("\n")[0]
-    _add(factory.__name__, _Network(factory, {p.name: p.default for p in parameters}, about))
-    return factory
 
 
 def register_config(name: str, config: Config, about: str) -> None:
@@ -55,16 +29,13 @@ def register_config(name: str, config: Config, about: str) -> None:
     Raises:
         ValueError: the name is taken.
     """
-    defaults = {field.name: getattr(config, field.name) for field in fields(config)}
-
-    def make(**options: Any) -> nn.Module:
-        return replace(config, **options).build()
-
-    _add(name, _Network(make, defaults, about))
+    if name in _NETWORKS:
+        raise ValueError(f"register: the name {name!r} is taken")
+    _NETWORKS[name] = _Network(config, about)
 
 
 def list_models(pattern: str = "*") -> list[str]:
-    """The names that match a pattern of the shell, such as "*_cc"; all if not given. Sorted."""
+    """The names that match a shell pattern such as "*_cc", sorted; by default all of them."""
     return sorted(name for name in _NETWORKS if fnmatch(name, pattern))
 
 
@@ -81,7 +52,8 @@ def options(name: str) -> dict[str, Any]:
     Raises:
         ValueError: the name is unknown.
     """
-    return dict(_find(name).options)
+    config = _find(name).config
+    return {field.name: getattr(config, field.name) for field in fields(config)}
 
 
 def about(name: str) -> str:
@@ -93,43 +65,18 @@ def about(name: str) -> str:
     return _find(name).about
 
 
-def create(name: str, *, pretrained: str | Path | None = None, **options: Any) -> nn.Module:
-    """Builds the network `name`.
-
-    Args:
-        name: one of `models.list()`.
-        pretrained: a checkpoint that training wrote (`models.train` or `models.training.fit`);
-            its weights are loaded, whichever kind of routers it was trained with.
-        options: `num_classes`, `in_channels` (3) and `channels_last` (False) of every network;
-            those that can have routers also take `routers` ("fused" or "eager"), `paths`, `kind`
-            ("cc", "cp", "stitch" or None: what joins the paths) and `hidden` (of the gates). All
-            options with their defaults: `models.options(name)`.
-
-    Returns:
-        the network, in training mode; it maps images [B, in_channels, H, W] to logits
-        [B, num_classes].
+def build(name: str, **options: Any) -> nn.Module:
+    """Builds a network with new weights; see `models.create`.
 
     Raises:
-        ValueError: the name is unknown, an option has a value that it cannot have, or the
-            checkpoint is one of another network.
-        TypeError: the network has no such option, or `pretrained` is no path.
-        OSError: there is no such checkpoint (FileNotFoundError), or it cannot be read.
-
-    Example:
-        >>> create("basecnn_2_cc", num_classes=100)(torch.randn(2, 3, 32, 32)).shape
-        torch.Size([2, 100])
+        ValueError: the name is unknown, or an option has a value it cannot have.
+        TypeError: the network has no such option.
     """
-    network = _find(name)
-    unknown = sorted(set(options) - set(network.options))
+    config = _find(name).config
+    known = [field.name for field in fields(config)]
+    unknown = sorted(set(options) - set(known))
     if unknown:
-        known = ", ".join(network.options)
-        raise TypeError(f"create: {name} has no option {', '.join(unknown)}; it has {known}")
-    if pretrained is not None and not isinstance(pretrained, (str, os.PathLike)):
         raise TypeError(
-            "pretrained must be the path of a run's folder or of its checkpoint.json, or None: "
-            f"no weights come with the networks; got {pretrained!r}"
+            f"create: {name} has no option {', '.join(unknown)}; it has {', '.join(known)}"
         )
-    model = network.make(**options)
-    if pretrained is not None:
-        checkpoint.load_weights(model, name, Path(pretrained))
-    return model
+    return replace(config, **options).build()

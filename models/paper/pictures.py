@@ -9,8 +9,8 @@ import torch
 from torch import nn
 
 from ..data import Images, normalise
-from ..training.checkpoint import write_whole
 from ..training.curves import Metrics, draw
+from ..training.files import write_whole
 
 SHOWN = 6
 # None of them the colour of a curve: these tell output paths apart, not runs.

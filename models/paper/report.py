@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 from scipy import stats
 
-from ..training.checkpoint import write_text, write_whole
+from ..training.files import write_text, write_whole
 from .suites import CLAIMS, ENSEMBLES, Claim, Entry
 
 LEVEL = 0.05  # of the tests

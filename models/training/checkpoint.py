@@ -9,8 +9,6 @@ previous one is whole.
 from __future__ import annotations
 
 import json
-import os
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -18,33 +16,11 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
-import models
+from ..networks.registry import build
+from .files import write_text, write_whole
 
 NAME = "checkpoint.json"
 FORMAT = "mpkernels checkpoint 1"
-
-
-def write_whole(path: Path, write: Callable[[Path], object]) -> None:
-    """Lets `write` fill a temporary file beside `path`, then renames it to `path`."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.stem}.{os.getpid()}{path.suffix}")
-    try:
-        write(temporary)
-        with temporary.open("rb") as file:
-            os.fsync(file.fileno())  # or the new name may reach the disk before the bytes do
-        os.replace(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)
-
-
-def write_text(path: Path, text: str) -> None:
-    """Writes a text file, whole."""
-    write_whole(path, lambda to: to.write_text(text))
-
-
-def write_lines(path: Path, lines: list[dict[str, Any]]) -> None:
-    """Writes metrics, one JSON object a line."""
-    write_text(path, "".join(json.dumps(line) + "\n" for line in lines))
 
 
 def _without_tensors(value: Any, name: str, tensors: dict[str, Tensor]) -> Any:
@@ -101,7 +77,7 @@ def save(folder: Path, state: dict[str, Any]) -> None:
             old.unlink(missing_ok=True)
 
 
-def place(path: Path) -> Path:
+def file_of(path: Path) -> Path:
     """The checkpoint.json that a run's folder or a path to it means."""
     return path / NAME if path.is_dir() else path
 
@@ -116,7 +92,7 @@ def load(path: Path) -> dict[str, Any]:
         FileNotFoundError: there is none.
         ValueError: a file is not whole or not a checkpoint; the message names it.
     """
-    path = place(path)
+    path = file_of(path)
     if not path.exists():
         raise FileNotFoundError(f"there is no checkpoint at {path}")
     try:
@@ -143,7 +119,7 @@ def check_options(path: Path, held: dict[str, Any], options: dict[str, Any]) -> 
     for name, value in options.items():
         if held.get(name) != value:
             raise ValueError(
-                f"resume: {name} must be {held.get(name)!r} as in {place(path)}, got {value!r}"
+                f"resume: {name} must be {held.get(name)!r} as in {file_of(path)}, got {value!r}"
             )
 
 
@@ -165,11 +141,11 @@ def load_weights(model: nn.Module, name: str, path: Path) -> None:
         raise type(error)(f"pretrained: {error}") from error
     found = state["options"].get("name", name)
     if found != name:
-        raise ValueError(f"pretrained: {place(path)} holds {found}, not {name}")
+        raise ValueError(f"pretrained: {file_of(path)} holds {found}, not {name}")
     try:
         model.load_state_dict(state.get("average") or state["model"])
     except RuntimeError as error:
-        raise ValueError(f"pretrained: {place(path)} does not fit {name}: {error}") from error
+        raise ValueError(f"pretrained: {file_of(path)} does not fit {name}: {error}") from error
 
 
 def load_network(path: Path) -> tuple[nn.Module, dict[str, Any]]:
@@ -189,9 +165,9 @@ def load_network(path: Path) -> tuple[nn.Module, dict[str, Any]]:
     state = load(path)
     options = state["options"]
     if "name" not in options:
-        raise ValueError(f"{place(path)} does not name its network")
+        raise ValueError(f"{file_of(path)} does not name its network")
     made = {option: _tuples(value) for option, value in options["network"].items()}
-    network = models.create(options["name"], **made)
+    network = build(options["name"], **made)
     load_weights(network, options["name"], path)
     return network.eval(), {**options, "metrics": state["metrics"]}
 

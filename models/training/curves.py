@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from .checkpoint import write_whole
+from .files import write_whole
 
 Metrics = list[dict[str, float]]
 

@@ -186,11 +186,11 @@ def fit(
     run = Run(out, together.rank == 0, tensorboard)
     held: tuple[dict[str, Any], Path] | None = None
     if out is not None and resume:
-        held = checkpoint.load(out), checkpoint.place(out)
+        held = checkpoint.load(out), checkpoint.file_of(out)
         checkpoint.check_options(out, held[0]["options"], options)
-    elif out is not None and checkpoint.place(out).exists():
+    elif out is not None and checkpoint.file_of(out).exists():
         raise FileExistsError(
-            f"{checkpoint.place(out)} exists: resume it, or choose another folder"
+            f"{checkpoint.file_of(out)} exists: resume it, or choose another folder"
         )
     trainer = Trainer(model, images, recipe, together, compile)
     if held is not None:

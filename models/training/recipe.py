@@ -12,7 +12,7 @@ from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
 from typing import Any
 
-import models
+from ..networks.registry import list_models, options
 
 if sys.version_info >= (3, 11):
     import tomllib
@@ -149,9 +149,9 @@ def default_name(model_name: str, classes: int | None = None) -> str:
         model_name: the network.
         classes: of the images; those that the network has by itself if not given.
     """
-    options = models.options(model_name) if model_name in models.list() else {}
-    if options.get("size") == 224:
-        return "imagenet_100" if (classes or options["num_classes"]) == 100 else "imagenet"
+    known = options(model_name) if model_name in list_models() else {}
+    if known.get("size") == 224:
+        return "imagenet_100" if (classes or known["num_classes"]) == 100 else "imagenet"
     is_resnet = any(part in model_name for part in ("resnet", "wrn"))
     return "cifar_resnet" if is_resnet else "cifar_cnn"
 

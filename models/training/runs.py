@@ -18,6 +18,7 @@ import torch
 import mpkernels
 
 from . import checkpoint
+from .files import write_lines, write_text
 from .recipe import Recipe
 
 
@@ -81,14 +82,14 @@ class Run:
     def begin(self, recipe: Recipe, device: str) -> None:
         """Notes how it is trained."""
         if self.folder is not None:
-            checkpoint.write_text(self.folder / "recipe.toml", recipe.as_toml())
+            write_text(self.folder / "recipe.toml", recipe.as_toml())
             text = json.dumps(environment(device), indent=1)
-            checkpoint.write_text(self.folder / "environment.json", text)
+            write_text(self.folder / "environment.json", text)
 
     def note(self, metrics: list[dict[str, float]]) -> None:
         """Keeps the metrics of all epochs."""
         if self.folder is not None:
-            checkpoint.write_lines(self.folder / "metrics.jsonl", metrics)
+            write_lines(self.folder / "metrics.jsonl", metrics)
         if self.events is not None and metrics:
             for name, value in metrics[-1].items():
                 self.events.add_scalar(name, value, metrics[-1]["epoch"])
