@@ -26,8 +26,8 @@ import models
 
 from . import data
 from .data import DataSet
-from .evaluate import predict
 from .paper import report as comparison
+from .paper.scores import predict
 from .paper.suites import ENSEMBLES, SUITES, Entry
 from .training.checkpoint import file_of
 from .training.files import write_text, write_whole

@@ -22,29 +22,12 @@ from . import data
 from .data import DataSet
 from .networks.ensemble import Ensemble
 from .paper import scores
+from .paper.scores import predict
 from .training.checkpoint import file_of, load_network
 from .training.files import write_text, write_whole
 from .training.runs import environment
 
 WARM_UP, ROUNDS = 3, 15
-
-
-def predict(
-    model: nn.Module, images: DataSet, device: str, crops: int, batch_size: int = 512
-) -> tuple[Tensor, Tensor]:
-    """Probabilities [N, classes], of several crops their mean, and labels [N], on the CPU."""
-    parts = torch.arange(images.test_count).split(max(1, batch_size // crops))
-    made, labels = [], []
-    with torch.no_grad():
-        for x, y in images.test_batches(parts, device, crops):
-            output = model(x.flatten(0, 1) if crops > 1 else x)
-            logits = output if isinstance(output, Tensor) else output[0]
-            probabilities = logits.float().softmax(-1)
-            if crops > 1:
-                probabilities = probabilities.unflatten(0, (-1, crops)).mean(1)
-            made.append(probabilities.cpu())
-            labels.append(y.cpu())
-    return torch.cat(made), torch.cat(labels)
 
 
 def latency(model: nn.Module, x: Tensor) -> dict[str, float]:

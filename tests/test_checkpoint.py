@@ -13,7 +13,7 @@ from torch import nn
 
 import models
 from models.data import Images
-from models.data.augment import seeded
+from models.data.images import seeded
 from models.training import checkpoint, fit
 from models.training.recipe import recipe_for
 

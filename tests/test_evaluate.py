@@ -7,8 +7,9 @@ import torch
 
 import models
 from models import data
-from models.evaluate import main, predict
+from models.evaluate import main
 from models.paper import scores
+from models.paper.scores import predict
 from models.training import fit
 from models.training.recipe import recipe_for
 

@@ -12,7 +12,7 @@ import pytest
 import torch
 
 from models import data
-from models.networks.draws import Draws
+from models.networks.skipping import Draws
 from models.training import checkpoint
 from models.training.step import evaluate
 

@@ -7,8 +7,7 @@ from torch import nn
 import models
 from models.networks.aig import GatedBlock, gumbel_gate
 from models.networks.blockdrop import Decided, policy_loss, reward
-from models.networks.draws import Draws
-from models.networks.skipping import SkippableBlock
+from models.networks.skipping import Draws, SkippableBlock
 from models.training import checkpoint
 
 pytestmark = pytest.mark.usefixtures("one_thread")

@@ -10,7 +10,7 @@ import torch
 import models
 from models import data
 from models.data import normalise
-from models.data.augment import augment
+from models.data.images import augment
 from models.train import main
 from models.training import fit, judge
 from models.training.nonfinite import culprit

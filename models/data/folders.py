@@ -1,7 +1,7 @@
-"""Images in folders, train/CLASS/* and val/CLASS/*, read as they are needed: ImageNet's way.
+"""Images in folders as ImageNet has them, train/CLASS/* and val/CLASS/*, read when needed.
 
-Training as the paper has it: both sides to 256 pixels, a random crop of 224, mirrored or not.
-Evaluation on the middle crop, or on ten: four corners and the middle, and their mirror images.
+Training follows the paper: both sides scaled to 256 pixels, a random crop of 224, mirrored or not.
+Evaluation sees the middle crop, or ten: four corners, the middle, and the mirror images of these.
 """
 
 from __future__ import annotations
@@ -15,12 +15,12 @@ from pathlib import Path
 
 import torch
 from torch import Tensor
-from torch.utils.data import DataLoader, Dataset
+from torch.utils.data import DataLoader, Dataset, default_collate
 
-from .augment import seeded
-from .images import STATISTICS, DataMissing, normalise
+from .images import STATISTICS, DataMissing, normalise, seeded
 
 RESIZED, CROP = 256, 224
+Samples = list[tuple[str, int]]
 
 
 def picture(path: str, size: int) -> Tensor:
@@ -34,32 +34,64 @@ def picture(path: str, size: int) -> Tensor:
 
     try:
         with Image.open(path) as image:
-            bytes_of = functional.pil_to_tensor(image.convert("RGB"))
+            pixels = functional.pil_to_tensor(image.convert("RGB"))
     except (UnidentifiedImageError, OSError, SyntaxError) as error:
         raise DataMissing(f"{path} is not an image, or not whole: {error}") from error
-    return functional.resize(bytes_of, [size, size], antialias=True)  # type: ignore[no-any-return]
+    return functional.resize(pixels, [size, size], antialias=True)  # type: ignore[no-any-return]
 
 
-class _Train(Dataset[Tensor]):
-    """Random crops, that follow from (seed, epoch, image)."""
+Read = Tensor | DataMissing
+
+
+class Crops(Dataset[Read]):
+    """Crops by index of an image; for an image that cannot be read, the reason.
+
+    An exception raised by a worker reaches the parent as the text of its traceback. One that is
+    returned arrives as it is.
+    """
+
+    def crop(self, index: int) -> Tensor:
+        """Reads one image.
+
+        Raises:
+            DataMissing: it is not an image, or not whole.
+        """
+        raise NotImplementedError
+
+    def __getitem__(self, index: int) -> Read:
+        try:
+            return self.crop(index)
+        except DataMissing as error:
+            return error
+
+
+def _batch(crops: list[Read]) -> Read:
+    missing = [crop for crop in crops if isinstance(crop, DataMissing)]
+    return missing[0] if missing else default_collate(crops)  # type: ignore[no-any-return]
+
+
+class _Train(Crops):
+    """Random crops that depend on (seed, epoch, image) alone."""
 
     def __init__(self, paths: list[str], seed: int, epoch: int) -> None:
         self.paths, self.seed, self.epoch = paths, seed, epoch
 
-    def __getitem__(self, index: int) -> Tensor:
+    def crop(self, index: int) -> Tensor:
+        """224x224 pixels from anywhere in the image, mirrored or not."""
         generator = seeded(self.seed, self.epoch, index)
         top, left = torch.randint(RESIZED - CROP + 1, (2,), generator=generator).tolist()
-        crop = picture(self.paths[index], RESIZED)[:, top : top + CROP, left : left + CROP]
-        return crop.flip(2) if torch.rand((), generator=generator) < 0.5 else crop
+        part = picture(self.paths[index], RESIZED)[:, top : top + CROP, left : left + CROP]
+        return part.flip(2) if torch.rand((), generator=generator) < 0.5 else part
 
 
-class _Test(Dataset[Tensor]):
-    """The middle crop, or with `ten` also the corners and all mirrored: [10, 3, 224, 224]."""
+class _Test(Crops):
+    """The middle crop; with `ten` the corners and all mirror images too, [10, 3, 224, 224]."""
 
     def __init__(self, paths: list[str], ten: bool) -> None:
         self.paths, self.ten = paths, ten
 
-    def __getitem__(self, index: int) -> Tensor:
+    def crop(self, index: int) -> Tensor:
+        """One crop, or ten."""
         from torchvision.transforms.v2 import functional
 
         whole = picture(self.paths[index], RESIZED)
@@ -75,9 +107,10 @@ def _end_when_told_by(parent: int) -> None:
 
 
 def _heed_only_the_parent(worker: int) -> None:
-    """In a process that reads: Ctrl-C and SIGTERM may reach all; the parent saves, then ends it.
+    """Makes a worker ignore Ctrl-C, and SIGTERM unless its parent sends it.
 
-    Ignored altogether, the parent's own SIGTERM would not end it, and the parent wait for ever.
+    Both signals may reach all processes; the parent saves its state first, then ends the workers.
+    If SIGTERM were ignored, the parent could not end the worker and would wait forever.
     """
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     if hasattr(signal, "sigwaitinfo"):
@@ -91,12 +124,12 @@ class Folder:
 
     Args:
         train, test: paths and labels of the images.
-        names: of the classes.
-        workers: processes that read; 0 reads in this one.
+        names: names of the classes.
+        workers: number of processes that read; with 0 this one does.
     """
 
-    train: list[tuple[str, int]]
-    test: list[tuple[str, int]]
+    train: Samples
+    test: Samples
     names: tuple[str, ...]
     workers: int = 0
 
@@ -120,30 +153,28 @@ class Folder:
 
     def _batches(
         self,
-        images: Dataset[Tensor],
-        samples: list[tuple[str, int]],
+        images: Crops,
+        samples: Samples,
         parts: Iterable[Tensor],
         device: str,
     ) -> Iterator[tuple[Tensor, Tensor]]:
         indices = [part.tolist() for part in parts]
         loader = iter(DataLoader(
             images, batch_sampler=indices, num_workers=self.workers,
-            pin_memory=device.startswith("cuda"), worker_init_fn=_heed_only_the_parent,
+            collate_fn=_batch, pin_memory=device.startswith("cuda"),
+            worker_init_fn=_heed_only_the_parent,
         ))  # fmt: skip
         for index in indices:
-            try:
-                x = next(loader)
-            except DataMissing as error:
-                # One that comes from a worker has its traceback as text; what it says is last.
-                said = str(error).rstrip().splitlines()[-1]
-                raise DataMissing(said.removeprefix("models.images.DataMissing: ")) from None
+            x = next(loader)
+            if isinstance(x, DataMissing):
+                raise x from None
             y = torch.tensor([samples[i][1] for i in index], device=device)
             yield normalise(self, x.to(device, non_blocking=True)), y
 
     def train_batches(
         self, parts: Iterable[Tensor], shift: int, seed: int, epoch: int, device: str
     ) -> Iterator[tuple[Tensor, Tensor]]:
-        """See `models.data.DataSet`; crops move the images, `shift` does not."""
+        """See `models.data.DataSet`. Random crops move the images; `shift` has no effect."""
         images = _Train([path for path, _ in self.train], seed, epoch)
         return self._batches(images, self.train, parts, device)
 
@@ -161,51 +192,48 @@ class Folder:
         return self._batches(images, self.test, parts, device)
 
 
-Samples = list[tuple[str, int]]
-
-
 def find(
     folder: Path, test: str, classes: int | None = None
 ) -> tuple[Samples, Samples, tuple[str, ...]]:
-    """Finds the images, without reading them.
+    """Finds the images without reading them.
 
     Args:
         folder: holds train/CLASS/* and `test`/CLASS/*.
-        test: the test set's folder.
-        classes: the first so many of the sorted class folders; all if None.
+        test: name of the test set's folder.
+        classes: how many of the sorted class folders to use; all if None.
 
     Returns:
         paths and labels of the training and of the test images, and the classes' names.
 
     Raises:
-        DataMissing: a part is not there, or has other classes.
-        ValueError: there are fewer than `classes`.
+        DataMissing: a part is missing or has other classes.
+        ValueError: there are fewer than `classes` classes.
     """
     from torchvision.datasets.folder import IMG_EXTENSIONS, find_classes, make_dataset
 
-    found: list[Samples] = []
+    parts: list[Samples] = []
     names: tuple[str, ...] | None = None
     for part in (folder / "train", folder / test):
         try:
-            of_part = find_classes(part)[0]
-            if classes is not None and len(of_part) < classes:
+            every = find_classes(part)[0]
+            if classes is not None and len(every) < classes:
                 raise ValueError(
-                    f"classes must be at most {len(of_part)}, as in {part}, got {classes}"
+                    f"classes must be at most {len(every)}, as in {part}, got {classes}"
                 )
-            chosen = tuple(of_part[:classes])
-            found.append(make_dataset(part, {n: i for i, n in enumerate(chosen)}, IMG_EXTENSIONS))
+            chosen = tuple(every[:classes])
+            parts.append(make_dataset(part, {n: i for i, n in enumerate(chosen)}, IMG_EXTENSIONS))
         except FileNotFoundError as error:
             raise DataMissing(
                 f"{folder} must hold train/CLASS/* and {test}/CLASS/*: {error}"
             ) from error
-        apart = set(chosen).symmetric_difference(names or chosen)
-        if apart:
+        others = set(chosen).symmetric_difference(names or chosen)
+        if others:
             raise DataMissing(
                 f"train/ and {test}/ of {folder} must have the same classes, but only one has "
-                f"{', '.join(sorted(apart)[:5])}"
+                f"{', '.join(sorted(others)[:5])}"
             )
         names = chosen
-    return found[0], found[1], chosen
+    return parts[0], parts[1], chosen
 
 
 def read(folder: Path, classes: int | None, limit: int | None, workers: int) -> Folder:
@@ -213,8 +241,8 @@ def read(folder: Path, classes: int | None, limit: int | None, workers: int) -> 
 
     Args:
         folder, classes: see `find`.
-        limit: keep so many training images, chosen once by a fixed shuffle.
-        workers: processes that read.
+        limit: how many training images to keep, chosen once by a fixed shuffle.
+        workers: number of processes that read.
 
     Raises:
         DataMissing, ValueError: see `find`.

@@ -1,4 +1,4 @@
-"""ConvNet-AIG: a ResNet whose blocks each decide, for each image, whether to take part.
+"""ConvNet-AIG: a ResNet whose blocks decide for each image whether to take part.
 
     x <- relu(s(x) + z F(x)),    z in {0, 1} from beta = W2 relu(BN(W1 mean over H, W of x))
 
@@ -7,9 +7,9 @@ section 3: gates of 16 hidden units, z by Gumbel-softmax at temperature 1, hard 
 backward, and besides cross-entropy the mean over blocks of (open rate in the batch - t)^2. In
 evaluation the larger of the two scores decides, and closed blocks are not computed.
 
-"ConvNet-AIG all" is taken to be the same network with every block computed in evaluation and F
-scaled by how often its gate was open, as after training with stochastic depth; the rate is averaged
-over training batches as batch norm averages its statistics.
+"ConvNet-AIG all" is taken to be the same network that evaluates every block and scales F by how
+often its gate was open, as after training with stochastic depth; that rate is averaged over
+training batches as batch norm averages its statistics.
 
 Left out: weight decay and the choice of different target rates for single blocks. The ResNet is
 this package's (convolutions with bias, 1x1 shortcuts without batch norm). Assumed: a weight of 1
@@ -26,10 +26,9 @@ from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
 from .config import Config
-from .draws import Draws
 from .registry import register_config
 from .resnet_cifar import ResNetConfig
-from .skipping import SkippableBlock, skippable_blocks
+from .skipping import Draws, SkippableBlock, skippable_blocks
 
 EXECUTE = ("gated", "all")
 
@@ -38,11 +37,11 @@ def gumbel_gate(scores: Tensor, uniform: Tensor) -> Tensor:
     """Samples gates of exactly 0 or 1 that have the gradient of a softmax.
 
     Args:
-        scores: [B, 2], for closed and open.
+        scores: [B, 2], of closed and open.
         uniform: [B, 2], numbers in (0, 1).
 
     Returns:
-        [B], 1 where open + noise is the larger; noise is -log(-log uniform).
+        [B], 1 where open plus noise is the larger; the noise is -log(-log uniform).
     """
     noisy = scores.float() - (-uniform.log()).log()
     soft = noisy.softmax(1)[:, 1]
@@ -51,7 +50,7 @@ def gumbel_gate(scores: Tensor, uniform: Tensor) -> Tensor:
 
 
 class GatedBlock(SkippableBlock):
-    """A residual block with the gate that decides about it."""
+    """A residual block and the gate that decides whether it takes part."""
 
     def __init__(self, inputs: int, outputs: int, stride: int = 1) -> None:
         super().__init__(inputs, outputs, stride)
@@ -61,12 +60,12 @@ class GatedBlock(SkippableBlock):
         self.gate = nn.Sequential(nn.Linear(inputs, 16), nn.BatchNorm1d(16), nn.ReLU(), last)
 
     def scores(self, x: Tensor) -> Tensor:
-        """Maps [B, inputs, H, W] to scores [B, 2] for closed and open."""
+        """Scores [B, 2] of closed and open for maps [B, inputs, H, W]."""
         return self.gate(x.mean((2, 3)))  # type: ignore[no-any-return]
 
 
 class AIGResNet(nn.Module):
-    """The network.
+    """A ResNet with a gate per block.
 
     Args:
         config: its options.
@@ -113,7 +112,7 @@ class AIGResNet(nn.Module):
         return (logits, z) if self.training or return_gates else logits
 
     def loss(self, output: Tensor | tuple[Tensor, Tensor], target: Tensor) -> Tensor:
-        """Cross-entropy; of an output with gates also the squared distance to the target rate.
+        """Cross-entropy, plus the squared distance to the target rate if the output has gates.
 
         Args:
             output: what `forward` returned.
@@ -128,13 +127,13 @@ class AIGResNet(nn.Module):
 
 @dataclass(frozen=True)
 class AIGConfig(Config):
-    """Sizes of the network and its setting.
+    """Sizes of the network and its settings.
 
     Args:
-        depth: blocks of each of the three stacks.
-        target_rate: t, the share of images for which a block shall take part.
-        rate_weight: of the distance to it in the loss.
-        execute: what evaluation computes: "gated", the open blocks, or "all".
+        depth: blocks per stack, of which there are three.
+        target_rate: t, the share of images for which a block should take part.
+        rate_weight: weight of the distance to it in the loss.
+        execute: the blocks that evaluation computes: "gated" for the open ones, or "all".
     """
 
     depth: int = 18

@@ -1,4 +1,4 @@
-"""BaseCNN, its wider and its deeper form, for 32x32 images, and BaseCNN of several paths.
+"""BaseCNN for 32x32 images, its wider and deeper forms, and BaseCNN with several paths.
 
 C32 C32 P C64 C64 P C128 C128 Flatten F32 F32 F (the paper's Table 1).
 """

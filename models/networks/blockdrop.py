@@ -1,14 +1,14 @@
-"""BlockDrop: a small network looks at the image and drops blocks of a ResNet before it runs.
+"""BlockDrop: a small network looks at an image and drops blocks of a ResNet before it runs.
 
 Follows Wu et al., "BlockDrop: Dynamic Inference Paths in Residual Networks" (2018): a policy
 network, ResNet-8 for CIFAR, gives a probability s_k for each of the K blocks at once, u_k is 1
 (kept) with that probability, and the reward is
 
-    R(u) = 1 - (|u| / K)^2 if the class is right, and -penalty if it is not.
+    R(u) = 1 - (|u| / K)^2 if the class is right, and -penalty if not.
 
-The gradient is that of log p(u) weighted by R(u) - R(u~) (self-critical: u~ keeps what has s above
-0.5), with s bounded to s' = 0.8 s + 0.2 (1 - s) so that the policy goes on exploring. Training has
-three stages, chosen by `stage`:
+The gradient is that of log p(u) weighted by R(u) - R(u~) (self-critical: u~ keeps the blocks with s
+above 0.5), with s bounded to s' = 0.8 s + 0.2 (1 - s) so that the policy goes on exploring.
+Training has three stages, chosen by `stage`:
 
 - "pretrain": the ResNet alone, every block kept, cross-entropy.
 - "curriculum": the ResNet is frozen; the policy decides about the last block, then about the last
@@ -34,24 +34,23 @@ from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
 from .config import Config
-from .draws import Draws
 from .registry import register_config
 from .resnet_cifar import ResNetConfig
-from .skipping import SkippableResNet
+from .skipping import Draws, SkippableResNet
 
 STAGES = ("pretrain", "curriculum", "joint")
 BOUND = 0.8
 
 
 class Decided(NamedTuple):
-    """What training needs to know of a batch; K blocks, the last `learned` are the policy's.
+    """What training needs to know about a batch; of K blocks the last `learned` are the policy's.
 
     Args:
-        logits: [B, num_classes], of the network that u leaves.
+        logits: [B, num_classes], of the blocks that u keeps.
         probability: s' [B, K].
         kept: u [B, K], 0 or 1.
         likely_logits, likely: the same for u~, without gradients.
-        learned: how many of the last blocks the policy decides about.
+        learned: number of last blocks that the policy decides about.
     """
 
     logits: Tensor
@@ -69,12 +68,12 @@ def reward(logits: Tensor, kept: Tensor, target: Tensor, penalty: float) -> Tens
 
 
 def policy_loss(decided: Decided, target: Tensor, penalty: float) -> Tensor:
-    """-(R(u) - R(u~)) log p(u), the mean over the batch; its gradient is the policy's."""
-    found = reward(decided.logits, decided.kept, target, penalty)
-    usual = reward(decided.likely_logits, decided.likely, target, penalty)
+    """-(R(u) - R(u~)) log p(u), averaged over the batch; its gradient is the policy's."""
+    sampled = reward(decided.logits, decided.kept, target, penalty)
+    likely = reward(decided.likely_logits, decided.likely, target, penalty)
     kept, probability = (t[:, -decided.learned :] for t in (decided.kept, decided.probability))
     logarithm = torch.where(kept > 0, probability, 1 - probability).log().sum(1)
-    return -((found - usual).detach() * logarithm).mean()
+    return -((sampled - likely).detach() * logarithm).mean()
 
 
 class BlockDrop(nn.Module):
@@ -102,14 +101,14 @@ class BlockDrop(nn.Module):
 
     @property
     def learned(self) -> int:
-        """How many of the last blocks the policy decides about, given the steps so far."""
+        """Number of last blocks that the policy decides about after the steps so far."""
         blocks = len(self.backbone.blocks)
         if self.stage == "curriculum":
             return min(blocks, 1 + self.draws.drawn // self.steps_per_block)
         return blocks if self.stage == "joint" else 0
 
     def _keep(self, decisions: Tensor, learned: int) -> Tensor:
-        """Decisions [B, K] with the blocks kept that the policy does not decide about yet."""
+        """Decisions [B, K], in which blocks that the policy does not decide about are kept."""
         held = decisions.shape[1] - learned
         return torch.cat([torch.ones_like(decisions[:, :held]), decisions[:, held:]], 1)
 
@@ -120,7 +119,7 @@ class BlockDrop(nn.Module):
 
         Returns:
             logits [B, num_classes]; with `return_gates` and not in training (logits, u [B, K]); in
-            training, but for the stage "pretrain", a `Decided`, as `loss` needs it.
+            training, except in the stage "pretrain", a `Decided`, which `loss` needs.
         """
         self.backbone.train(self.training and self.stage != "curriculum")
         learned = self.learned
@@ -141,7 +140,7 @@ class BlockDrop(nn.Module):
         return Decided(logits, probability, kept, likely_logits, likely, learned)
 
     def loss(self, output: Tensor | Decided, target: Tensor) -> Tensor:
-        """Cross-entropy of logits; of a `Decided` the policy's loss, in "joint" plus it.
+        """Cross-entropy of logits; of a `Decided` the policy's loss, plus it in the stage "joint".
 
         Args:
             output: what `forward` returned.
@@ -160,11 +159,11 @@ class BlockDropConfig(Config):
     """Sizes of the network and its stage of training.
 
     Args:
-        depth: blocks of each of the three stacks.
+        depth: blocks per stack, of which there are three.
         stage: "pretrain", "curriculum" or "joint".
-        penalty: reward of a wrong class, negated.
-        steps_per_block: training steps after which the curriculum adds a block; one epoch of
-            CIFAR at 128 images a step has 391.
+        penalty: the negated reward of a wrong class.
+        steps_per_block: training steps after which the curriculum adds a block; an epoch of
+            CIFAR at 128 images per step has 391.
     """
 
     depth: int = 18
@@ -178,9 +177,7 @@ class BlockDropConfig(Config):
             raise ValueError(f"stage must be one of {', '.join(STAGES)}, got {self.stage!r}")
         if self.penalty < 0:
             raise ValueError(f"penalty must not be negative, got {self.penalty}")
-        for name in ("depth", "steps_per_block"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}")
+        self._at_least(1, "depth", "steps_per_block")
 
     def network(self) -> nn.Module:
         """The network."""

@@ -1,4 +1,8 @@
-"""Residual blocks of the CIFAR networks. ImageNet's are torchvision's."""
+"""Residual blocks of the CIFAR networks; those of ImageNet are torchvision's.
+
+A block maps `inputs` channels to `outputs` channels; `stride` is that of its first convolution and
+of its shortcut.
+"""
 
 from __future__ import annotations
 
@@ -9,12 +13,7 @@ class BasicBlock(nn.Module):
     """relu(s(x) + BN conv3x3 relu BN conv3x3 x), convolutions with bias.
 
     The shortcut s is the identity, or where the shape changes a 1x1 convolution with bias and
-    without batch norm (option B): the block that gives the paper's parameter counts.
-
-    Args:
-        inputs: channels of x.
-        outputs: channels of the result.
-        stride: of the first convolution and of the shortcut.
+    without batch norm (option B). This is the block that gives the paper's parameter counts.
     """
 
     def __init__(self, inputs: int, outputs: int, stride: int = 1) -> None:
@@ -39,11 +38,6 @@ class PreactivationBlock(nn.Module):
 
     The shortcut s is the identity, or where the shape changes a 1x1 convolution of relu BN x
     (Zagoruyko and Komodakis, arXiv 1605.07146).
-
-    Args:
-        inputs: channels of x.
-        outputs: channels of the result.
-        stride: of the first convolution and of the shortcut.
     """
 
     def __init__(self, inputs: int, outputs: int, stride: int = 1) -> None:

@@ -1,11 +1,14 @@
-"""A network of capsules for 32x32 images.
+"""Capsules, vectors whose length is a probability, and a network of them for 32x32 images.
 
-Follows Sabour, Frosst and Hinton, "Dynamic Routing Between Capsules" (2017): a 9x9 convolution of
-256 channels with ReLU; primary capsules of 8 numbers, by a 9x9 convolution of stride 2; one capsule
-of 16 numbers a class, three rounds of routing; the length of a capsule is the score of its class.
-The loss is the margin loss, plus 0.0005 times the squared error of a decoder (512 and 1024 hidden
-units) that sees the capsule of the right class alone (sections 3 and 4). For CIFAR10 (section 7):
-64 types of primary capsules and a category "none of the above" in the softmax of routing.
+Follows Sabour, Frosst and Hinton, "Dynamic Routing Between Capsules" (2017). Equations 1 to 4 and
+procedure 1 are its own; B batch, I capsules below of D numbers, J capsules above of E numbers.
+
+The network: a 9x9 convolution of 256 channels with ReLU; primary capsules of 8 numbers, from a 9x9
+convolution of stride 2; one capsule of 16 numbers per class, three rounds of routing; the length of
+a capsule is the score of its class. The loss is the margin loss, plus 0.0005 times the squared
+error of a decoder (512 and 1024 hidden units) that sees the capsule of the right class alone
+(sections 3 and 4). For CIFAR10 (section 7): 64 types of primary capsules and a category "none of
+the above" in the softmax of routing.
 
 Left out: patches of 24x24 pixels and the ensemble of 7 networks; images are whole, so there are
 8x8 positions of primary capsules instead of 4x4. Changed: the decoder's last layer is linear, not a
@@ -17,12 +20,13 @@ image.
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
+from torch.nn.functional import one_hot, pad, relu
 
-from .capsule import CapsuleLayer, margin_loss, squash
 from .config import Config
 from .registry import register_config
 
@@ -30,8 +34,101 @@ PRIMARY_SIZE, CLASS_SIZE = 8, 16
 KERNEL = 9
 
 
+def squash(s: Tensor) -> Tensor:
+    """Keeps the direction of vectors [..., E] and shrinks their length below 1 (equation 1).
+
+    v = |s|^2 / (1 + |s|^2) * s / |s|, written without the division by |s|, which fails at 0.
+    """
+    square = s.square().sum(-1, keepdim=True)
+    # The smallest normal number keeps the gradient of the root finite where s is 0.
+    return s * (square + torch.finfo(s.dtype).tiny).sqrt() / (1 + square)
+
+
+def coupling(b: Tensor, none: bool) -> Tensor:
+    """Routing coefficients c [B, I, J] of log priors b [B, I, J]: a softmax over J (equation 3).
+
+    With `none`, a capsule may also belong to none of the J: a further, never updated log prior of
+    0 takes part in the softmax, and the J coefficients then sum to less than 1.
+    """
+    return pad(b, (0, 1)).softmax(-1)[..., :-1] if none else b.softmax(-1)
+
+
+def route(u: Tensor, iterations: int, none: bool = False) -> tuple[Tensor, Tensor]:
+    """Routing by agreement (procedure 1).
+
+    Args:
+        u: predictions [B, J, I, E], of capsule i below for capsule j above.
+        iterations: rounds, at least 1; the coefficients of the first are all equal.
+        none: see `coupling`.
+
+    Returns:
+        capsules v [B, J, E] and the last coefficients [B, I, J].
+    """
+    batch, above, below, _ = u.shape
+    b = u.new_zeros(batch, below, above)
+    for last in [False] * (iterations - 1) + [True]:
+        c = coupling(b, none)
+        v = squash((c.transpose(1, 2).unsqueeze(2) @ u).squeeze(2))
+        if not last:
+            b = b + (u @ v.unsqueeze(-1)).squeeze(-1).transpose(1, 2)
+    return v, c
+
+
+class CapsuleLayer(nn.Module):
+    """Capsules fully connected to those below: u_ij = W_ij u_i, then routing.
+
+    Args:
+        below, below_size: I and D.
+        above, above_size: J and E.
+        iterations: of routing.
+        none: whether a capsule may be routed to none of those above.
+    """
+
+    def __init__(
+        self,
+        below: int,
+        below_size: int,
+        above: int,
+        above_size: int,
+        iterations: int = 3,
+        none: bool = False,
+    ) -> None:
+        super().__init__()
+        self.above, self.iterations, self.none = above, iterations, none
+        self.weight = nn.Parameter(torch.empty(below, below_size, above * above_size))
+        # The first round adds 1 / J of each of I predictions; with this deviation s is about as
+        # long as a capsule below.
+        nn.init.normal_(self.weight, std=above / math.sqrt(below * above_size))
+
+    def predict(self, u: Tensor) -> Tensor:
+        """Capsules [B, I, D] to predictions [B, J, I, E]."""
+        together = torch.bmm(u.transpose(0, 1), self.weight)
+        predictions: Tensor = together.unflatten(-1, (self.above, -1))
+        return predictions.permute(1, 2, 0, 3).contiguous()
+
+    def forward(self, u: Tensor) -> Tensor:
+        """Capsules [B, I, D] to capsules [B, J, E]."""
+        return route(self.predict(u), self.iterations, self.none)[0]
+
+
+def margin_loss(lengths: Tensor, target: Tensor) -> Tensor:
+    """Penalises short capsules of the class in the image and long ones of others (equation 4).
+
+    T_k max(0, 0.9 - |v_k|)^2 + 0.5 (1 - T_k) max(0, |v_k| - 0.1)^2, summed over classes k; the mean
+    over the batch.
+
+    Args:
+        lengths: [B, classes].
+        target: labels [B].
+    """
+    there = one_hot(target, lengths.shape[1])
+    missed, seen = relu(0.9 - lengths).square(), relu(lengths - 0.1).square()
+    loss: Tensor = (there * missed + 0.5 * (1 - there) * seen).sum(1).mean()
+    return loss
+
+
 class CapsNet(nn.Module):
-    """The network.
+    """A network of capsules.
 
     Args:
         config: its options.
@@ -61,7 +158,7 @@ class CapsNet(nn.Module):
 
         Returns:
             lengths [B, num_classes]; in training (lengths, capsules [B, num_classes, 16], x), as
-            `loss` needs them. Capsules are fp32 under autocast: routing adds thousands of them.
+            `loss` needs them. Capsules stay fp32 under autocast, as routing adds thousands of them.
         """
         maps = self.primary(self.stem(x).relu())
         # Channels are ordered by type and then by number, so that a type is a group of 8 maps.
@@ -78,12 +175,12 @@ class CapsNet(nn.Module):
             capsules: [B, num_classes, 16].
             target: labels [B].
         """
-        there = nn.functional.one_hot(target, capsules.shape[1]).to(capsules.dtype)
+        there = one_hot(target, capsules.shape[1]).to(capsules.dtype)
         images: Tensor = self.decoder((capsules * there.unsqueeze(-1)).flatten(1))
         return images
 
     def loss(self, output: Tensor | tuple[Tensor, Tensor, Tensor], target: Tensor) -> Tensor:
-        """The margin loss; of an output in training also 0.0005 times the squared error.
+        """The margin loss, plus 0.0005 times the decoder's squared error in training.
 
         Args:
             output: what `forward` returned.
@@ -102,9 +199,9 @@ class CapsConfig(Config):
 
     Args:
         size: height and width of the images, at least 17.
-        channels: of the first convolution.
-        primary_types: of primary capsules; 32 for MNIST.
-        iterations: of routing.
+        channels: channels of the first convolution.
+        primary_types: types of primary capsules; 32 for MNIST.
+        iterations: rounds of routing.
         none: whether the softmax of routing has a category "none of the above".
     """
 
@@ -115,9 +212,8 @@ class CapsConfig(Config):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        for name, least in (("size", 17), ("iterations", 1), ("primary_types", 1)):
-            if getattr(self, name) < least:
-                raise ValueError(f"{name} must be at least {least}, got {getattr(self, name)}")
+        self._at_least(17, "size")
+        self._at_least(1, "iterations", "primary_types")
 
     @property
     def grid(self) -> int:

@@ -1,7 +1,7 @@
 """Plain convolutional networks with one path, with several, and with routers between them.
 
-Stages of 3x3 convolutions with a max pool between them, then dense layers. Every convolution is
-followed by batch norm and ReLU.
+A network is stages of 3x3 convolutions with a max pool between them, then dense layers. Batch norm
+and ReLU follow every convolution.
 """
 
 from __future__ import annotations
@@ -24,10 +24,10 @@ class CNNConfig(PathsConfig):
     """Sizes of a plain convolutional network.
 
     Args:
-        stages: channels of the convolutions of each stage.
+        stages: channels of each convolution, stage by stage.
         dense: widths of the hidden dense layers, at least one.
-        dense_norm: batch norm behind each of them.
-        pool_last: a max pool behind the last stage too.
+        dense_norm: whether each of them has batch norm.
+        pool_last: whether a max pool follows the last stage too.
     """
 
     stages: tuple[tuple[int, ...], ...] = ((32, 32), (64, 64), (128, 128))
@@ -46,15 +46,15 @@ class CNNConfig(PathsConfig):
 
     @property
     def pools(self) -> int:
-        """Number of max pools; each halves height and width."""
+        """Number of max pools, each of which halves height and width."""
         return len(self.stages) - (0 if self.pool_last else 1)
 
     def widths(self) -> list[int]:
-        """Channels of what arrives at each segment."""
+        """Channels of the maps that reach each segment."""
         return [self.in_channels, *(stage[-1] for stage in self.stages), self.dense[0]]
 
     def segments(self) -> list[Segment]:
-        """One path, cut where routers go: in front of each stage and of each dense part."""
+        """One path, cut where routers go: in front of each stage and each dense part."""
         stages: list[Segment] = [partial(self._stage, at) for at in range(len(self.stages))]
         return [*stages, self._first_dense, self._last_dense]
 
@@ -74,7 +74,7 @@ class CNNConfig(PathsConfig):
         return [*hidden, nn.Linear(self.dense[-1], self.num_classes)]
 
     def network(self) -> nn.Module:
-        """Paths without routers, or behind routers of the kind."""
+        """Paths without routers, or with routers of the kind between them."""
         if self.kind is None:
             return Unrouted(self.paths, lambda: nn.Sequential(*map(_layer, self.segments())))
         return Routed(_predicted(self) if self.kind == "cp" else _connected(self))
@@ -94,7 +94,7 @@ def _connected(config: CNNConfig) -> Stages:
 
 
 def _predicted(config: CNNConfig) -> Stages:
-    """Routers in place of the first convolution of each stage and of the second dense layer.
+    """Routers replace the first convolution of each stage and the second dense layer.
 
     Raises:
         ValueError: there is no second dense layer.
@@ -115,5 +115,5 @@ def _predicted(config: CNNConfig) -> Stages:
 
 
 def _rest(segment: Segment, *following: Segment) -> nn.Module:
-    """Without the layer whose place a router takes."""
+    """The segments without the first layer, which a router replaces."""
     return nn.Sequential(*segment()[1:], *(layer for more in following for layer in more()))

@@ -1,4 +1,4 @@
-"""Ensembles: networks trained each by itself, their probabilities averaged (Table 2)."""
+"""Ensembles: each network is trained by itself, and their probabilities are averaged (Table 2)."""
 
 from __future__ import annotations
 
@@ -17,14 +17,14 @@ from .registry import build, register_config
 class Ensemble(nn.Module):
     """Averages the probabilities of its members.
 
-    log p(x) = log(1/M sum_m softmax(logits_m(x))): as logits these give the averaged
-    probabilities again, and cross-entropy their negative log-likelihood.
+    It returns log p(x) = log(1/M sum_m softmax(logits_m(x))). Taken as logits these give the
+    averaged probabilities again, and their cross-entropy is the negative log-likelihood.
 
     Args:
         members: networks that map [B, C, H, W] to logits [B, num_classes].
 
     Raises:
-        ValueError: there are none.
+        ValueError: `members` is empty.
     """
 
     def __init__(self, members: Sequence[nn.Module]) -> None:
@@ -41,7 +41,7 @@ class Ensemble(nn.Module):
 
         Returns:
             log-probabilities [B, num_classes]; in training mode also the members' logits
-            [M, B, num_classes], of which `loss` is made.
+            [M, B, num_classes], from which `loss` follows.
         """
         logits = torch.stack([member(x) for member in self.members])
         logits = logits.to(torch.promote_types(logits.dtype, torch.float32))
@@ -49,7 +49,7 @@ class Ensemble(nn.Module):
         return (together, logits) if self.training else together
 
     def loss(self, output: Tensor | tuple[Tensor, Tensor], target: Tensor) -> Tensor:
-        """In training the sum of the members' cross-entropies, so that each trains by itself.
+        """The sum of the members' cross-entropies in training, so that each trains by itself.
 
         Args:
             output: what `forward` returned.
@@ -68,7 +68,7 @@ class EnsembleConfig(Config):
     """An ensemble of networks by name.
 
     Args:
-        members: names of networks, one for each member; the other options are theirs too.
+        members: the name of each member's network. The other options go to every member.
     """
 
     members: tuple[str, ...] = ("basecnn",) * 3

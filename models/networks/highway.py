@@ -28,7 +28,7 @@ from .registry import register_config
 
 
 def _he(conv: nn.Conv2d) -> nn.Conv2d:
-    """Weights that keep the size of what a ReLU leaves over; there is no batch norm to do it."""
+    """Initialises so that a ReLU keeps the scale of its input, which no batch norm does here."""
     nn.init.kaiming_normal_(conv.weight, nonlinearity="relu")
     if conv.bias is not None:
         nn.init.zeros_(conv.bias)
@@ -40,7 +40,7 @@ class HighwayConv(nn.Module):
 
     Args:
         channels: C, of input and output.
-        gate_bias: bias of the transform gate at the start; far below 0 the layer is the identity.
+        gate_bias: initial bias of the transform gate; far below 0 the layer is the identity.
     """
 
     def __init__(self, channels: int, gate_bias: float) -> None:
@@ -61,8 +61,8 @@ class HighwayConfig(Config):
     """Sizes of the network.
 
     Args:
-        stages: channels of the 3x3 convolutions; a max pool goes between two stages.
-        gate_bias: of every transform gate at the start, below 0.
+        stages: channels of each 3x3 convolution; there is a max pool between two stages.
+        gate_bias: initial bias of every transform gate, below 0.
     """
 
     stages: tuple[tuple[int, ...], ...] = ((32, 32, 32, 48, 48), (80,) * 6, (128,) * 6)

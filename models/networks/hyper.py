@@ -5,14 +5,14 @@ Follows Ha, Dai and Le, "HyperNetworks" (2016), section 3.1 and its WRN experime
 
     a_i = W_i z + B_i  for each input channel i,    K_i = W_out a_i + B_out,
 
-W_i and W_out shared by the whole network; wider kernels are blocks of 16x16 put side by side, each
+where the whole network shares W_i and W_out; wider kernels are blocks of 16x16 side by side, each
 with its own z. The first convolution, batch norms and the classifier keep parameters of their own.
 The network is Zagoruyko and Komodakis's WRN-40-2 (2016): pre-activation blocks of two convolutions,
 six in each of three stages of 32, 64 and 128 channels.
 
 Left out: their training schedule, and dropout between the convolutions. Assumed: hidden vectors a
 of 64 numbers, as long as z; shortcuts that change the shape average 2x2 positions and append zero
-channels, which has no parameters (with 1x1 convolutions there would be 10,752 more); embeddings
+channels, which has no parameters (1x1 convolutions would add 10,752); embeddings
 and generator start so that every kernel has the variance of He's initialisation.
 """
 
@@ -46,17 +46,17 @@ class KernelGenerator(nn.Module):
         nn.init.zeros_(self.kernel.bias)
 
     def forward(self, z: Tensor) -> Tensor:
-        """Kernels of embeddings."""
+        """The kernels of embeddings z."""
         a = self.hidden(z).unflatten(-1, (BASIC, EMBEDDING))
         return self.kernel(a).unflatten(-1, (BASIC, 3, 3)).transpose(1, 2)  # type: ignore[no-any-return]
 
 
 class HyperConv2d(nn.Module):
-    """A 3x3 convolution that owns nothing but embeddings z [outputs / 16, inputs / 16, 64].
+    """A 3x3 convolution whose only parameters are embeddings z [outputs / 16, inputs / 16, 64].
 
     Args:
         inputs, outputs: channels, multiples of 16.
-        stride: of the convolution.
+        stride: stride of the convolution.
 
     Raises:
         ValueError: a number of channels is not a multiple of 16.
@@ -71,7 +71,7 @@ class HyperConv2d(nn.Module):
         self.stride = stride
 
     def weight(self, generator: KernelGenerator) -> Tensor:
-        """The kernel [outputs, inputs, 3, 3]: block (r, c) is that of z[r, c]."""
+        """The kernel [outputs, inputs, 3, 3], whose block (r, c) comes from z[r, c]."""
         rows, columns, _ = self.z.shape
         blocks = generator(self.z.flatten(0, 1)).unflatten(0, (rows, columns))
         return blocks.transpose(1, 2).reshape(rows * BASIC, columns * BASIC, 3, 3)  # type: ignore[no-any-return]
@@ -82,7 +82,7 @@ class HyperConv2d(nn.Module):
 
 
 class HyperBlock(nn.Module):
-    """Batch norm, ReLU, convolution, twice, beside a shortcut."""
+    """Twice batch norm, ReLU and convolution, beside a shortcut."""
 
     def __init__(self, inputs: int, outputs: int, stride: int) -> None:
         super().__init__()
@@ -101,12 +101,12 @@ class HyperBlock(nn.Module):
 
 
 class HyperWRN(nn.Module):
-    """The network.
+    """The Wide ResNet with generated kernels.
 
     Args:
-        num_classes: of the logits.
-        in_channels: of the images.
-        depth: blocks of each stage.
+        num_classes: number of logits.
+        in_channels: channels of the images.
+        depth: blocks per stage.
     """
 
     def __init__(self, num_classes: int, in_channels: int, depth: int) -> None:
@@ -136,15 +136,14 @@ class HyperConfig(Config):
     """Sizes of the network.
 
     Args:
-        depth: blocks of each of the three stages.
+        depth: blocks per stage, of which there are three.
     """
 
     depth: int = 6
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if self.depth < 1:
-            raise ValueError(f"depth must be at least 1, got {self.depth}")
+        self._at_least(1, "depth")
 
     def network(self) -> nn.Module:
         """The network."""

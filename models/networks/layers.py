@@ -1,4 +1,4 @@
-"""Layers that networks of several paths share. Paths are lists of tensors, never one stack."""
+"""Layers shared by networks of several paths. Paths are a list of tensors, never one stack."""
 
 from __future__ import annotations
 
@@ -11,38 +11,38 @@ Paths = list[Tensor]
 
 
 def conv(inputs: int, outputs: int) -> nn.Sequential:
-    """Convolution 3x3 that keeps the size, batch norm, ReLU."""
+    """A 3x3 convolution that keeps the size, batch norm, ReLU."""
     return nn.Sequential(
         nn.Conv2d(inputs, outputs, 3, padding=1), nn.BatchNorm2d(outputs), nn.ReLU(inplace=True)
     )
 
 
 def dense(inputs: int, outputs: int, norm: bool = True) -> nn.Sequential:
-    """Dense layer, batch norm if `norm`, ReLU."""
+    """A dense layer, batch norm if `norm`, ReLU."""
     norms = [nn.BatchNorm1d(outputs)] if norm else []
     return nn.Sequential(nn.Linear(inputs, outputs), *norms, nn.ReLU(inplace=True))
 
 
 class GlobalPool(nn.Module):
-    """Mean over all positions: maps [B, C, H, W] to vectors [B, C]; a vector is itself.
+    """Mean over all positions: maps [B, C, H, W] become vectors [B, C]; vectors stay as they are.
 
-    In front of a router it gives the same as behind it, and no map Y is computed: gates depend
-    on the means Z_i alone (Eq. 1), and the mean of Y_j = sum_i g_ij X_i is sum_i g_ij Z_i.
+    Pooling in front of a router gives the same as behind it, and then no map Y is computed: gates
+    depend on the means Z_i alone (Eq. 1), and the mean of Y_j = sum_i g_ij X_i is sum_i g_ij Z_i.
     """
 
     def forward(self, x: Tensor) -> Tensor:
-        """[B, C]."""
+        """The means, [B, C]."""
         return x.mean((2, 3)) if x.dim() == 4 else x
 
 
 class Parallel(nn.ModuleList):
-    """One layer of its own for each path."""
+    """A layer of its own for each path."""
 
     def __init__(self, paths: int, layer: Callable[[], nn.Module]) -> None:
         super().__init__(layer() for _ in range(paths))
 
     def forward(self, xs: Paths) -> Paths:
-        """Path i through layer i."""
+        """Sends path i through layer i."""
         return [layer(x) for layer, x in zip(self, xs)]
 
 
@@ -56,7 +56,7 @@ class _Network(nn.Module):
 
 
 class Unrouted(_Network):
-    """Paths that never meet before their logits are averaged; one path is the plain network."""
+    """Paths that never meet before their logits are averaged; one path is a plain network."""
 
     def __init__(self, paths: int, path: Callable[[], nn.Module]) -> None:
         super().__init__()
@@ -65,7 +65,7 @@ class Unrouted(_Network):
     def forward(
         self, x: Tensor, return_gates: bool = False
     ) -> Tensor | tuple[Tensor, list[Tensor]]:
-        """Classifies images [B, C, H, W]; there are no routers, so the list of gates is empty."""
+        """Classifies images [B, C, H, W]; the list of gates is empty, as there are no routers."""
         logits = average(self.paths([self._images(x)] * len(self.paths)))
         return (logits, []) if return_gates else logits
 
@@ -74,8 +74,8 @@ class Routed(_Network):
     """Segments of parallel layers, each behind a router; the outputs of all paths are averaged.
 
     Args:
-        stages: pairs of a router and the `Parallel` that follows it.
-        stem: layers that all paths share, in front of the first router.
+        stages: pairs of a router and the `Parallel` behind it.
+        stem: layers in front of the first router, shared by all paths.
     """
 
     def __init__(
@@ -94,7 +94,7 @@ class Routed(_Network):
 
         Args:
             x: [B, C, H, W].
-            return_gates: also return the gates of each router, [B, m, n], in order.
+            return_gates: whether to return the gates of each router too, [B, m, n], in order.
 
         Returns:
             logits [B, num_classes]; or (logits, gates).
@@ -109,5 +109,5 @@ class Routed(_Network):
 
 
 def average(xs: Paths) -> Tensor:
-    """The mean of the paths' outputs; logits, not probabilities."""
+    """The mean of the paths' logits (not of their probabilities)."""
     return torch.stack(xs).mean(0)

@@ -1,7 +1,7 @@
 """ResNets for 32x32 images, with one path and with routers between their stacks.
 
-A stem of 16 channels, three stacks of N blocks with 16, 32 and 64 channels (times the width, and
-times 4 for bottlenecks), global average, one dense layer.
+A network is a stem of 16 channels, three stacks of N blocks with 16, 32 and 64 channels (times the
+width, and times 4 for bottlenecks), a global average and one dense layer.
 """
 
 from __future__ import annotations
@@ -25,10 +25,10 @@ class ResNetConfig(PathsConfig):
     """Sizes of a CIFAR ResNet.
 
     Args:
-        depth: N, blocks of each of the three stacks.
-        block: "basic" (the only one with routers), "bottleneck" (torchvision's)
-            or "preactivation" (that of Wide ResNets).
-        widen: factor of the stacks' widths.
+        depth: N, blocks per stack.
+        block: "basic" (the only one with routers), "bottleneck" (torchvision's) or
+            "preactivation" (that of Wide ResNets).
+        widen: factor on the widths of the stacks.
     """
 
     depth: int = 3
@@ -39,9 +39,7 @@ class ResNetConfig(PathsConfig):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        for name in ("depth", "widen"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}")
+        self._at_least(1, "depth", "widen")
         if self.block not in BLOCKS:
             raise ValueError(f"block must be one of {', '.join(BLOCKS)}, got {self.block!r}")
         if self.kind is not None and self.block != "basic":
@@ -53,7 +51,7 @@ class ResNetConfig(PathsConfig):
         return [STEM, *(STEM * 2**at * self.widen * expansion for at in range(3))]
 
     def stem(self) -> list[nn.Module]:
-        """The first convolution; batch norm and ReLU if the blocks do not start with them."""
+        """The first convolution, with batch norm and ReLU unless the blocks start with them."""
         bias = self.block == "basic"
         layers: list[nn.Module] = [nn.Conv2d(self.in_channels, STEM, 3, 1, 1, bias=bias)]
         if self.block != "preactivation":
@@ -61,7 +59,7 @@ class ResNetConfig(PathsConfig):
         return layers
 
     def stack(self, at: int) -> list[nn.Module]:
-        """Blocks of stack 0, 1 or 2; the first one of the later stacks halves the size."""
+        """The blocks of stack 0, 1 or 2; stacks 1 and 2 begin by halving the size."""
         inputs, outputs = self.widths()[at : at + 2]
         stride = 2 if at else 1
         first = self._block(inputs, outputs, stride)
@@ -75,23 +73,23 @@ class ResNetConfig(PathsConfig):
             if inputs != outputs or stride != 1:
                 convolution = nn.Conv2d(inputs, outputs, 1, stride, bias=False)
                 shortcut = nn.Sequential(convolution, nn.BatchNorm2d(outputs))
-            made: nn.Module = Bottleneck(inputs, outputs // 4, stride, shortcut)
-            return made
+            block: nn.Module = Bottleneck(inputs, outputs // 4, stride, shortcut)
+            return block
         kind = BasicBlock if self.block == "basic" else PreactivationBlock
         return kind(inputs, outputs, stride)
 
     def end(self) -> list[nn.Module]:
-        """Behind the last stack: global average."""
+        """The global average behind the last stack, and what the blocks left to do before it."""
         width = self.widths()[-1]
         active = [nn.BatchNorm2d(width), nn.ReLU(inplace=True)]
         return [*(active if self.block == "preactivation" else []), GlobalPool()]
 
     def head(self) -> list[nn.Module]:
-        """The classifier, of pooled maps or of maps that it pools."""
+        """The classifier; it pools maps that are not pooled yet."""
         return [GlobalPool(), nn.Linear(self.widths()[-1], self.num_classes)]
 
     def network(self) -> nn.Module:
-        """Paths without routers, or behind routers of the kind."""
+        """Paths without routers, or with routers of the kind between them."""
         if self.kind == "cc":
             return _connected(self)
         return _predicted(self) if self.kind == "cp" else Unrouted(self.paths, lambda: _path(self))
@@ -103,13 +101,13 @@ def _path(config: ResNetConfig) -> nn.Module:
 
 
 def _stack(config: ResNetConfig, at: int, classify: bool = False) -> nn.Module:
-    """Behind the last stack the maps are pooled at once: see `GlobalPool`."""
+    """One stack; behind the last one maps are pooled before the router, see `GlobalPool`."""
     end = config.end() if at == 2 else []
     return nn.Sequential(*config.stack(at), *end, *(config.head()[1:] if classify else []))
 
 
 def _connected(config: ResNetConfig) -> Routed:
-    """One stem, a router of one to many, and a router behind each stack."""
+    """One stem, a router from it to all paths, and a router behind each stack."""
     paths = config.paths
     stages = []
     for at, width in enumerate(config.widths()[:3]):
@@ -121,7 +119,7 @@ def _connected(config: ResNetConfig) -> Routed:
 
 
 def _predicted(config: ResNetConfig) -> Routed:
-    """Routers in place of the stem, and in front of the second and third stack."""
+    """Routers replace the stem and precede the second and third stack."""
     paths = config.paths
     stages = []
     for at, width in enumerate(config.widths()[:3]):
@@ -141,7 +139,9 @@ for _layers in (20, 32, 44, 56, 110):
                 f"ResNet{_layers} for CIFAR with {_paths} {_word} paths.",
             )
 register_config(
-    "resnet164", ResNetConfig(depth=18, block="bottleneck"), "ResNet164 for CIFAR, of bottlenecks."
+    "resnet164",
+    ResNetConfig(depth=18, block="bottleneck"),
+    "ResNet164 for CIFAR (bottlenecks).",
 )
 register_config(
     "wrn_40_2", ResNetConfig(depth=6, block="preactivation", widen=2), "Wide ResNet 40-2 for CIFAR."

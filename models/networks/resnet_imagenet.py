@@ -1,7 +1,7 @@
-"""ResNets for 224x224 images: torchvision's, and cross-connected paths of its stacks.
+"""ResNets for 224x224 images: torchvision's, and cross-connected paths of its stacks (Table 4).
 
-Paper.md section 4. The networks that the paper trains on the first 100 classes of ImageNet have
-100 classes here, the others 1000; their parameters have torchvision's names.
+The networks that the paper trains on the first 100 classes of ImageNet have 100 classes here, the
+others 1000. Their parameters have torchvision's names.
 """
 
 from __future__ import annotations
@@ -21,11 +21,11 @@ class ImageNetConfig(PathsConfig):
     """Sizes of an ImageNet ResNet.
 
     Args:
-        blocks: of each of the four stacks.
-        bottleneck: blocks of 1x1, 3x3 and 1x1 convolutions rather than of two 3x3.
-        groups: of the bottlenecks' 3x3 convolutions.
-        group_width: their channels a group in the first stack.
-        widen: factor of the channels of basic blocks.
+        blocks: number of blocks in each of the four stacks.
+        bottleneck: whether blocks have 1x1, 3x3 and 1x1 convolutions rather than two 3x3.
+        groups: groups of the bottlenecks' 3x3 convolutions.
+        group_width: channels per group of theirs in the first stack.
+        widen: factor on the channels of basic blocks.
     """
 
     num_classes: int = 1000
@@ -66,16 +66,16 @@ class ImageNetConfig(PathsConfig):
         return net
 
     def network(self) -> nn.Module:
-        """One ResNet of torchvision, several of them averaged, or cross-connected ones."""
+        """One ResNet of torchvision, several averaged, or several cross-connected."""
         if self.kind is None:
             return self.member() if self.paths == 1 else Unrouted(self.paths, self.member)  # type: ignore[no-any-return]
         return _connected(self)
 
 
 def _connected(config: ImageNetConfig) -> Routed:
-    """One stem, a router of one to many, and a router behind each stack.
+    """One stem, a router from it to all paths, and a router behind each stack.
 
-    The last one gets the pooled maps: see `GlobalPool`.
+    The last router mixes pooled maps, see `GlobalPool`.
     """
     members = [config.member() for _ in range(config.paths)]
     first = members[0]
@@ -102,7 +102,7 @@ _RESNET50 = ImageNetConfig(num_classes=100, blocks=_THREE_FOUR_SIX, bottleneck=T
 
 register_config("resnet18", ImageNetConfig(), "ResNet18.")
 register_config("resnet34", ImageNetConfig(blocks=_THREE_FOUR_SIX), "ResNet34.")
-register_config("wrn_18_1_5", ImageNetConfig(widen=1.5), "ResNet18, its stacks 1.5 times as wide.")
+register_config("wrn_18_1_5", ImageNetConfig(widen=1.5), "ResNet18 with stacks 1.5 times as wide.")
 register_config("resnet50", _RESNET50, "ResNet50, 100 classes.")
 register_config("resnet101", replace(_RESNET50, blocks=(3, 4, 23, 3)), "ResNet101, 100 classes.")
 register_config(

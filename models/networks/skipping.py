@@ -1,20 +1,51 @@
-"""ResNets whose blocks may be left out, for each image on its own."""
+"""ResNets whose blocks may be skipped, a decision per image, and the numbers to draw it with."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
 
+import torch
+import torch.distributed as dist
 from torch import Tensor, nn
 
 from .blocks import BasicBlock
 from .resnet_cifar import ResNetConfig
 
 
-class SkippableBlock(BasicBlock):
-    """relu(s(x) + keep F(x)): a residual block F that is computed for some images only.
+class Draws(nn.Module):
+    """Uniform numbers that depend on a seed, the number of draws so far and the process.
 
-    An image that does not keep the block passes through the shortcut s alone. Where s is the
-    identity that is x itself, which is no less than 0 behind the block before.
+    Seed and number are part of the state_dict, so that training resumed from a checkpoint repeats
+    the uninterrupted one. The seed comes from torch's generator when the network is built.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.seed, self.drawn = int(torch.randint(2**31, (), device="cpu")), 0
+
+    def forward(self, *shape: int, device: torch.device) -> Tensor:
+        """The next numbers, float32 in (0, 1), the same on every device."""
+        # Processes that train together see different images and need different numbers.
+        rank = dist.get_rank() if dist.is_initialized() else 0
+        key = (self.seed * 1_000_003 + self.drawn + rank * 1_000_000_007) % 2**63
+        self.drawn += 1
+        numbers = torch.rand(shape, generator=torch.Generator().manual_seed(key), device="cpu")
+        return numbers.clamp(2**-24, 1 - 2**-24).to(device)
+
+    def get_extra_state(self) -> Tensor:
+        """[seed, draws so far]."""
+        return torch.tensor([self.seed, self.drawn], device="cpu")
+
+    def set_extra_state(self, state: Tensor) -> None:
+        """Goes on where `state` was taken."""
+        self.seed, self.drawn = (int(value) for value in state)
+
+
+class SkippableBlock(BasicBlock):
+    """relu(s(x) + keep F(x)): a residual block F computed for some images only.
+
+    An image that skips the block passes through the shortcut s alone. If s is the identity the
+    image passes unchanged; it is already >= 0.
     """
 
     def branch(self, x: Tensor) -> Tensor:
@@ -27,12 +58,12 @@ class SkippableBlock(BasicBlock):
 
         Args:
             x: [B, inputs, H, W].
-            keep: factor of F for each image, [B]; None keeps the block for all.
+            keep: factor of F for each image, [B]; None keeps the block for all images.
 
         Returns:
-            [B, outputs, H / stride, W / stride]. In training F is computed for all images, so that
-            batch norm sees the whole batch and every factor has a gradient; in evaluation for
-            those alone whose factor is not 0.
+            [B, outputs, H / stride, W / stride]. Training computes F for all images, so that
+            batch norm sees the whole batch and every factor has a gradient; evaluation computes
+            it only where the factor is not 0.
         """
         shortcut: Tensor = self.shortcut(x)
         if keep is None:
@@ -55,8 +86,8 @@ def skippable_blocks(
     """The blocks of all three stacks, in order.
 
     Args:
-        config: of a ResNet of basic blocks.
-        block: makes one of (inputs, outputs, stride).
+        config: a ResNet of basic blocks.
+        block: builds a block from (inputs, outputs, stride).
     """
     blocks = nn.ModuleList()
     widths = config.widths()
@@ -67,7 +98,7 @@ def skippable_blocks(
 
 
 class SkippableResNet(nn.Module):
-    """A CIFAR ResNet, each of its blocks kept or not by an argument."""
+    """A CIFAR ResNet; an argument tells which of its blocks to keep."""
 
     def __init__(self, config: ResNetConfig) -> None:
         super().__init__()

@@ -1,14 +1,14 @@
-"""Networks with squeeze and excitation: each channel of a map is scaled by what the map holds.
+"""Networks with squeeze and excitation: the map itself decides how each of its channels scales.
 
     s = sigmoid(W2 relu(W1 z)),  z the mean of X over H, W;    Y = s X, channel by channel
 
 Follows Hu, Shen and Sun, "Squeeze-and-Excitation Networks" (2017): equations 2 to 4, a reduction of
-16, and in residual blocks the scaling of the branch before the shortcut is added (figure 3). Both
-dense layers have biases.
+16, and residual blocks that scale the branch before adding the shortcut (figure 3). Both dense
+layers have biases.
 
-SEBaseCNN and SEDeepCNN scale the result of every convolution, behind batch norm and ReLU. The
-paper's two counts do not follow from one rule, so `squeeze` offers, besides the reduction of 16,
-rules that give one of them each:
+SEBaseCNN and SEDeepCNN scale the result of every convolution, behind batch norm and ReLU. No single
+rule gives the paper's two parameter counts. The default is the reduction of 16; each of the other
+rules reproduces one count:
 
 | squeeze | hidden units of a layer of C channels | trainable | paper |
 |---|---|---|---|
@@ -36,7 +36,7 @@ from .config import Config
 from .layers import GlobalPool
 from .registry import register_config
 
-# Hidden units of (channels, whether the layer is the last of its stage); 0 is no scaling.
+# Maps (channels, whether the layer is the last of its stage) to hidden units; 0 means no scaling.
 RULES: dict[str, Callable[[int, bool], int]] = {
     "reduce16": lambda channels, last: max(channels // 16, 1),
     "quarter": lambda channels, last: max(channels // 4, 16),
@@ -46,11 +46,11 @@ RULES: dict[str, Callable[[int, bool], int]] = {
 
 
 class SqueezeExcite(nn.Module):
-    """Scales the channels of [B, C, H, W] by numbers between 0 and 1.
+    """Scales each channel of [B, C, H, W] by a number between 0 and 1.
 
     Args:
         channels: C.
-        hidden: units of the layer in between.
+        hidden: units of the hidden layer.
     """
 
     def __init__(self, channels: int, hidden: int) -> None:
@@ -64,7 +64,7 @@ class SqueezeExcite(nn.Module):
         )
 
     def forward(self, x: Tensor) -> Tensor:
-        """[B, C, H, W]."""
+        """The scaled maps, [B, C, H, W]."""
         return x * self.scale(x)[:, :, None, None]  # type: ignore[no-any-return]
 
 
@@ -73,7 +73,7 @@ class SECNNConfig(CNNConfig):
     """A plain convolutional network with squeeze and excitation.
 
     Args:
-        squeeze: which layers are scaled, by how many hidden units: see the table of this module.
+        squeeze: the rule for the hidden units of each layer, see the table of this module.
     """
 
     squeeze: str = "reduce16"
@@ -96,7 +96,7 @@ class SECNNConfig(CNNConfig):
 
 
 class SEBlock(nn.Module):
-    """relu(s(x) + SE(BN conv3x3 relu BN conv3x3 x)), no convolution with bias."""
+    """relu(s(x) + SE(BN conv3x3 relu BN conv3x3 x)), convolutions without bias."""
 
     def __init__(self, inputs: int, outputs: int, stride: int = 1) -> None:
         super().__init__()
@@ -121,15 +121,14 @@ class SEResNetConfig(Config):
     """A CIFAR ResNet with squeeze and excitation.
 
     Args:
-        depth: blocks of each of the three stacks.
+        depth: blocks per stack, of which there are three.
     """
 
     depth: int = 18
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if self.depth < 1:
-            raise ValueError(f"depth must be at least 1, got {self.depth}")
+        self._at_least(1, "depth")
 
     def network(self) -> nn.Module:
         """The network."""

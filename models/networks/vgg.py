@@ -5,14 +5,14 @@ from __future__ import annotations
 from .cnn import CNNConfig
 from .registry import register_config
 
-# The CIFAR form: one hidden dense layer of 512, batch norm everywhere.
+# The usual form for CIFAR: one hidden dense layer of 512, and batch norm everywhere.
 VGG16 = CNNConfig(
     stages=((64,) * 2, (128,) * 2, (256,) * 3, (512,) * 3, (512,) * 3),
     dense=(512,),
     pool_last=True,
 )
-# 224x224 images of 100 classes. The paper does not say whether there is batch
-# norm: here behind the convolutions, and not behind the dense layers.
+# The paper does not say whether there is batch norm. Here it follows the convolutions and not the
+# dense layers.
 VGG13_2_CC = CNNConfig(
     num_classes=100,
     size=224,
@@ -25,4 +25,4 @@ VGG13_2_CC = CNNConfig(
 )
 
 register_config("vgg16", VGG16, "VGG16 for CIFAR: 13 convolutions, two dense layers.")
-register_config("vgg13_2_cc", VGG13_2_CC, "Half as wide a VGG13 with 2 cross-connected paths.")
+register_config("vgg13_2_cc", VGG13_2_CC, "VGG13 of half the width with 2 cross-connected paths.")

@@ -20,7 +20,7 @@ from torch.nn.functional import cross_entropy
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from ..data import DataSet
-from ..data.augment import seeded
+from ..data.images import seeded
 from . import parallel
 from .nonfinite import culprit
 from .parallel import ALONE, Processes
