@@ -13,7 +13,7 @@ from torch.nn import Module as _Module
 from models import create as _create
 from models import list as _list
 from models import options as _options
-from models._registry import about as _about
+from models.networks.registry import about as _about
 
 dependencies = ["torch", "torchvision"]
 

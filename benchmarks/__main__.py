@@ -29,7 +29,7 @@ from benchmarks import (
 )
 from benchmarks.cases import DTYPES
 from benchmarks.choice import Choice, Row
-from models.checkpoint import write_whole
+from models.training.files import write_whole
 
 RESULTS = Path(__file__).parent / "results"
 SUITES = {

@@ -7,7 +7,7 @@ from typing import Any
 
 from benchmarks.cases import BARS
 from benchmarks.choice import Row
-from models.checkpoint import write_whole
+from models.training.files import write_whole
 
 COLOURS = {
     "loops": "#8d99ae", "stacked": "#8e6bbf", "compile": "#e9a23b", "max-autotune": "#c1581f",

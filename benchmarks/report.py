@@ -15,7 +15,7 @@ from benchmarks import plots
 from benchmarks.cases import BARS, LAYOUTS
 from benchmarks.choice import Row
 from benchmarks.measure import apart
-from models.checkpoint import write_whole
+from models.training.files import write_whole
 
 ROOT = Path(__file__).parents[1]
 RESULTS = Path(__file__).parent / "results"

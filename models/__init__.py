@@ -1,17 +1,52 @@
 """The networks of the paper, built on mpkernels' routers."""
 
-from models import aig as _aig  # noqa: F401  (each registers its networks)
-from models import basecnn as _basecnn  # noqa: F401
-from models import blockdrop as _blockdrop  # noqa: F401
-from models import capsnet as _capsnet  # noqa: F401
-from models import ensemble as _ensemble  # noqa: F401
-from models import highway as _highway  # noqa: F401
-from models import hyper as _hyper  # noqa: F401
-from models import resnet_cifar as _resnet_cifar  # noqa: F401
-from models import resnet_imagenet as _resnet_imagenet  # noqa: F401
-from models import squeeze as _squeeze  # noqa: F401
-from models import vgg as _vgg  # noqa: F401
-from models._registry import create, options
-from models._registry import list_models as list
+import os
+from pathlib import Path
+from typing import Any
+
+from torch import nn
+
+from .networks.registry import build, options
+from .networks.registry import list_models as list
 
 __all__ = ["create", "list", "options"]
+
+
+def create(name: str, *, pretrained: str | Path | None = None, **options: Any) -> nn.Module:
+    """Builds the network `name`.
+
+    Args:
+        name: one of `models.list()`.
+        pretrained: a checkpoint that training wrote (`models.train` or `models.training.fit`);
+            its weights are loaded, whichever kind of routers it was trained with.
+        options: `num_classes`, `in_channels` (3) and `channels_last` (False) of every network;
+            those that can have routers also take `routers` ("fused" or "eager"), `paths`, `kind`
+            ("cc", "cp", "stitch" or None: what joins the paths) and `hidden` (units per gate). All
+            options with their defaults: `models.options(name)`.
+
+    Returns:
+        the network, in training mode; it maps images [B, in_channels, H, W] to logits
+        [B, num_classes].
+
+    Raises:
+        ValueError: the name is unknown, an option has a value it cannot have, or the checkpoint
+            belongs to another network.
+        TypeError: the network has no such option, or `pretrained` is no path.
+        OSError: there is no such checkpoint (FileNotFoundError), or it cannot be read.
+
+    Example:
+        >>> create("basecnn_2_cc", num_classes=100)(torch.randn(2, 3, 32, 32)).shape
+        torch.Size([2, 100])
+    """
+    if pretrained is not None and not isinstance(pretrained, (str, os.PathLike)):
+        raise TypeError(
+            "pretrained must be the path of a run's folder or of its checkpoint.json, or None: "
+            f"no weights come with the networks; got {pretrained!r}"
+        )
+    model = build(name, **options)
+    if pretrained is not None:
+        # Networks alone need nothing of what training needs.
+        from .training.checkpoint import load_weights
+
+        load_weights(model, name, Path(pretrained))
+    return model

@@ -23,13 +23,16 @@ import numpy as np
 import torch
 
 import models
-from models import comparison, data
-from models.checkpoint import place, write_text, write_whole
-from models.data import DataSet
-from models.evaluate import predict
-from models.recipe import Recipe, recipe_for
-from models.suites import ENSEMBLES, SUITES, Entry
-from models.training import Interrupted, fit
+
+from . import data
+from .data import DataSet
+from .paper import report as comparison
+from .paper.scores import predict
+from .paper.suites import ENSEMBLES, SUITES, Entry
+from .training.checkpoint import file_of
+from .training.files import write_text, write_whole
+from .training.loop import Interrupted, fit
+from .training.recipe import Recipe, recipe_for
 
 
 @dataclass(frozen=True)
@@ -102,7 +105,7 @@ def train(
     torch.manual_seed(trial)
     model = models.create(name, **options)
     names = {"name": name, "data": plan.data, "network": options}
-    resume = place(folder).exists()
+    resume = file_of(folder).exists()
     metrics = fit(
         model, images, recipe, device=device, out=folder, resume=resume, names=names,
         progress=sys.stderr.isatty(),

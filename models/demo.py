@@ -23,11 +23,12 @@ from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
 import models
-from models import data
-from models.checkpoint import write_whole
-from models.data import Images, normalise
-from models.recipe import recipe_for
-from models.training import fit
+
+from . import data
+from .data import Images, normalise
+from .training.files import write_whole
+from .training.loop import fit
+from .training.recipe import recipe_for
 
 NAME = "basecnn_2_cc"
 KINDS = ("fused", "eager")
@@ -210,7 +211,7 @@ def _run(given: argparse.Namespace) -> int:
     result = {**compare(runs, len(images.test_y)), **times, "runs": runs}
     write_whole(given.out / "demo.json", lambda to: to.write_text(json.dumps(result, indent=2)))
 
-    from models.gallery import picture
+    from .paper.pictures import picture
 
     lines = _conclusions(result)
     path = given.out / "demo.png"

@@ -17,31 +17,17 @@ import torch
 from torch import Tensor, nn
 
 import models
-from models import data, scores
-from models.checkpoint import load_network, place, write_text, write_whole
-from models.data import DataSet
-from models.ensemble import Ensemble
-from models.runs import environment
+
+from . import data
+from .data import DataSet
+from .networks.ensemble import Ensemble
+from .paper import scores
+from .paper.scores import predict
+from .training.checkpoint import file_of, load_network
+from .training.files import write_text, write_whole
+from .training.runs import environment
 
 WARM_UP, ROUNDS = 3, 15
-
-
-def predict(
-    model: nn.Module, images: DataSet, device: str, crops: int, batch_size: int = 512
-) -> tuple[Tensor, Tensor]:
-    """Probabilities [N, classes], of several crops their mean, and labels [N], on the CPU."""
-    parts = torch.arange(images.test_count).split(max(1, batch_size // crops))
-    made, labels = [], []
-    with torch.no_grad():
-        for x, y in images.test_batches(parts, device, crops):
-            output = model(x.flatten(0, 1) if crops > 1 else x)
-            logits = output if isinstance(output, Tensor) else output[0]
-            probabilities = logits.float().softmax(-1)
-            if crops > 1:
-                probabilities = probabilities.unflatten(0, (-1, crops)).mean(1)
-            made.append(probabilities.cpu())
-            labels.append(y.cpu())
-    return torch.cat(made), torch.cat(labels)
 
 
 def latency(model: nn.Module, x: Tensor) -> dict[str, float]:
@@ -171,7 +157,7 @@ def _images(given: argparse.Namespace, loaded: Loaded) -> tuple[str, DataSet]:
         if classes != images.classes:
             hint = "; --classes takes the first so many" if name == "imagenet" else ""
             raise ValueError(
-                f"{place(path)} has {classes} classes, {name} has {images.classes}{hint}"
+                f"{file_of(path)} has {classes} classes, {name} has {images.classes}{hint}"
             )
     return name, images
 
@@ -201,7 +187,7 @@ def evaluate(given: argparse.Namespace) -> dict[str, Any]:
     (x, _), *_ = images.test_batches([torch.arange(min(given.batch_size, len(labels)))], device)
     return {
         "networks": [known["name"] for _, known in loaded],
-        "runs": [str(place(path)) for path in given.runs],
+        "runs": [str(file_of(path)) for path in given.runs],
         "data": name,
         "classes": list(images.names),
         "environment": environment(device),
@@ -226,7 +212,7 @@ def main(arguments: list[str] | None = None) -> int:
     given = parser().parse_args(arguments)
     try:
         result = evaluate(given)
-        keep(given.out or place(given.runs[0]).parent, result)
+        keep(given.out or file_of(given.runs[0]).parent, result)
     except KeyboardInterrupt:
         return 130
     except (data.DataMissing, ValueError, OSError) as error:

@@ -18,7 +18,8 @@ from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
 import models
-from models.paper import ROWS, Printed
+
+from .paper.tables import ROWS, Printed
 
 
 @dataclass(frozen=True)

@@ -12,12 +12,14 @@ import torch
 from torch import nn
 
 import models
-from models import checkpoint, data, parallel
-from models._registry import about
-from models.data import DataSet
-from models.recipe import Recipe, names, recipe_for
-from models.trainer import COMPILE_MODES, Trainer
-from models.training import SAVE_EVERY, Interrupted, estimate, fit
+
+from . import data
+from .data import DataSet
+from .networks.registry import about
+from .training import checkpoint, parallel
+from .training.loop import SAVE_EVERY, Interrupted, estimate, fit
+from .training.recipe import Recipe, names, recipe_for
+from .training.step import COMPILE_MODES, Trainer
 
 # Of the recipe: flag, field, type, help.
 _VALUES: tuple[tuple[str, str, Any, str], ...] = (
@@ -122,7 +124,7 @@ def _run(given: argparse.Namespace, device: str, out: Path) -> list[dict[str, fl
     if given.dry_run:
         _tell(given, model, images, recipe, device)
         return None
-    resume = given.resume or (parallel.attempt() > 0 and checkpoint.place(out).exists())
+    resume = given.resume or (parallel.attempt() > 0 and checkpoint.file_of(out).exists())
     processes = parallel.start(given.parallel, device)
     try:
         metrics = fit(

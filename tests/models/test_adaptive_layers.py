@@ -4,9 +4,9 @@ import pytest
 import torch
 
 import models
-from models.highway import HighwayConv
-from models.hyper import HyperConv2d, KernelGenerator
-from models.squeeze import SqueezeExcite
+from models.networks.highway import HighwayConv
+from models.networks.hyper import HyperConv2d, KernelGenerator
+from models.networks.squeeze import SqueezeExcite
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 

@@ -5,7 +5,7 @@ import torch
 from torch import nn
 
 import models
-from models.capsule import CapsuleLayer, coupling, margin_loss, route, squash
+from models.networks.capsnet import CapsuleLayer, coupling, margin_loss, route, squash
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 

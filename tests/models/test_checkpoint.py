@@ -11,11 +11,10 @@ import torch
 from torch import nn
 
 import models
-from models import checkpoint
-from models.augment import seeded
 from models.data import Images
-from models.recipe import recipe_for
-from models.training import fit
+from models.data.images import seeded
+from models.training import checkpoint, fit
+from models.training.recipe import recipe_for
 from proof.where import ROOT
 
 STATE = {
@@ -66,7 +65,7 @@ def test_bytes_reach_the_disk_before_the_name_does(tmp_path, monkeypatch):
 FULL = """
 import resource, signal, sys, torch
 from pathlib import Path
-from models import checkpoint
+from models.training import checkpoint
 signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
 resource.setrlimit(resource.RLIMIT_FSIZE, (65536, 65536))
 try:

@@ -9,9 +9,10 @@ import sys
 import numpy as np
 import pytest
 import torch
+from models.data.__main__ import main
 
 from models import data
-from models.images import STATISTICS, pixel_statistics
+from models.data.images import STATISTICS, pixel_statistics
 
 
 def check(images, classes):
@@ -180,7 +181,7 @@ def test_folder(tmp_path):
 
 
 def test_the_speed_of_reading(capsys):
-    assert data.main(["digits", "--batch-size", "8", "--device", "cpu"]) == 0
+    assert main(["digits", "--batch-size", "8", "--device", "cpu"]) == 0
     head, line = capsys.readouterr().out.splitlines()
     assert "batches of 8" in head and "load before" in head
     median, least, most = map(float, re.fullmatch(
@@ -191,7 +192,7 @@ def test_the_speed_of_reading(capsys):
         (["digits", "--workers", "-1"], "workers must be at least 0, got -1"),
         (["imagenet"], "imagenet: no folder is named"),
     ):
-        assert data.main(arguments) == 2
+        assert main(arguments) == 2
         assert f"error: {reason}" in capsys.readouterr().err
 
 

@@ -6,10 +6,12 @@ import pytest
 import torch
 
 import models
-from models import data, scores
-from models.evaluate import main, predict
-from models.recipe import recipe_for
+from models import data
+from models.evaluate import main
+from models.paper import scores
+from models.paper.scores import predict
 from models.training import fit
+from models.training.recipe import recipe_for
 
 SMALL = {"stages": ((4,), (4,)), "dense": (4, 4), "num_classes": 10}
 

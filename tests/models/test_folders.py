@@ -8,8 +8,9 @@ import pytest
 import torch
 
 from models import data
-from models.folders import CROP, RESIZED
-from models.images import STATISTICS
+from models.data import folders
+from models.data.folders import CROP, RESIZED
+from models.data.images import STATISTICS
 from models.train import main
 
 pytest.importorskip("torchvision", reason="torchvision is not installed")
@@ -134,6 +135,23 @@ def test_a_file_that_is_no_image_is_named(folder, tmp_path, workers):
         list(images.test_batches([torch.tensor([0])], "cpu"))
     assert str(found.value).startswith(f"{tmp_path}/val/a/image.png is not an image, or not whole")
     assert "\n" not in str(found.value)
+
+
+class Elsewhere(data.DataMissing):
+    """The same error as if its class stood in another module."""
+
+
+class Unreadable(folders.Crops):
+    def crop(self, index):
+        raise Elsewhere(f"image {index} cannot be read:\nthe reason")
+
+
+@pytest.mark.parametrize("workers", [0, 1])
+def test_what_a_worker_says_does_not_depend_on_where_its_error_is_defined(folder, workers):
+    images = data.load("imagenet", folder, workers=workers)
+    with pytest.raises(Elsewhere) as found:
+        list(images._batches(Unreadable(), images.test, [torch.tensor([3, 4])], "cpu"))
+    assert str(found.value) == "image 3 cannot be read:\nthe reason"
 
 
 def test_ctrl_c_and_sigterm_do_not_stop_the_reading_processes(folder):

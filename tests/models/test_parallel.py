@@ -10,9 +10,10 @@ import time
 import pytest
 import torch
 
-from models import checkpoint, data
-from models.draws import Draws
-from models.trainer import evaluate
+from models import data
+from models.networks.skipping import Draws
+from models.training import checkpoint
+from models.training.step import evaluate
 from proof.where import ROOT
 
 # A network without batch norm, which would see a process's part of a batch. 70 images: the last
@@ -114,8 +115,9 @@ def test_what_is_evaluated_is_what_the_checkpoint_holds(kind, tmp_path):
 
 ONE_BAD = """
 import sys, torch, models
-from models import data, parallel
-from models.recipe import recipe_for
+from models import data
+from models.training import parallel
+from models.training.recipe import recipe_for
 from models.training import fit
 
 processes = parallel.start(sys.argv[1], "cpu")

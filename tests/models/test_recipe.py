@@ -2,7 +2,7 @@
 
 import pytest
 
-from models.recipe import Recipe, default_name, names, read, recipe_for
+from models.training.recipe import Recipe, default_name, names, read, recipe_for
 
 STATED = {  # epochs, batch, milestones, as the paper states them
     "cifar_cnn": (200, 128, (80, 150)),

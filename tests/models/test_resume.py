@@ -13,10 +13,11 @@ import pytest
 import torch
 
 import models
-from models import checkpoint, data
-from models.recipe import recipe_for
+from models import data
 from models.train import main
-from models.trainer import Trainer
+from models.training import checkpoint
+from models.training.recipe import recipe_for
+from models.training.step import Trainer
 from proof.where import ROOT
 
 TIMING = ("images_per_second", "seconds")

@@ -8,7 +8,7 @@ from torch import nn
 
 import models
 import mpkernels as mpk
-from models.layers import GlobalPool
+from models.networks.layers import GlobalPool
 from proof.problems.small_networks import HEAVY, ROUTED, small
 
 RESNETS = [name for name in ROUTED if name.startswith("resnet") and name.endswith("_cc")]

@@ -5,11 +5,10 @@ import torch
 from torch import nn
 
 import models
-from models import checkpoint
-from models.aig import GatedBlock, gumbel_gate
-from models.blockdrop import Decided, policy_loss, reward
-from models.draws import Draws
-from models.skipping import SkippableBlock
+from models.networks.aig import GatedBlock, gumbel_gate
+from models.networks.blockdrop import Decided, policy_loss, reward
+from models.networks.skipping import Draws, SkippableBlock
+from models.training import checkpoint
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 

@@ -10,7 +10,7 @@ import torch
 
 import models
 from models import table
-from models.paper import ROWS, Printed
+from models.paper.tables import ROWS, Printed
 from proof.where import ROOT
 
 # Marks as the paper's specification has them, for trainable parameters and then with statistics.

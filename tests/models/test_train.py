@@ -9,15 +9,15 @@ import torch
 
 import models
 from models import data
-from models.augment import augment
-from models.culprit import culprit
 from models.data import normalise
-from models.parallel import Processes
-from models.recipe import read, recipe_for
-from models.runs import Run, environment
+from models.data.images import augment
 from models.train import main
-from models.trainer import COMPILE_MODES
 from models.training import fit, judge
+from models.training.nonfinite import culprit
+from models.training.parallel import Processes
+from models.training.recipe import read, recipe_for
+from models.training.runs import Run, environment
+from models.training.step import COMPILE_MODES
 
 TIMING = ("images_per_second", "seconds")
 

@@ -1,0 +1,210 @@
+"""What training and evaluation need of a data set, and data sets that are whole in memory."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from typing import Protocol
+
+import torch
+from torch import Tensor
+from torch.nn.functional import pad
+
+RGB = tuple[float, float, float]
+
+# Mean and deviation of the training pixels scaled to [0, 1], of the images as they are given to a
+# network. A set that has none here has its own computed.
+STATISTICS: dict[str, tuple[RGB, RGB]] = {
+    # `pixel_statistics` of the enlarged digits and of the padded clothes; tests compute them again.
+    "digits": ((0.305106,) * 3, (0.323816,) * 3),
+    "fashion-mnist": ((0.219000,) * 3, (0.331811,) * 3),
+    # Of the 50,000 training images of each, as they are commonly given to eight digits.
+    "cifar10": ((0.491400, 0.482158, 0.446531), (0.247032, 0.243485, 0.261588)),
+    "cifar100": ((0.507075, 0.486549, 0.440918), (0.267334, 0.256438, 0.276150)),
+    # Of ImageNet's training images, as torchvision's networks expect them.
+    "imagenet": ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225)),
+}
+
+
+class DataMissing(RuntimeError):
+    """Images or the library that reads them are not there; the message says how to get them."""
+
+
+class DataSet(Protocol):
+    """What training and evaluation need of a data set."""
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """Of the classes, by label."""
+
+    @property
+    def classes(self) -> int:
+        """Number of labels."""
+
+    @property
+    def size(self) -> int:
+        """Height and width of the batches' images."""
+
+    @property
+    def train_count(self) -> int:
+        """Number of training images."""
+
+    @property
+    def test_count(self) -> int:
+        """Number of test images."""
+
+    def train_batches(
+        self, parts: Iterable[Tensor], shift: int, seed: int, epoch: int, device: str
+    ) -> Iterator[tuple[Tensor, Tensor]]:
+        """Augmented training images, normalised.
+
+        How an image is augmented follows from (seed, epoch, image): it does not depend on the
+        batch that it is in, on the step at which a run resumes or on the process that reads it.
+
+        Args:
+            parts: the indices of each batch.
+            shift: images are moved by up to so many pixels.
+            seed, epoch: of the augmentation.
+            device: where the batches are wanted.
+
+        Yields:
+            images, float32 [B, 3, size, size], and labels, int64 [B].
+        """
+
+    def test_batches(
+        self, parts: Iterable[Tensor], device: str, crops: int = 1
+    ) -> Iterator[tuple[Tensor, Tensor]]:
+        """Test images, normalised: as `train_batches` without chance.
+
+        With 10 crops, four corners, the middle and their mirrors, images are
+        [B, 10, 3, size, size].
+
+        Raises:
+            ValueError: the data set has no such crops.
+        """
+
+
+@dataclass(frozen=True)
+class Images:
+    """A training and a test set, in memory.
+
+    Args:
+        train_x, test_x: uint8 [N, 3, 32, 32].
+        train_y, test_y: int64 [N], below the number of classes.
+        names: of the classes.
+        mean, std: of the training pixels scaled to [0, 1], per channel.
+        flip: whether a mirrored image keeps its label.
+    """
+
+    train_x: Tensor
+    train_y: Tensor
+    test_x: Tensor
+    test_y: Tensor
+    names: tuple[str, ...]
+    mean: RGB
+    std: RGB
+    flip: bool
+
+    @property
+    def classes(self) -> int:
+        """Number of labels."""
+        return len(self.names)
+
+    @property
+    def size(self) -> int:
+        """Height and width of the images."""
+        return self.train_x.shape[-1]
+
+    @property
+    def train_count(self) -> int:
+        """Number of training images."""
+        return len(self.train_y)
+
+    @property
+    def test_count(self) -> int:
+        """Number of test images."""
+        return len(self.test_y)
+
+    def train_batches(
+        self, parts: Iterable[Tensor], shift: int, seed: int, epoch: int, device: str
+    ) -> Iterator[tuple[Tensor, Tensor]]:
+        """See `DataSet`."""
+        generator = seeded(seed, epoch)
+        offsets = torch.randint(0, 2 * shift + 1, (2, self.train_count), generator=generator)
+        mirrored = torch.rand(self.train_count, generator=generator) < 0.5 * self.flip
+        for index in parts:
+            x = normalise(self, self.train_x[index].to(device))
+            x = augment(x, shift, offsets[:, index].to(device), mirrored[index].to(device))
+            yield x, self.train_y[index].to(device)
+
+    def test_batches(
+        self, parts: Iterable[Tensor], device: str, crops: int = 1
+    ) -> Iterator[tuple[Tensor, Tensor]]:
+        """See `DataSet`."""
+        if crops != 1:
+            raise ValueError(f"crops must be 1: these images are evaluated whole, got {crops}")
+        for index in parts:
+            yield normalise(self, self.test_x[index].to(device)), self.test_y[index].to(device)
+
+
+class Normalised(Protocol):
+    """What has a mean and a deviation of its pixels."""
+
+    @property
+    def mean(self) -> RGB:
+        """Of the training pixels scaled to [0, 1], per channel."""
+
+    @property
+    def std(self) -> RGB:
+        """Likewise."""
+
+
+def normalise(images: Normalised, x: Tensor) -> Tensor:
+    """Bytes [..., 3, H, W] to float32 with the training set's mean 0 and deviation 1."""
+    mean, std = (torch.tensor(v, device=x.device).view(3, 1, 1) for v in (images.mean, images.std))
+    return (x.float() / 255 - mean) / std
+
+
+def pixel_statistics(x: Tensor) -> tuple[RGB, RGB]:
+    """Mean and deviation of bytes [N, 3, H, W] scaled to [0, 1], per channel; exact sums."""
+    shades = torch.arange(256, dtype=torch.float64) / 255
+    found = []
+    for channel in range(3):
+        share = torch.bincount(x[:, channel].flatten(), minlength=256).double()
+        share /= share.sum()
+        mean = (share * shades).sum()
+        # A set of one shade would be divided by 0.
+        deviation = (share * (shades - mean) ** 2).sum().sqrt().clamp_min(1e-3)
+        found.append((float(mean), float(deviation)))
+    (m0, s0), (m1, s1), (m2, s2) = found
+    return (m0, m1, m2), (s0, s1, s2)
+
+
+def seeded(*key: int) -> torch.Generator:
+    """A generator that follows from its key alone."""
+    seed = 0
+    for part in key:
+        seed = (seed * 1_000_003 + part + 1) % 2**63
+    return torch.Generator().manual_seed(seed)
+
+
+def augment(x: Tensor, shift: int, offsets: Tensor, mirrored: Tensor) -> Tensor:
+    """Moves and mirrors images, each by numbers of its own.
+
+    Args:
+        x: [B, C, H, W].
+        shift: offsets reach from 0 to 2 * shift.
+        offsets: int64 [2, B], rows and columns; an offset of `shift` leaves an image in place, and
+            what comes in from outside is 0.
+        mirrored: bool [B], whether an image is mirrored from left to right.
+
+    Returns:
+        [B, C, H, W].
+    """
+    batch, _, height, width = x.shape
+    rows = torch.arange(height, device=x.device) + offsets[0][:, None]
+    cols = torch.arange(width, device=x.device).expand(batch, width)
+    cols = torch.where(mirrored[:, None], cols.flip(1), cols) + offsets[1][:, None]
+    padded = pad(x, (shift,) * 4).permute(0, 2, 3, 1)
+    sample = torch.arange(batch, device=x.device)[:, None, None]
+    return padded[sample, rows[:, :, None], cols[:, None, :]].permute(0, 3, 1, 2).contiguous()

@@ -1,0 +1,66 @@
+"""Probabilities on the test set, and what they say: errors, classes, calibration."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+from ..data import DataSet
+
+BINS = 15
+
+
+def predict(
+    model: nn.Module, images: DataSet, device: str, crops: int, batch_size: int = 512
+) -> tuple[Tensor, Tensor]:
+    """Probabilities [N, classes], of several crops their mean, and labels [N], on the CPU."""
+    parts = torch.arange(images.test_count).split(max(1, batch_size // crops))
+    made, labels = [], []
+    with torch.no_grad():
+        for x, y in images.test_batches(parts, device, crops):
+            output = model(x.flatten(0, 1) if crops > 1 else x)
+            logits = output if isinstance(output, Tensor) else output[0]
+            probabilities = logits.float().softmax(-1)
+            if crops > 1:
+                probabilities = probabilities.unflatten(0, (-1, crops)).mean(1)
+            made.append(probabilities.cpu())
+            labels.append(y.cpu())
+    return torch.cat(made), torch.cat(labels)
+
+
+def top(probabilities: Tensor, labels: Tensor, count: int) -> float:
+    """The share of images whose label is among the `count` most probable classes.
+
+    Args:
+        probabilities: [N, classes].
+        labels: [N].
+        count: 1 for the accuracy.
+    """
+    best = probabilities.topk(min(count, probabilities.shape[1]), 1).indices
+    return float((best == labels[:, None]).any(1).double().mean())
+
+
+def confusion(probabilities: Tensor, labels: Tensor) -> Tensor:
+    """Images by label (rows) and by predicted class (columns), int64 [classes, classes]."""
+    classes = probabilities.shape[1]
+    pairs = labels * classes + probabilities.argmax(1)
+    return torch.bincount(pairs, minlength=classes**2).view(classes, classes)
+
+
+def calibration_error(probabilities: Tensor, labels: Tensor, bins: int = BINS) -> float:
+    """Expected calibration error: how far confidence and accuracy are apart.
+
+    Images fall into bins of equal width by the probability of their predicted class; the absolute
+    differences of mean confidence and accuracy of the bins are weighted by their images.
+    """
+    confidence, predicted = probabilities.double().max(1)
+    right = (predicted == labels).double()
+    of_bin = (confidence * bins).ceil().long().clamp(1, bins) - 1
+    gaps = torch.zeros(bins, dtype=torch.float64).index_add(0, of_bin, right - confidence)
+    return float(gaps.abs().sum() / len(labels))
+
+
+def loss(probabilities: Tensor, labels: Tensor) -> float:
+    """Mean negative logarithm of the label's probability."""
+    found = probabilities.double().gather(1, labels[:, None]).clamp_min(1e-300)
+    return float(-found.log().mean())

@@ -1,0 +1,88 @@
+"""What the paper's tables compare, with the errors that they report."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from .tables import ROWS
+
+# Percent of wrong test images as printed: CIFAR10 of Table 2 (200 epochs) and of Table 3, and
+# top-1 of one crop of Table 4. None is printed for VGG13-2.
+ERRORS = {
+    "basecnn": 9.26, "widecnn": 8.96, "deepcnn": 8.49, "basecnn_3": 9.41,
+    "basecnn_ensemble": 7.87, "all_ensemble": 6.9, "se_basecnn": 8.99, "se_deepcnn": 8.15,
+    "cr_stitch_2": 7.89, "vgg16": 6.98, "capsnet": 10.6, "highway": 7.54,
+    "basecnn_2_cp": 7.24, "basecnn_3_cp": 6.63, "basecnn_4_cp": 6.45,
+    "basecnn_2_cc": 7.03, "basecnn_3_cc": 6.51, "basecnn_4_cc": 6.55,
+    "resnet20": 8.75, "resnet110": 6.61, "resnet164": 5.93, "wrn_40_2": 5.33,
+    "hyper_wrn40_2": 7.23, "se_resnet110": 5.21, "blockdrop_resnet110": 6.4, "aig_resnet110": 5.76,
+    "resnet20_2_cp": 5.86, "resnet20_3_cp": 4.99, "resnet20_4_cp": 4.81,
+    "resnet20_2_cc": 5.5, "resnet20_3_cc": 5.18, "resnet20_4_cc": 4.96,
+    "resnet32_2_cc": 5.14, "resnet32_3_cc": 4.96, "resnet32_4_cc": 4.59,
+    "resnet18": 30.4, "resnet34": 26.77, "wrn_18_1_5": 27.06, "resnet18_2_cc": 26.48,
+    "resnet50": 20.46, "resnet101": 19.16, "wide_resnet50_2": 19.82, "resnext50_2_64": 20.26,
+    "resnet50_2_cc": 18.64,
+}  # fmt: skip
+
+# Networks whose members are trained by themselves: their trials are those of the members.
+ENSEMBLES = {"all_ensemble": ("basecnn", "widecnn", "deepcnn"), "basecnn_ensemble": ("basecnn",)}
+
+
+@dataclass(frozen=True)
+class Entry:
+    """A row of a comparison.
+
+    Args:
+        name: of the network.
+        label: the paper's name of it.
+        millions: its parameters as the paper prints them, in millions.
+        error: percent, as the paper prints it.
+    """
+
+    name: str
+    label: str
+    millions: str
+    error: float
+
+
+SUITES = {
+    f"table{table}": tuple(
+        Entry(row.name, row.label, row.millions, ERRORS[row.name])
+        for row in ROWS
+        if row.table == table
+    )
+    for table in (2, 3, 4)
+}
+
+
+@dataclass(frozen=True)
+class Claim:
+    """The paper's order of two sets of networks: those of `better` have the smaller errors.
+
+    Args:
+        text: the claim in words.
+        better, worse: names; every pair is looked at.
+        equal: the claim is that they are about the same.
+    """
+
+    text: str
+    better: tuple[str, ...]
+    worse: tuple[str, ...]
+    equal: bool = False
+
+
+_ROUTED = tuple(f"basecnn_{paths}_{kind}" for paths in (2, 3, 4) for kind in ("cp", "cc"))
+_PLAIN = ("basecnn", "widecnn", "deepcnn", "se_basecnn", "se_deepcnn")
+CLAIMS = (
+    Claim("routed by the input is better than mixed by fixed weights", _ROUTED, ("cr_stitch_2",)),
+    Claim("two paths with fixed weights are better than one path", ("cr_stitch_2",), _PLAIN),
+    Claim("routed is better than one path", _ROUTED, _PLAIN),
+    Claim("routing helps, not width", ("basecnn_3_cc",), ("basecnn_3",)),
+    Claim("paths that never meet are worse than one", ("basecnn",), ("basecnn_3",)),
+    Claim("three cross-connected paths are better than two", ("basecnn_3_cc",), ("basecnn_2_cc",)),
+    Claim("three cross-predicted paths are better than two", ("basecnn_3_cp",), ("basecnn_2_cp",)),
+    Claim("a fourth path hardly helps", ("basecnn_4_cc",), ("basecnn_3_cc",), equal=True),
+    Claim("a fourth path hardly helps", ("basecnn_4_cp",), ("basecnn_3_cp",), equal=True),
+    Claim("both kinds of routers do the same, 2 paths", ("basecnn_2_cp",), ("basecnn_2_cc",), True),
+    Claim("both kinds of routers do the same, 3 paths", ("basecnn_3_cp",), ("basecnn_3_cc",), True),
+)

@@ -1,0 +1,221 @@
+"""The training loop: safe to interrupt, exact to resume, on one process or several."""
+
+from __future__ import annotations
+
+import json
+import signal
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from types import FrameType
+from typing import Any
+
+from torch import nn
+from tqdm import tqdm
+
+from ..data import DataSet
+from . import checkpoint
+from .parallel import Processes
+from .recipe import Recipe
+from .runs import Run
+from .step import Trainer
+
+SAVE_EVERY = 600.0
+
+
+class Interrupted(KeyboardInterrupt):
+    """Training stopped on request after its state was saved; `signal` is the signal's number."""
+
+    def __init__(self, number: int) -> None:
+        super().__init__()
+        self.signal = number
+
+
+@contextmanager
+def _stops() -> Iterator[list[int]]:
+    """Collects Ctrl-C and SIGTERM, to be looked at between steps."""
+    found: list[int] = []
+
+    def request(number: int, frame: FrameType | None) -> None:
+        found.append(number)
+
+    numbers = (signal.SIGINT, signal.SIGTERM)
+    before = [signal.signal(number, request) for number in numbers]
+    try:
+        yield found
+    finally:
+        for number, handler in zip(numbers, before):
+            signal.signal(number, handler)
+
+
+class _Progress:
+    """A bar in a terminal, a line every half minute elsewhere."""
+
+    def __init__(self, trainer: Trainer, total: int, shown: bool) -> None:
+        recipe = trainer.recipe
+        self.title = f"epoch {trainer.epoch + 1}/{recipe.epochs}"
+        self.trainer, self.total, self.shown = trainer, total, shown
+        self.bar = tqdm(total=total, initial=trainer.step, desc=self.title, unit="step",
+                        disable=None if shown else True, leave=False)  # fmt: skip
+        self.told = time.perf_counter()
+
+    def step(self) -> None:
+        """One more is done."""
+        trainer = self.trainer
+        text = f"loss {trainer.loss / trainer.seen:.3f}, {100 * trainer.right / trainer.seen:.1f}%"
+        self.bar.set_postfix_str(text, refresh=False)
+        self.bar.update()
+        now = time.perf_counter()
+        if self.shown and self.bar.disable and now - self.told > 30:
+            self.told = now
+            print(f"{self.title}: step {trainer.step}/{self.total}, {text}", file=sys.stderr)
+
+    def close(self, finished: bool) -> None:
+        """The epoch is over, or training stops."""
+        self.bar.close()
+        if self.shown and finished:
+            last = self.trainer.metrics[-1]
+            print(
+                f"{self.title}: test loss {last['test_loss']:.4f}, test accuracy "
+                f"{100 * last['test_accuracy']:.2f}%, {last['images_per_second']:.0f} images/s",
+                file=sys.stderr, flush=True,
+            )  # fmt: skip
+
+
+class _Loop:
+    """The epochs of a trainer, with what is kept of them."""
+
+    def __init__(
+        self, trainer: Trainer, run: Run, options: dict[str, Any], save_every: float, shown: bool
+    ) -> None:
+        self.trainer, self.run, self.options = trainer, run, options
+        self.save_every, self.shown = save_every, shown
+        self.saved = time.monotonic()
+
+    def save(self) -> None:
+        """Makes the present state the checkpoint."""
+        state = self.trainer.state(self.options)
+        self.run.save(state)
+        self.saved = time.monotonic()
+
+    def agreed(self, stops: list[int]) -> tuple[int, bool]:
+        """A signal that any process got, and whether it is time to save."""
+        due = time.monotonic() - self.saved >= self.save_every
+        total = self.trainer.processes
+        if total.world == 1:
+            return (stops[0] if stops else 0), due
+        number, any_due = total.sums(max(stops, default=0), due and total.rank == 0)
+        return int(number), any_due > 0
+
+    def epoch(self, stops: list[int]) -> None:
+        """The rest of this epoch.
+
+        Raises:
+            Interrupted: a signal came; the state is saved.
+        """
+        trainer, recipe = self.trainer, self.trainer.recipe
+        batches = trainer.batches()
+        progress = _Progress(trainer, len(batches), self.shown)
+        begin, images = time.perf_counter(), 0
+        parts = [trainer.processes.part(batch) for batch in batches[trainer.step :]]
+        reader = trainer.images.train_batches(
+            parts, recipe.shift, recipe.seed, trainer.epoch, trainer.processes.device
+        )
+        for batch, (x, y) in zip(batches[trainer.step :], reader):
+            trainer.train_step(x, y, len(batch))
+            images += len(batch)
+            progress.step()
+            number, due = self.agreed(stops)
+            if number or (due and trainer.step < len(batches)):
+                self.save()
+            if number:
+                progress.close(finished=False)
+                raise Interrupted(number)
+        trainer.finish_epoch(images, time.perf_counter() - begin)
+        self.run.note(trainer.metrics)
+        self.save()
+        progress.close(finished=True)
+
+
+def fit(
+    model: nn.Module,
+    images: DataSet,
+    recipe: Recipe,
+    *,
+    device: str = "cpu",
+    out: Path | None = None,
+    resume: bool = False,
+    progress: bool = True,
+    names: dict[str, Any] | None = None,
+    processes: Processes | None = None,
+    compile: str | None = None,
+    save_every: float = SAVE_EVERY,
+    tensorboard: bool = False,
+) -> list[dict[str, float]]:
+    """Trains, evaluates after each epoch, and keeps what a run's folder has in `out`.
+
+    Args:
+        model: maps images to logits, or to what its `loss` takes; trained in place.
+        images: the data.
+        recipe: the numbers.
+        device: "cpu" or "cuda"; `processes` have their own.
+        out: the run's folder (see `models.runs`); nothing is written without one.
+        resume: go on from the checkpoint in `out`.
+        progress: show it on standard error.
+        names: further options that a resumed run must share, such as the model's name.
+        processes: those that train together; alone if not given.
+        compile: the mode of torch.compile, see `models.trainer.Trainer`.
+        save_every: seconds between checkpoints within an epoch.
+        tensorboard: write its events too.
+
+    Returns:
+        One dict an epoch: epoch, lr, train_loss, train_accuracy, test_loss, test_accuracy,
+        images_per_second, seconds (of training, without evaluation).
+
+    Raises:
+        FileExistsError: `out` holds a checkpoint and `resume` is false.
+        FileNotFoundError, ValueError: it does not, or was made with other options.
+        Interrupted: Ctrl-C or SIGTERM; the state is saved.
+        FloatingPointError: the loss is not finite.
+    """
+    together = processes or Processes(device=device)
+    mine = {**(names or {}), "images": images.train_count, **recipe.as_dict()}
+    options: dict[str, Any] = json.loads(json.dumps(mine))
+    run = Run(out, together.rank == 0, tensorboard)
+    held: tuple[dict[str, Any], Path] | None = None
+    if out is not None and resume:
+        held = checkpoint.load(out), checkpoint.file_of(out)
+        checkpoint.check_options(out, held[0]["options"], options)
+    elif out is not None and checkpoint.file_of(out).exists():
+        raise FileExistsError(
+            f"{checkpoint.file_of(out)} exists: resume it, or choose another folder"
+        )
+    trainer = Trainer(model, images, recipe, together, compile)
+    if held is not None:
+        trainer.restore(*held)
+    else:
+        run.begin(recipe, together.device)
+    loop = _Loop(trainer, run, options, save_every, progress and together.rank == 0)
+    with _stops() as stops:
+        while trainer.epoch < recipe.epochs:
+            loop.epoch(stops)
+    run.draw(str(options.get("name", "")), trainer.metrics)
+    return trainer.metrics
+
+
+def estimate(trainer: Trainer, steps: int = 3) -> float:
+    """Seconds that training would take, by its first steps; the weights move."""
+    recipe, batches = trainer.recipe, trainer.batches()
+    parts = [trainer.processes.part(batch) for batch in batches[: steps + 1]]
+    reader = trainer.images.train_batches(parts, recipe.shift, recipe.seed, 0, "cpu")
+    times = []
+    for batch, (x, y) in zip(batches, reader):
+        begin = time.perf_counter()
+        trainer.train_step(
+            x.to(trainer.processes.device), y.to(trainer.processes.device), len(batch)
+        )
+        times.append(time.perf_counter() - begin)
+    one = min(times[1:] or times)  # the first one makes buffers and kernels
+    return one * len(batches) * recipe.epochs

@@ -1,0 +1,112 @@
+"""A run's folder: what was trained how, on what, and what came out.
+
+recipe.toml, environment.json, metrics.jsonl (a line an epoch), curves.png, checkpoint.json with its
+tensors, and with TensorBoard its events.
+"""
+
+from __future__ import annotations
+
+import json
+import platform
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import torch
+
+import mpkernels
+
+from . import checkpoint
+from .files import write_lines, write_text
+from .recipe import Recipe
+
+
+def _commit() -> str | None:
+    """Of this checkout; None where it is none, or git is not installed."""
+    command = ["git", "-C", str(Path(__file__).parent), "describe", "--always", "--dirty"]
+    try:
+        return subprocess.run(command, capture_output=True, text=True).stdout.strip() or None
+    except FileNotFoundError:
+        return None
+
+
+def _processor() -> str:
+    """Its name, where the system tells."""
+    try:
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+    except OSError:
+        lines = []
+    names = (line.partition(":")[2].strip() for line in lines if line.startswith("model name"))
+    return next(names, platform.processor() or "CPU")
+
+
+def environment(device: str) -> dict[str, Any]:
+    """Versions, hardware, the command, and the commit if this is a checkout."""
+    gpu = device.startswith("cuda")
+    return {
+        "command": " ".join(sys.argv),
+        "commit": _commit(),
+        "mpkernels": mpkernels.__version__,
+        "torch": torch.__version__,
+        "python": platform.python_version(),
+        "platform": platform.platform(),
+        "device": torch.cuda.get_device_name() if gpu else _processor(),
+        "threads": torch.get_num_threads(),
+    }
+
+
+class Run:
+    """The folder of a run; a process that is not the first writes nothing.
+
+    Args:
+        folder: where; None writes nothing.
+        first: whether this process writes.
+        tensorboard: whether events are written too.
+
+    Raises:
+        ValueError: TensorBoard is asked for and not installed.
+    """
+
+    def __init__(self, folder: Path | None, first: bool = True, tensorboard: bool = False) -> None:
+        self.folder = folder if first else None
+        self.events: Any = None
+        if not tensorboard or self.folder is None:
+            return
+        try:
+            from torch.utils.tensorboard import SummaryWriter
+        except ImportError as error:
+            raise ValueError("tensorboard is not installed: pip install tensorboard") from error
+        self.events = SummaryWriter(str(self.folder))  # type: ignore[no-untyped-call]
+
+    def begin(self, recipe: Recipe, device: str) -> None:
+        """Notes how it is trained."""
+        if self.folder is not None:
+            write_text(self.folder / "recipe.toml", recipe.as_toml())
+            text = json.dumps(environment(device), indent=1)
+            write_text(self.folder / "environment.json", text)
+
+    def note(self, metrics: list[dict[str, float]]) -> None:
+        """Keeps the metrics of all epochs."""
+        if self.folder is not None:
+            write_lines(self.folder / "metrics.jsonl", metrics)
+        if self.events is not None and metrics:
+            for name, value in metrics[-1].items():
+                self.events.add_scalar(name, value, metrics[-1]["epoch"])
+            self.events.flush()
+
+    def save(self, state: dict[str, Any]) -> None:
+        """Makes `state` the checkpoint."""
+        if self.folder is not None:
+            checkpoint.save(self.folder, state)
+
+    def draw(self, title: str, metrics: list[dict[str, float]]) -> None:
+        """Draws the curves, if matplotlib is there."""
+        if self.folder is None or not metrics:
+            return
+        try:
+            from .curves import plot
+
+            plot(self.folder / "curves.png", title, metrics)
+        except ImportError:
+            print("matplotlib is not installed: no picture of the curves", file=sys.stderr)

@@ -1,0 +1,254 @@
+"""A network with its optimizer and its place in the training, and the step it takes.
+
+Nothing random is kept between steps: the order of an epoch follows from (seed, epoch), the
+augmentation of an image from (seed, epoch, image), anything random in the network from (seed,
+epoch, step, process). A checkpoint therefore holds weights, optimizer, scaler and the place, and a
+resumed run repeats the uninterrupted one bit for bit.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn.functional import cross_entropy
+from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
+
+from ..data import DataSet
+from ..data.images import seeded
+from . import parallel
+from .nonfinite import culprit
+from .parallel import ALONE, Processes
+from .recipe import Recipe
+
+COMPILE_MODES = ("default", "reduce-overhead")
+
+
+def judge(
+    model: nn.Module, output: Any, y: Tensor, label_smoothing: float = 0.0
+) -> tuple[Tensor, Tensor]:
+    """The mean loss of a batch and its logits, whatever the network returns.
+
+    A network with a loss of its own has a method `loss(output, target)`; the others have
+    cross-entropy.
+
+    Args:
+        model: the network, in training or evaluation mode, in which its loss may differ.
+        output: what `model(x)` returned: logits [B, num_classes], or a tuple that starts with
+            them (or with other scores whose largest is the predicted class).
+        y: labels [B].
+        label_smoothing: of the cross-entropy.
+
+    Returns:
+        the loss, a scalar, and the logits.
+    """
+    logits = output if isinstance(output, Tensor) else output[0]
+    own = getattr(model, "loss", None)
+    if own is not None:
+        return own(output, y), logits
+    return cross_entropy(logits.float(), y, label_smoothing=label_smoothing), logits
+
+
+def evaluate(
+    model: nn.Module, images: DataSet, processes: Processes = ALONE, batch_size: int = 512
+) -> tuple[float, float]:
+    """Mean loss and accuracy (0 to 1) on the test set; leaves the model in its mode."""
+    mode = model.training
+    model.eval()
+    processes.same_buffers(model)
+    loss, right = 0.0, 0
+    # As many batches in every process: where weights are spread, these wait for each other.
+    count = math.ceil(images.test_count / (batch_size * processes.world))
+    batches = torch.arange(images.test_count).tensor_split(count)
+    parts = [processes.part(batch) for batch in batches]
+    with torch.no_grad():
+        for x, y in images.test_batches(parts, processes.device):
+            mean, logits = judge(model, model(x), y)
+            loss += mean.item() * len(y)
+            right += int((logits.argmax(1) == y).sum())
+    model.train(mode)
+    loss, correct = processes.sums(loss, right)
+    return loss / images.test_count, correct / images.test_count
+
+
+class Trainer:
+    """A model in training.
+
+    Args:
+        model: maps images to logits, or to what its `loss` takes; trained in place.
+        images: the data.
+        recipe: the numbers.
+        processes: those that train together.
+        compile: the mode in which torch.compile makes the network's code, one of `COMPILE_MODES`;
+            "reduce-overhead" replays it as CUDA graphs. None leaves it alone.
+
+    Raises:
+        ValueError: the recipe does not fit the network or the processes.
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        images: DataSet,
+        recipe: Recipe,
+        processes: Processes = ALONE,
+        compile: str | None = None,
+    ) -> None:
+        if recipe.label_smoothing and hasattr(model, "loss"):
+            raise ValueError("label_smoothing must be 0: the network has a loss of its own")
+        if recipe.ema and processes.kind == "fsdp":
+            raise ValueError("ema must be 0 where the weights are spread (parallel fsdp)")
+        self.images, self.recipe, self.processes = images, recipe, processes
+        self.bare = model.to(processes.device).train()
+        self.model = processes.wrap(self.bare)
+        self.run = torch.compile(self.model, mode=compile) if compile else self.model
+        self.average: AveragedModel | None = None
+        if recipe.ema:
+            decay = get_ema_multi_avg_fn(recipe.ema)
+            self.average = AveragedModel(self.bare, multi_avg_fn=decay, use_buffers=True)
+        self.optimizer = torch.optim.SGD(
+            self.model.parameters(),
+            recipe.learning_rate,
+            momentum=recipe.momentum,
+            weight_decay=recipe.weight_decay,
+        )
+        kind = processes.device.partition(":")[0]
+        self.scaler = torch.amp.GradScaler(kind, enabled=recipe.amp == "fp16")
+        self.epoch = self.step = 0
+        self.right = self.seen = self.loss = 0.0
+        self.metrics: list[dict[str, float]] = []
+
+    def batches(self) -> list[Tensor]:
+        """Indices of this epoch's batches.
+
+        A last batch with fewer than two images a process is left out: batch norm needs two.
+        """
+        generator = seeded(self.recipe.seed, self.epoch)
+        order = torch.randperm(self.images.train_count, generator=generator)
+        least = 2 * self.processes.world
+        return [part for part in order.split(self.recipe.batch_size) if len(part) >= least]
+
+    def _loss(self, x: Tensor, y: Tensor, run: Callable[[Tensor], Any]) -> tuple[Tensor, Tensor]:
+        """The mean loss of a part of a batch, and its logits."""
+        dtype = torch.float16 if self.recipe.amp == "fp16" else torch.bfloat16
+        kind = self.processes.device.partition(":")[0]
+        with torch.autocast(kind, dtype, enabled=self.recipe.amp != "off"):
+            output = run(x)
+        return judge(self.bare, output, y, self.recipe.label_smoothing)
+
+    def train_step(self, x: Tensor, y: Tensor, whole: int) -> None:
+        """One update by this process's part of a batch of `whole` images.
+
+        Raises:
+            FloatingPointError: the loss or a gradient is not finite; the message says where that
+                began. The weights are as they were.
+        """
+        recipe, world = self.recipe, self.processes.world
+        torch.manual_seed(
+            seeded(recipe.seed, self.epoch, self.step, self.processes.rank).initial_seed()
+        )
+        for group in self.optimizer.param_groups:
+            group["lr"] = recipe.rate(self.epoch)
+        self.optimizer.zero_grad(set_to_none=True)
+        # In parts of at least two images, for batch norm, and as many in every process.
+        count = max(1, min(recipe.accumulate, whole // (2 * world)))
+        parts = list(zip(x.tensor_split(count), y.tensor_split(count)))
+        sums = torch.zeros(2, dtype=torch.float64, device=x.device)  # of losses and of hits
+        for at, (some_x, some_y) in enumerate(parts):
+            with parallel.without_sync(self.model, at + 1 == count):
+                loss, logits = self._loss(some_x, some_y, self.run)
+                # Gradients are averaged over processes, whose parts may have different sizes.
+                self.scaler.scale(loss * (len(some_y) / whole * world)).backward()
+            sums[0] += loss.detach().double() * len(some_y)
+            sums[1] += (logits.argmax(1) == some_y).sum()
+        self.scaler.unscale_(self.optimizer)
+        norm = parallel.clip(self.model, recipe.clip or math.inf)
+        loss_sum, right, length = torch.cat([sums, norm.double().view(1)]).tolist()
+        # The scaler of fp16 leaves out a step whose gradients are too large.
+        broken = not math.isfinite(loss_sum + (0 if self.scaler.is_enabled() else length))
+        if any(self.processes.sums(broken)):
+            self._stop(loss_sum, parts)
+        self.scaler.step(self.optimizer)
+        self.scaler.update()
+        if self.average is not None:
+            self.average.update_parameters(self.bare)
+        self.loss += loss_sum
+        self.right += right
+        self.seen += len(y)
+        self.step += 1
+
+    def _stop(self, value: float, parts: list[tuple[Tensor, Tensor]]) -> None:
+        """Raises FloatingPointError, the same in all processes; `value` is this one's loss."""
+        places = [culprit(self.bare, x, partial(self._mean_loss, y)) for x, y in parts]
+        found = self.processes.gather((math.isfinite(value), [p for p in places if p]))
+        what = "gradient" if all(finite for finite, _ in found) else "loss"
+        first = next((places[0] for _, places in found if places), "all layers are finite")
+        raise FloatingPointError(
+            f"the {what} is not finite in epoch {self.epoch}, step {self.step}: {first}; "
+            "try a lower --lr"
+        )
+
+    def _mean_loss(self, y: Tensor, x: Tensor) -> Tensor:
+        return self._loss(x, y, self.bare)[0]
+
+    def state(self, options: dict[str, Any]) -> dict[str, Any]:
+        """What a resumed run needs; all processes must ask."""
+        seen = self.processes.sums(self.loss, self.right, self.seen)
+        return {
+            "options": options,
+            **parallel.state_of(self.model, self.optimizer),
+            "average": None if self.average is None else self.average.module.state_dict(),
+            "scaler": self.scaler.state_dict(),
+            "place": [self.epoch, self.step],
+            "seen": seen,
+            "metrics": self.metrics,
+        }
+
+    def restore(self, state: dict[str, Any], path: Path) -> None:
+        """Goes on where `state` was taken.
+
+        Raises:
+            ValueError: it does not fit the network; the message names `path`, where it is from.
+        """
+        try:
+            # What is given whole to processes may lack something without an error of torch's.
+            missing = self.bare.state_dict().keys() - state["model"].keys()
+            if missing:
+                raise RuntimeError(f"Missing key(s): {', '.join(sorted(missing))}")
+            parallel.restore(self.model, self.optimizer, state)
+            if self.average is not None:
+                self.average.module.load_state_dict(state["average"])
+                self.average.n_averaged.fill_(1)
+        except RuntimeError as error:
+            raise ValueError(f"resume: {path} does not fit the network: {error}") from error
+        self.scaler.load_state_dict(state["scaler"])
+        self.epoch, self.step = state["place"]
+        self.metrics = state["metrics"]
+        # What all processes saw together is counted once.
+        first = self.processes.rank == 0
+        self.loss, self.right, self.seen = state["seen"] if first else (0.0, 0.0, 0.0)
+
+    def finish_epoch(self, images: float, seconds: float) -> None:
+        """Evaluates, notes the metrics, goes to the next epoch; the speed is that of `images`."""
+        loss, right, seen = self.processes.sums(self.loss, self.right, self.seen)
+        judged = self.bare if self.average is None else self.average.module
+        test_loss, test_accuracy = evaluate(judged, self.images, self.processes)
+        self.metrics.append(
+            {
+                "epoch": self.epoch + 1,
+                "lr": self.recipe.rate(self.epoch),
+                "train_loss": loss / seen,
+                "train_accuracy": right / seen,
+                "test_loss": test_loss,
+                "test_accuracy": test_accuracy,
+                "images_per_second": images / seconds,
+                "seconds": seconds,
+            }
+        )
+        self.epoch, self.step = self.epoch + 1, 0
+        self.right = self.seen = self.loss = 0.0
