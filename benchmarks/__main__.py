@@ -15,33 +15,33 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from benchmarks import (
-    cpu_combine,
-    cpu_layers,
-    cpu_memory,
-    cpu_overhead,
-    cpu_predicted,
-    cpu_profile,
-    cpu_routers,
-    cpu_scaling,
-    cpu_steps,
-    machine,
-)
+from benchmarks import machine
 from benchmarks.cases import DTYPES
-from benchmarks.choice import Choice, Row
+from benchmarks.cpu import (
+    combine,
+    layers,
+    memory,
+    overhead,
+    predicted,
+    profile,
+    routers,
+    scaling,
+    steps,
+)
+from benchmarks.cpu.suite import Choice, Row
 from models.checkpoint import write_whole
 
 RESULTS = Path(__file__).parent / "results"
 SUITES = {
-    "routers": cpu_routers,
-    "combine": cpu_combine,
-    "layers": cpu_layers,
-    "overhead": cpu_overhead,
-    "steps": cpu_steps,
-    "predicted": cpu_predicted,
-    "profile": cpu_profile,
-    "memory": cpu_memory,
-    "scaling": cpu_scaling,
+    "routers": routers,
+    "combine": combine,
+    "layers": layers,
+    "overhead": overhead,
+    "steps": steps,
+    "predicted": predicted,
+    "profile": profile,
+    "memory": memory,
+    "scaling": scaling,
 }
 
 

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.cases import BARS
-from benchmarks.choice import Row
+from benchmarks.cpu.suite import Row
 from models.checkpoint import write_whole
 
 COLOURS = {

@@ -10,7 +10,7 @@ from torch import Tensor
 from benchmarks import baselines
 from benchmarks.cases import DTYPES, Case
 from benchmarks.correct import is_near, slack
-from benchmarks.floor import loops
+from benchmarks.cpu.floor import loops
 from benchmarks.measure import Step
 
 HIDDEN = 16

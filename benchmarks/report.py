@@ -13,7 +13,7 @@ from typing import Any
 
 from benchmarks import plots
 from benchmarks.cases import BARS, LAYOUTS
-from benchmarks.choice import Row
+from benchmarks.cpu.suite import Row
 from benchmarks.measure import apart
 from models.checkpoint import write_whole
 

@@ -13,8 +13,9 @@ if INTERPRETED:
     pytest.skip("runs in the other process", allow_module_level=True)
 
 from benchmarks import __main__ as command
-from benchmarks import baselines, compare, cpu_routers, machine, measure, plots, report
+from benchmarks import baselines, compare, machine, measure, plots, report
 from benchmarks.cases import BARS, Case, network_cases, picked
+from benchmarks.cpu import routers as cpu_routers
 
 TINY = Case(3, 13, (5, 7), 2, 3)
 

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from benchmarks.gpu_resources import KERNELS, dump, resources, table
+from benchmarks.gpu.resources import KERNELS, dump, resources, table
 from mpkernels.ops import native
 
 # A block of 512 threads finds 65,536 registers.

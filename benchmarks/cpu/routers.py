@@ -9,7 +9,7 @@ import torch
 
 from benchmarks import baselines
 from benchmarks.cases import BARS, Case, network_cases, picked
-from benchmarks.choice import Choice, Row, using
+from benchmarks.cpu.suite import Choice, Row, using
 from benchmarks.measure import Step, contest, spread
 from benchmarks.problem import Problem, floors
 

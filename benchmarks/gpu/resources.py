@@ -1,4 +1,4 @@
-"""What nvcc made of the CUDA C++ kernels: `python -m benchmarks.gpu_resources`.
+"""What nvcc made of the CUDA C++ kernels: `python -m benchmarks.gpu.resources`.
 
 From cuobjdump's resource report of the library; dynamic shared memory is the launch's choice, which
 mpkernels/ops/onchip.py counts. Printed as docs/kernels.md shows it.

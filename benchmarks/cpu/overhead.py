@@ -10,7 +10,7 @@ from torch import Tensor
 
 from benchmarks import baselines
 from benchmarks.cases import Case, picked
-from benchmarks.choice import Choice, Row, using
+from benchmarks.cpu.suite import Choice, Row, using
 from benchmarks.measure import Step, contest, spread
 from benchmarks.problem import Problem
 

@@ -15,9 +15,9 @@ from typing import Any
 import torch
 from torch.autograd import DeviceType
 
-from benchmarks.choice import Choice, Row, using
-from benchmarks.cpu_steps import PLAIN as CONTENDERS
-from benchmarks.cpu_steps import asked, named, networks
+from benchmarks.cpu.steps import PLAIN as CONTENDERS
+from benchmarks.cpu.steps import asked, named, networks
+from benchmarks.cpu.suite import Choice, Row, using
 from benchmarks.measure import WARM_UP, Step
 
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from benchmarks.cases import Case, picked
-from benchmarks.choice import Choice, Row
-from benchmarks.cpu_routers import case_rows
+from benchmarks.cpu.routers import case_rows
+from benchmarks.cpu.suite import Choice, Row
 
 CONTENDERS = ("loops", "stacked", "compile", "fused", "copy")
 START = Case(128, 64, (8, 8), 2, 2)

@@ -10,6 +10,7 @@ from typing import Any
 import torch
 
 HERE = Path(__file__).parent
+ROOT = HERE.parents[1]
 
 
 @cache
@@ -31,7 +32,7 @@ def loops() -> tuple[Callable[..., Any], Callable[..., Any]] | None:
                 "-O3", "-std=c++20", "-march=native", "-DMPK_NAMESPACE=native",
                 "-DTORCH_TARGET_VERSION=0x020b000000000000",
             ],
-            extra_include_paths=[str(HERE.parent / "csrc")],
+            extra_include_paths=[str(ROOT / "csrc")],
             is_python_module=False,
         )  # fmt: skip
     except (OSError, RuntimeError) as error:

@@ -7,10 +7,10 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from benchmarks import cpu_steps
-from benchmarks.choice import Choice, Row
-from benchmarks.cpu_steps import PLAIN as CONTENDERS
-from benchmarks.cpu_steps import Case
+from benchmarks.cpu import steps
+from benchmarks.cpu.steps import PLAIN as CONTENDERS
+from benchmarks.cpu.steps import Case
+from benchmarks.cpu.suite import Choice, Row
 
 __all__ = ["CONTENDERS", "rows"]
 CASES = [Case("basecnn_2_cp", 128), Case("resnet20_2_cp", 64)]
@@ -18,4 +18,4 @@ CASES = [Case("basecnn_2_cp", 128), Case("resnet20_2_cp", 64)]
 
 def rows(choice: Choice) -> Iterator[Row]:
     """Of each case and number of threads the step, and its routers alone."""
-    return cpu_steps.rows(choice, CASES)
+    return steps.rows(choice, CASES)

@@ -15,10 +15,10 @@ from torch import Tensor, nn
 
 import models
 from benchmarks.cases import LAYOUTS
-from benchmarks.choice import Choice, Row, using
+from benchmarks.cpu.suite import Choice, Row, using
+from benchmarks.demo import router_step
 from benchmarks.measure import Step, contest, spread
 from benchmarks.training import build, forward_pass, images, is_right, training_step
-from models.demo import router_step
 
 CONTENDERS = ("eager", "compile", "fused")
 PLAIN = ("eager", "fused")

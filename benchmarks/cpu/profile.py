@@ -6,9 +6,9 @@ from collections.abc import Iterator
 
 import torch
 
-from benchmarks.choice import Choice, Row, using
-from benchmarks.cpu_steps import PLAIN as CONTENDERS
-from benchmarks.cpu_steps import asked, named, networks
+from benchmarks.cpu.steps import PLAIN as CONTENDERS
+from benchmarks.cpu.steps import asked, named, networks
+from benchmarks.cpu.suite import Choice, Row, using
 from benchmarks.measure import WARM_UP, Step, spread
 
 # The first whose word an operator's name has. Eager routers are made of operators that other

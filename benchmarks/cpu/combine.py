@@ -10,8 +10,8 @@ import torch
 from torch import Tensor
 
 from benchmarks.cases import DTYPES, LAYOUTS, Case
-from benchmarks.choice import Choice, Row, using
 from benchmarks.correct import is_near, slack
+from benchmarks.cpu.suite import Choice, Row, using
 from benchmarks.measure import Step, contest, spread
 from benchmarks.problem import copy_step, map_like
 from mpkernels import functional

@@ -9,8 +9,8 @@ import torch
 from torch import Tensor, nn
 
 import mpkernels as mpk
-from benchmarks.choice import Choice, Row, using
 from benchmarks.correct import is_near, slack
+from benchmarks.cpu.suite import Choice, Row, using
 from benchmarks.measure import Step, contest, spread
 from mpkernels import functional
 

@@ -1,6 +1,6 @@
 """Fused against eager routers: the same network, the same accuracy, the time that routers take.
 
-`python -m models.demo` trains basecnn_2_cc on real images with either kind of routers from one
+`python -m benchmarks.demo` trains basecnn_2_cc on real images with either kind of routers from one
 seed, then times both in one process, round by round.
 """
 
@@ -174,7 +174,7 @@ def compare(runs: dict[str, list[dict[str, float]]], count: int) -> dict[str, An
 
 
 def _parser() -> argparse.ArgumentParser:
-    made = argparse.ArgumentParser(prog="python -m models.demo", description=__doc__)
+    made = argparse.ArgumentParser(prog="python -m benchmarks.demo", description=__doc__)
     made.add_argument("--data", default="digits", choices=list(data.SETS))
     made.add_argument(
         "--data-dir", type=Path, help="where the images are, if not in the usual place"
