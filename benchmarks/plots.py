@@ -1,4 +1,4 @@
-"""Results as pictures, PNG and SVG."""
+"""Results as SVG pictures."""
 
 from __future__ import annotations
 
@@ -27,10 +27,7 @@ def _pyplot() -> Any:
 
 
 def _save(figure: Any, path: Path) -> None:
-    for suffix, metadata in ((".png", None), (".svg", {"Date": None})):
-        write_whole(
-            path.with_suffix(suffix), lambda to: figure.savefig(to, dpi=110, metadata=metadata)
-        )
+    write_whole(path, lambda to: figure.savefig(to, format="svg", metadata={"Date": None}))
     _pyplot().close(figure)
 
 

@@ -242,9 +242,9 @@ def main() -> int:
     write_whole(README, lambda to: to.write_text(new))
     write_whole(DOCUMENT, lambda to: to.write_text(document(results)))
     if "routers" in results:
-        plots.speedups(results["routers"], DOCUMENT.parent / "router_speedups")
+        plots.speedups(results["routers"], DOCUMENT.parent / "router_speedups.svg")
     if "scaling" in results:
-        plots.scaling(results["scaling"], DOCUMENT.parent / "scaling")
+        plots.scaling(results["scaling"], DOCUMENT.parent / "scaling.svg")
     return 0
 
 

@@ -52,4 +52,4 @@ def test_the_table_of_resources_is_what_its_command_prints():
     record = native.build_record()
     if record.get("cuda_architectures") != "8.0,9.0,10.0+PTX":
         pytest.skip("built for other architectures")
-    assert made in (ROOT / "docs" / "kernels.md").read_text()
+    assert made in (ROOT / "docs" / "internals" / "kernels.md").read_text()

@@ -1,6 +1,6 @@
 """Measures the traffic of every router of three networks in Triton's interpreter.
 
-`TRITON_INTERPRET=1 python tests/traffic.py` writes docs/traffic.md; with the argument `combine`
+`TRITON_INTERPRET=1 python tests/traffic.py` writes docs/internals/traffic.md; with the argument `combine`
 it measures that operator's routers again and keeps the rest.
 """
 
@@ -23,7 +23,7 @@ from mpkernels.triton.cross_connect import cross_connect, cross_connect_backward
 from mpkernels.triton.launch import ASSUMED, L2_SHARE, Resident, Walk, cross_connect_launch
 from mpkernels.triton.maps import geometry_like
 
-PAGE = Path(__file__).parents[1] / "docs/traffic.md"
+PAGE = Path(__file__).parents[1] / "docs/internals/traffic.md"
 MEASURED = ("basecnn_3_cc", "resnet20_3_cc", "resnet18_2_cc")
 TRAINED = 128  # images a batch, which decides how large samples are walked
 MAPS = ("xs", "us", "ys", "grad_ys", "grad_xs", "grad_us")
