@@ -1,6 +1,11 @@
-"""Measurements. The networks' shapes and the error bounds are those of the tests."""
+"""Measurements on CPUs and GPUs. The networks' shapes and the error bounds are those of the tests.
+
+`python -m benchmarks` runs the suites of `cpu`, `python -m benchmarks.gpu` the steps of `gpu`.
+"""
 
 import sys
 from pathlib import Path
 
-sys.path.insert(0, str(Path(__file__).parents[1] / "tests"))  # a folder of modules
+ROOT = Path(__file__).parents[1]
+RESULTS = Path(__file__).parent / "results"
+sys.path.insert(0, str(ROOT / "tests"))  # its modules are imported by their bare names

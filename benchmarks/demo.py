@@ -10,23 +10,22 @@ import argparse
 import importlib.util
 import json
 import math
-import platform
 import statistics
 import sys
-import time
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor, nn
-from torch.nn.functional import cross_entropy
+from torch import nn
 
-import models
+from benchmarks import machine
+from benchmarks.measure import CudaClock, Step, WallClock, contest
+from benchmarks.training import build, router_step, training_step
 from models import data
 from models.checkpoint import write_whole
 from models.data import Images, normalise
 from models.recipe import recipe_for
+from models.runs import environment
 from models.training import fit
 
 NAME = "basecnn_2_cc"
@@ -35,90 +34,25 @@ PARTS = ("routers", "step")
 
 
 def _build(routers: str, images: Images, seed: int, device: str) -> nn.Module:
-    torch.manual_seed(seed)
-    return models.create(NAME, num_classes=images.classes, routers=routers).to(device)
-
-
-def _timed(function: Callable[[], object], device: str) -> float:
-    if device == "cuda":
-        torch.cuda.synchronize()
-    begin = time.perf_counter()
-    function()
-    if device == "cuda":
-        torch.cuda.synchronize()
-    return time.perf_counter() - begin
-
-
-def _training_step(model: nn.Module, x: Tensor, y: Tensor) -> Callable[[], object]:
-    optimizer = torch.optim.SGD(model.parameters(), 1e-3, momentum=0.9)
-
-    def step() -> None:
-        optimizer.zero_grad(set_to_none=True)
-        cross_entropy(model(x), y).backward()
-        optimizer.step()
-
-    return step
-
-
-def router_step(model: nn.Module, x: Tensor, backward: bool = True) -> Callable[[], object]:
-    """All routers alone, forward and, if asked for, backward, on the maps that they meet."""
-    met: list[tuple[nn.Module, list[Tensor]]] = []
-
-    def note(router: nn.Module, inputs: tuple[list[Tensor], ...]) -> None:
-        met.append((router, [t.detach().requires_grad_(t.requires_grad) for t in inputs[0]]))
-
-    routers = list(model.routers)  # type: ignore[arg-type]
-    hooks = [router.register_forward_pre_hook(note) for router in routers]
-    with torch.set_grad_enabled(backward):
-        model(x)
-    for hook in hooks:
-        hook.remove()
-
-    def forward() -> None:
-        with torch.no_grad():
-            for router, xs in met:
-                router(xs)
-
-    if not backward:
-        return forward
-    grads = [[torch.randn_like(y) for y in router(xs)] for router, xs in met]
-
-    def step() -> None:
-        for (router, xs), outer in zip(met, grads):
-            wanted = [t for t in xs if t.requires_grad] + list(router.parameters())
-            torch.autograd.grad(router(xs), wanted, outer)
-
-    return step
-
-
-def _device_name(device: str) -> str:
-    if device == "cuda":
-        return torch.cuda.get_device_name()
-    table = Path("/proc/cpuinfo")
-    lines = table.read_text().splitlines() if table.exists() else []
-    names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
-    return names[0] if names else platform.machine()
+    return build(NAME, routers, device, classes=images.classes, seed=seed)
 
 
 def _conditions(device: str, batch: int, rounds: int) -> dict[str, str | int]:
+    here = environment(device)
     # cuDNN rounds the operands of float32 convolutions unless told otherwise.
-    convolutions: Any = torch.backends.cudnn.conv  # type: ignore[attr-defined]
-    tf32 = device == "cuda" and convolutions.fp32_precision == "tf32"
+    rounded = device == "cuda" and machine.tf32()["convolution"]
     return {
-        "device": _device_name(device),
-        "threads": torch.get_num_threads(),
+        "device": here["device"],
+        "threads": here["threads"],
         "batch": batch,
-        "dtype": "float32, TF32 allowed in convolutions" if tf32 else "float32",
-        "torch": torch.__version__,
+        "dtype": "float32, TF32 allowed in convolutions" if rounded else "float32",
+        "torch": here["torch"],
         "rounds": rounds,
     }
 
 
 def measure(images: Images, device: str, rounds: int, seed: int) -> dict[str, Any]:
     """Milliseconds of a training step, and of its routers alone, at batch 128.
-
-    The candidates take turns in every round, so that a machine that slows down slows all, and
-    every other round goes backwards, so that none always runs in the wake of the same one.
 
     Returns:
         medians and times of all rounds by candidate, such as "fused step"; the share of a step
@@ -127,33 +61,29 @@ def measure(images: Images, device: str, rounds: int, seed: int) -> dict[str, An
     batch = min(128, len(images.train_y))
     x = normalise(images, images.train_x[:batch].to(device))
     y = images.train_y[:batch].to(device)
-    steps: dict[str, Callable[[], object]] = {}
+    steps: dict[str, Step] = {}
     for kind in KINDS:
-        model = _build(kind, images, seed, device).train()
+        model = _build(kind, images, seed, device)
         steps[f"{kind} routers"] = router_step(model, x)
-        steps[f"{kind} step"] = _training_step(model, x, y)
-    for step in steps.values():
-        step(), step()  # kernels are built and memory is taken before the clock runs
-    times: dict[str, list[float]] = {name: [] for name in steps}
-    for at in range(rounds):
-        for name in list(steps)[:: -1 if at % 2 else 1]:
-            times[name].append(1e3 * _timed(steps[name], device))
-    found = {name: statistics.median(values) for name, values in times.items()}
+        steps[f"{kind} step"] = training_step(model, model, x, y)
+    taken = contest(steps, rounds, CudaClock() if device == "cuda" else WallClock())
+    times = {name: [1e-3 * value for value in values] for name, values in taken.items()}
+    medians = {name: statistics.median(values) for name, values in times.items()}
     return {
-        "milliseconds": found,
+        "milliseconds": medians,
         "rounds": times,
-        "share": {kind: found[f"{kind} routers"] / found[f"{kind} step"] for kind in KINDS},
-        "routers_speedup": found["eager routers"] / found["fused routers"],
-        "step_speedup": found["eager step"] / found["fused step"],
+        "share": {kind: medians[f"{kind} routers"] / medians[f"{kind} step"] for kind in KINDS},
+        "routers_speedup": medians["eager routers"] / medians["fused routers"],
+        "step_speedup": medians["eager step"] / medians["fused step"],
         "conditions": _conditions(device, batch, rounds),
     }
 
 
 def tolerance(accuracy: float, count: int) -> int:
-    """Test images by which two runs may differ that differ in rounding alone.
+    """The number of test images by which runs may differ if they differ in rounding alone.
 
-    Rounding grows over training until the runs are two samples of one distribution: three
-    standard errors of the difference of two such accuracies, and one image.
+    Rounding errors grow over training until the runs are two samples of one distribution: hence
+    three standard errors of the difference of two such accuracies, and one image.
 
     Args:
         accuracy: the mean of both runs, 0 to 1.
@@ -174,47 +104,47 @@ def compare(runs: dict[str, list[dict[str, float]]], count: int) -> dict[str, An
 
 
 def _parser() -> argparse.ArgumentParser:
-    made = argparse.ArgumentParser(prog="python -m benchmarks.demo", description=__doc__)
-    made.add_argument("--data", default="digits", choices=list(data.SETS))
-    made.add_argument(
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.demo", description=__doc__)
+    parser.add_argument("--data", default="digits", choices=list(data.SETS))
+    parser.add_argument(
         "--data-dir", type=Path, help="where the images are, if not in the usual place"
     )
-    made.add_argument("--epochs", type=int, default=4, help="of each training, default %(default)s")
-    made.add_argument("--limit", type=int, help="use so many training images, at least 2")
-    made.add_argument("--rounds", type=int, default=9, help="of timing, default %(default)s")
-    made.add_argument("--seed", type=int, default=0, help="of weights, order and augmentation")
-    made.add_argument("--out", type=Path, default=Path("runs/demo"), help="default %(default)s")
-    return made
+    parser.add_argument("--epochs", type=int, default=4, help="per training, default %(default)s")
+    parser.add_argument("--limit", type=int, help="use only this many training images, at least 2")
+    parser.add_argument("--rounds", type=int, default=9, help="of timing, default %(default)s")
+    parser.add_argument("--seed", type=int, default=0, help="of weights, order and augmentation")
+    parser.add_argument("--out", type=Path, default=Path("runs/demo"), help="default %(default)s")
+    return parser
 
 
-def _run(given: argparse.Namespace) -> int:
+def _run(options: argparse.Namespace) -> int:
     device = "cuda" if torch.cuda.is_available() else "cpu"
-    # Whatever can be wrong with the input is found before minutes of training, not after.
+    # Whatever can be wrong with the input must show before minutes of training, not after.
     for name, least in (("rounds", 1), ("limit", 2)):
-        value = getattr(given, name)
+        value = getattr(options, name)
         if value is not None and value < least:
             raise ValueError(f"{name} must be at least {least}, got {value}")
     if importlib.util.find_spec("matplotlib") is None:
         raise ValueError("the picture needs matplotlib: pip install matplotlib")
-    recipe = recipe_for(NAME, epochs=given.epochs, seed=given.seed)
-    images = data.load(given.data, given.data_dir, given.limit)
-    given.out.mkdir(parents=True, exist_ok=True)
+    recipe = recipe_for(NAME, epochs=options.epochs, seed=options.seed)
+    images = data.load(options.data, options.data_dir, options.limit)
+    options.out.mkdir(parents=True, exist_ok=True)
 
     runs, trained = {}, {}
     for kind in KINDS:
-        print(f"{NAME} on {given.data}, {kind} routers", flush=True)
-        trained[kind] = _build(kind, images, given.seed, device)
+        print(f"{NAME} on {options.data}, {kind} routers", flush=True)
+        trained[kind] = _build(kind, images, options.seed, device)
         runs[kind] = fit(trained[kind], images, recipe, device=device)
     print("timing", flush=True)
-    times = measure(images, device, given.rounds, given.seed)
+    times = measure(images, device, options.rounds, options.seed)
     result = {**compare(runs, len(images.test_y)), **times, "runs": runs}
-    write_whole(given.out / "demo.json", lambda to: to.write_text(json.dumps(result, indent=2)))
+    write_whole(options.out / "demo.json", lambda to: to.write_text(json.dumps(result, indent=2)))
 
     from models.gallery import picture
 
     lines = _conclusions(result)
-    path = given.out / "demo.png"
-    title = f"{NAME} on {given.data} with fused and with eager routers"
+    path = options.out / "demo.png"
+    title = f"{NAME} on {options.data} with fused and with eager routers"
     picture(path, images, runs, trained["fused"], device, "\n".join([title, *lines]))
     print(_table(result))
     print("\n".join([*lines, f"picture:  {path}"]))
@@ -222,7 +152,7 @@ def _run(given: argparse.Namespace) -> int:
 
 
 def _table(result: dict[str, Any]) -> str:
-    """Figures of both kinds; the spread between the quartiles tells how quiet the machine was."""
+    """Figures of both kinds; the distance of the quartiles tells how quiet the machine was."""
     conditions = ", ".join(f"{name} {value}" for name, value in result["conditions"].items())
     lines = ["", conditions, "medians and [quartiles] of forward and backward in ms", ""]
     lines.append(f"{'':7}{'accuracy':>9}{'routers':>26}{'training step':>28}{'share':>8}")
@@ -258,9 +188,9 @@ def main(arguments: list[str] | None = None) -> int:
         the exit status: 0 if both kinds of routers reach the same accuracy and 1 if not, 2 for
         bad input or a training that diverges, 130 for Ctrl-C.
     """
-    given = _parser().parse_args(arguments)
+    options = _parser().parse_args(arguments)
     try:
-        return _run(given)
+        return _run(options)
     except (data.DataMissing, ValueError, OSError, FloatingPointError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 2

@@ -32,7 +32,7 @@ def _save(figure: Any, path: Path) -> None:
 
 
 def speedups(result: dict[str, Any], path: Path) -> None:
-    """Baseline over fused, forward and backward, for the named set with all threads."""
+    """Time of each baseline over fused's, forward and backward, for the named set, all threads."""
     most = max(row["threads"] for row in result["rows"])
     names = [str(case) for case in BARS]
     rows: list[Row] = [
@@ -72,7 +72,7 @@ def speedups(result: dict[str, Any], path: Path) -> None:
 
 
 def scaling(result: dict[str, Any], path: Path) -> None:
-    """Microseconds over threads, batch and paths, with the 20th and 80th percentile as bars."""
+    """Microseconds by threads, batch and paths; error bars show the 20th and 80th percentile."""
     axis_names = list(dict.fromkeys(row["axis"] for row in result["rows"]))
     figure, grid = _pyplot().subplots(
         1, len(axis_names), figsize=(4.5 * len(axis_names), 4), layout="constrained", squeeze=False

@@ -1,7 +1,7 @@
 """Measures the traffic of every router of three networks in Triton's interpreter.
 
-`TRITON_INTERPRET=1 python tests/traffic.py` writes docs/internals/traffic.md; with the argument `combine`
-it measures that operator's routers again and keeps the rest.
+`TRITON_INTERPRET=1 python tests/traffic.py` writes docs/internals/traffic.md; with the argument
+`combine` it measures that operator's routers again and keeps the rest.
 """
 
 from __future__ import annotations

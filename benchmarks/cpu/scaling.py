@@ -13,7 +13,7 @@ START = Case(128, 64, (8, 8), 2, 2)
 
 
 def rows(choice: Choice) -> Iterator[Row]:
-    """One thing grows at a time; the rest is START with all threads."""
+    """One of the three grows at a time; the rest is START with all threads."""
     most = max(choice.threads)
     grown = {
         "threads": [(START, threads) for threads in range(1, most + 1)],
