@@ -17,7 +17,7 @@ OLDEST := .venv-oldest
 .DELETE_ON_ERROR:
 
 demo: install
-	$(RUN) -m models.demo
+	$(RUN) -m benchmarks.demo
 
 test: install
 	$(RUN) -m pytest -m "not slow"
@@ -39,7 +39,7 @@ lint: install
 	$(RUN) -m ruff check .
 	$(RUN) -m ruff format --check .
 	$(RUN) -m mypy
-	$(VENV)/bin/clang-format --dry-run -Werror $(CSRC) $(SHIM) benchmarks/floor.cpp
+	$(VENV)/bin/clang-format --dry-run -Werror $(CSRC) $(SHIM) benchmarks/cpu/floor.cpp
 
 self-test: install
 	$(RUN) -m mpkernels

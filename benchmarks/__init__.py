@@ -1,1 +1,9 @@
-"""Measurements. The networks' shapes and the error bounds are those of `proof`."""
+"""Measurements on CPUs and GPUs. The networks' shapes and the error bounds are those of `proof`.
+
+`python -m benchmarks` runs the suites of `cpu`, `python -m benchmarks.gpu` the steps of `gpu`.
+"""
+
+from pathlib import Path
+
+ROOT = Path(__file__).parents[1]
+RESULTS = Path(__file__).parent / "results"

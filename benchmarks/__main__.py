@@ -1,9 +1,8 @@
-"""Measures on this machine's CPU and writes a JSON file a suite: `python -m benchmarks`.
+"""Measures on this machine's CPU and writes a JSON file per suite: `python -m benchmarks`.
 
-pytest-benchmark's fixture runs one contender to its end before the next one starts, so that a
-machine that slows down in between moves their ratio. Contenders must take turns within each
-round: suites are therefore plain functions on `benchmarks.measure`. pytest-benchmark tells the
-processor, the versions and the commit.
+Suites are plain functions on `benchmarks.measure`, not tests with pytest-benchmark's fixture: that
+runs one contender to its end before the next one starts, so a machine that slows down in between
+moves their ratio. Contenders must take turns within each round.
 """
 
 from __future__ import annotations
@@ -15,33 +14,21 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from benchmarks import (
-    cpu_combine,
-    cpu_layers,
-    cpu_memory,
-    cpu_overhead,
-    cpu_predicted,
-    cpu_profile,
-    cpu_routers,
-    cpu_scaling,
-    cpu_steps,
-    machine,
-)
+from benchmarks import RESULTS, machine
 from benchmarks.cases import DTYPES
-from benchmarks.choice import Choice, Row
+from benchmarks.cpu import combine, layers, memory, overhead, profile, routers, scaling, steps
+from benchmarks.cpu.suite import Choice, Row
 from models.training.files import write_whole
 
-RESULTS = Path(__file__).parent / "results"
 SUITES = {
-    "routers": cpu_routers,
-    "combine": cpu_combine,
-    "layers": cpu_layers,
-    "overhead": cpu_overhead,
-    "steps": cpu_steps,
-    "predicted": cpu_predicted,
-    "profile": cpu_profile,
-    "memory": cpu_memory,
-    "scaling": cpu_scaling,
+    "routers": routers,
+    "combine": combine,
+    "layers": layers,
+    "overhead": overhead,
+    "steps": steps,
+    "profile": profile,
+    "memory": memory,
+    "scaling": scaling,
 }
 
 
@@ -49,32 +36,32 @@ def arguments() -> argparse.ArgumentParser:
     """The command line."""
     contenders = list(dict.fromkeys(n for suite in SUITES.values() for n in suite.CONTENDERS))
     cores = len(os.sched_getaffinity(0))
-    made = argparse.ArgumentParser(
+    parser = argparse.ArgumentParser(
         prog="python -m benchmarks", description=(__doc__ or "").partition("\n")[0]
     )
 
     def some(flag: str, names: list[str], default: list[str] | None, text: str) -> None:
-        made.add_argument(
+        parser.add_argument(
             flag, nargs="+", metavar="NAME", choices=names, default=default,
             help=f"{text} {', '.join(names)}",
         )  # fmt: skip
 
-    some("--suite", list(SUITES), list(SUITES), "all if not given, or some of")
-    some("--contenders", contenders, None, "all if not given, or some of")
+    some("--suite", list(SUITES), list(SUITES), "default all:")
+    some("--contenders", contenders, None, "default all:")
     some("--dtype", list(DTYPES), ["fp32"], "of the networks' routers:")
-    made.add_argument(
+    parser.add_argument(
         "--filter", default="", metavar="TEXT",
-        help='cases whose name has the text; "bars": those that the README shows',
+        help='cases whose name contains the text; "bars": those that the README shows',
     )  # fmt: skip
-    made.add_argument("--rounds", type=int, default=21, help="at least 2")
-    made.add_argument(
-        "--threads", type=int, nargs="+", default=sorted({1, cores}), help="one and all"
+    parser.add_argument("--rounds", type=int, default=21, help="at least 2, default %(default)s")
+    parser.add_argument(
+        "--threads", type=int, nargs="+", default=sorted({1, cores}), help="default one and all"
     )
-    made.add_argument(
+    parser.add_argument(
         "--out", type=Path,
         help="folder of the JSON files; without it, a run of some cases or contenders only prints",
     )  # fmt: skip
-    return made
+    return parser
 
 
 def line(row: Row) -> str:
@@ -88,31 +75,31 @@ def line(row: Row) -> str:
 
 
 def as_text(result: dict[str, Any]) -> str:
-    """JSON with a row a line."""
+    """JSON with one line per row."""
     head = json.dumps({name: value for name, value in result.items() if name != "rows"}, indent=1)
     rows = ",\n  ".join(json.dumps(row) for row in result["rows"])
     return f'{head[:-2]},\n "rows": [\n  {rows}\n ]\n}}\n'
 
 
-def main(given: list[str] | None = None) -> int:
+def main(words: list[str] | None = None) -> int:
     """Runs the suites, one after the other."""
     parser = arguments()
-    asked = parser.parse_args(given)
-    if asked.rounds < 2:
+    options = parser.parse_args(words)
+    if options.rounds < 2:
         parser.error("--rounds must be at least 2: a spread needs two values")
-    full = not asked.filter and asked.contenders is None
-    out = asked.out or (RESULTS if full else None)
+    full = not options.filter and options.contenders is None
+    out = options.out or (RESULTS if full else None)
     choice = Choice(
-        asked.filter, asked.rounds, tuple(dict.fromkeys(asked.threads)), tuple(asked.dtype),
-        tuple(asked.contenders) if asked.contenders else None,
+        options.filter, options.rounds, tuple(dict.fromkeys(options.threads)),
+        tuple(options.dtype), tuple(options.contenders) if options.contenders else None,
     )  # fmt: skip
     start = machine.load()
     if start > machine.IDLE:
         print(f"warning: the machine is not idle (load {start}): times will be off", flush=True)
-    for name in asked.suite:
+    for name in options.suite:
         load = {"at_start": start, "before_suite": machine.load()}
         result: dict[str, Any] = {
-            "suite": name, **machine.describe(), "rounds": asked.rounds, "load": load, "rows": []
+            "suite": name, **machine.describe(), "rounds": options.rounds, "load": load, "rows": []
         }  # fmt: skip
         for row in SUITES[name].rows(choice):
             result["rows"].append(row)

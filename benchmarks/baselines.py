@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor
@@ -11,10 +12,11 @@ from torch.nn.functional import linear
 from mpkernels import functional
 
 Router = Callable[..., list[Tensor]]
+Function = TypeVar("Function", bound=Callable[..., Any])
 
 
 def loops(xs: list[Tensor], w1: Tensor, b1: Tensor, w2: Tensor, b2: Tensor) -> list[Tensor]:
-    """One gate after the other, one sum for each output; gates are of the parameters' dtype."""
+    """One gate after the other, one sum per output; gates have the parameters' dtype."""
     gates = []
     for i, x in enumerate(xs):
         z = (x.flatten(2).mean(2) if x.dim() > 2 else x).to(w1.dtype)
@@ -28,7 +30,7 @@ def loops(xs: list[Tensor], w1: Tensor, b1: Tensor, w2: Tensor, b2: Tensor) -> l
 
 
 def stacked(xs: list[Tensor], w1: Tensor, b1: Tensor, w2: Tensor, b2: Tensor) -> list[Tensor]:
-    """All paths in one tensor, sums as einsum; gates are of the parameters' dtype."""
+    """All paths in one tensor, sums as einsum; gates have the parameters' dtype."""
     x = torch.stack(xs, 1)
     z = (x.flatten(3).mean(3) if x.dim() > 3 else x).to(w1.dtype)
     h = (torch.einsum("bmc,mkc->bmk", z, w1) + b1).relu()
@@ -44,14 +46,24 @@ def fused(xs: list[Tensor], w1: Tensor, b1: Tensor, w2: Tensor, b2: Tensor) -> l
 ROUTERS = ("loops", "stacked", "compile", "max-autotune", "fused")
 
 
-def routers(names: Iterable[str]) -> dict[str, Router]:
-    """Those of ROUTERS that are named; compilation happens at the first call, anew each time."""
+def contenders(
+    names: Iterable[str], loops: Function, stacked: Function, fused: Function
+) -> dict[str, Function]:
+    """The named ways to compute one thing, in the order of ROUTERS.
+
+    Both compiled ones are the loops; they compile at their first call, anew each time.
+    """
     torch._dynamo.reset()
-    made: dict[str, Router] = {
+    ways = {
         "loops": loops,
         "stacked": stacked,
         "compile": torch.compile(loops, dynamic=False),
         "max-autotune": torch.compile(loops, dynamic=False, mode="max-autotune"),
         "fused": fused,
     }
-    return {name: made[name] for name in ROUTERS if name in names}
+    return {name: ways[name] for name in ROUTERS if name in names}
+
+
+def routers(names: Iterable[str]) -> dict[str, Router]:
+    """The named ways to compute a router; see `contenders`."""
+    return contenders(names, loops, stacked, fused)

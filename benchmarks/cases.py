@@ -37,13 +37,13 @@ def _layouts(case: Case) -> list[Case]:
 
 def network_cases(dtype: str) -> list[Case]:
     """Every router of the paper's networks, each shape once."""
-    found: dict[Case, None] = {}
+    cases: dict[Case, None] = {}
     for name, routers in NETWORKS.items():
         batch = SMALL if name.startswith(("basecnn", "resnet20")) else LARGE
         for _, channels, spatial, inputs, outputs in routers:
             for case in _layouts(Case(batch, channels, spatial, inputs, outputs, dtype)):
-                found[case] = None
-    return list(found)
+                cases[case] = None
+    return list(cases)
 
 
 def _bars() -> list[Case]:
@@ -61,16 +61,16 @@ def _bars() -> list[Case]:
         *(Case(batch, 32, (), 2, 2) for batch in (1, 8, 128)),
     ]
     narrow = [case._replace(dtype="bf16") for case in cached]
-    return [made for case in (*cached, *others) for made in _layouts(case)] + narrow
+    return [either for case in (*cached, *others) for either in _layouts(case)] + narrow
 
 
-# What the README shows: maps about as large as an L2 cache, larger ones, one sample, and vectors.
+# The README shows these: maps about as large as an L2 cache, larger ones, one sample, and vectors.
 # `--filter bars` picks them.
 BARS = _bars()
 
 
 def picked(cases: list[Case], text: str) -> list[Case]:
-    """Those whose name has the text, or that are among the bars where the text says so."""
+    """The cases whose name contains the text; for the text "bars" those among BARS."""
     if text == "bars":
         return [case for case in cases if case in BARS]
     return [case for case in cases if text in str(case)]

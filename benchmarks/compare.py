@@ -1,7 +1,7 @@
-"""Two results of the same suite: `python -m benchmarks.compare OLD.json NEW.json`.
+"""Compares two results of the same suite: `python -m benchmarks.compare OLD.json NEW.json`.
 
-Of what this package brings, a row is slower or faster where the 20-80 % intervals are apart and
-the medians differ by more than 5 %. Exit status 1 if any is slower, or was right and is not.
+This package is slower or faster in a row where the 20-80 % intervals are apart and the medians
+differ by more than 5 %. The exit status is 1 if any row is slower, or was right and no longer is.
 The contenders that are PyTorch's tell how far the machine or PyTorch itself has moved.
 """
 
@@ -29,7 +29,7 @@ def verdict(old: Value, new: Value) -> str:
     if isinstance(old, str):
         return "mended"
     if min(old["low"], new["low"]) <= 0:
-        return "same"  # a difference of times that noise has swallowed
+        return "same"  # a difference of times that vanishes in the noise
     factor = new["median"] / old["median"]
     if not apart(old, new) or 1 / MARGIN <= factor <= MARGIN:
         return "same"
@@ -37,7 +37,7 @@ def verdict(old: Value, new: Value) -> str:
 
 
 def change(old: Value, new: Value) -> str:
-    """Ratio new / old with the bounds that the spreads leave."""
+    """Ratio new / old, with the least and the most that the spreads allow."""
     if isinstance(old, str) or isinstance(new, str):
         return ""
     low, high = new["low"] / old["high"], new["high"] / old["low"]
@@ -47,7 +47,7 @@ def change(old: Value, new: Value) -> str:
 def matched(
     old: dict[str, Any], new: dict[str, Any]
 ) -> dict[tuple[tuple[Any, ...], str], tuple[Value, Value]]:
-    """By row and contender the values of both."""
+    """The old and the new value by row and contender."""
 
     def values(result: dict[str, Any]) -> dict[tuple[tuple[Any, ...], str], Value]:
         return {
@@ -62,20 +62,20 @@ def matched(
 
 def main(arguments: list[str] | None = None) -> int:
     """Prints what changed."""
-    made = argparse.ArgumentParser(prog="python -m benchmarks.compare", description=__doc__)
-    made.add_argument("old", type=Path)
-    made.add_argument("new", type=Path)
-    given = made.parse_args(arguments)
-    pairs = matched(json.loads(given.old.read_text()), json.loads(given.new.read_text()))
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.compare", description=__doc__)
+    parser.add_argument("old", type=Path)
+    parser.add_argument("new", type=Path)
+    paths = parser.parse_args(arguments)
+    pairs = matched(json.loads(paths.old.read_text()), json.loads(paths.new.read_text()))
     ours = {key: pair for key, pair in pairs.items() if key[1] in OURS}
     if not ours:
         print("the files have no row in common")
         return 1
     verdicts = {key: verdict(*pair) for key, pair in ours.items()}
-    for (row, contender), found in verdicts.items():
-        if found != "same":
+    for (row, contender), changed in verdicts.items():
+        if changed != "same":
             name = ", ".join(str(part) for part in row if part is not None)
-            print(f"{found:7} {change(*ours[row, contender]):20} {contender}: {name}")
+            print(f"{changed:7} {change(*ours[row, contender]):20} {contender}: {name}")
     count = {name: list(verdicts.values()).count(name) for name in dict.fromkeys(verdicts.values())}
     print(", ".join(f"{number} {name}" for name, number in count.items()))
     moved = [

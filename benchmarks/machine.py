@@ -1,4 +1,4 @@
-"""What a CPU result was measured on and with."""
+"""What a result was measured on and with."""
 
 from __future__ import annotations
 
@@ -10,14 +10,12 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from pytest_benchmark.plugin import pytest_benchmark_generate_machine_info
-from pytest_benchmark.utils import get_commit_info
 
-import mpkernels
+from models.training.runs import environment
 from mpkernels.ops import native
 
 # glibc gives large blocks back at once and asks the system for them again, page by page: time
-# that depends on what was allocated before. These keep them, for all contenders alike.
+# that depends on what was allocated before. With these it keeps them, for all contenders alike.
 ALLOCATOR = {
     "MALLOC_MMAP_MAX_": "0",
     "MALLOC_TRIM_THRESHOLD_": str(2**31 - 1),
@@ -27,7 +25,7 @@ IDLE = 0.5  # the load of the last minute below which a machine has nothing else
 
 
 def with_allocator() -> None:
-    """Starts this command again with ALLOCATOR's variables, where they are not set yet."""
+    """Starts this command again with the variables of ALLOCATOR that are not set yet."""
     missing = {name: value for name, value in ALLOCATOR.items() if name not in os.environ}
     if missing:
         command = [sys.executable, *sys.orig_argv[1:]]
@@ -41,33 +39,45 @@ def load() -> float:
 
 def caches() -> dict[str, str]:
     """Size of each cache of the first core and how many cores share it."""
-    found = {}
+    sizes = {}
     for index in sorted(Path("/sys/devices/system/cpu/cpu0/cache").glob("index*")):
         level, kind, size, cores = (
             (index / name).read_text().strip()
             for name in ("level", "type", "size", "shared_cpu_list")
         )
         name = f"L{level}" + {"Data": "d", "Instruction": "i"}.get(kind, "")
-        found[name] = f"{size} (cores {cores})"
-    return found
+        sizes[name] = f"{size} (cores {cores})"
+    return sizes
+
+
+def commit() -> str:
+    """The checkout's commit, and whether files differ from it."""
+    described = environment("cpu")["commit"] or "unknown"
+    return str(described).replace("-dirty", " and changes")
+
+
+def tf32() -> dict[str, bool]:
+    """Whether float32 operands may be rounded to TF32 on a GPU."""
+    return {
+        "matmul": torch.backends.cuda.matmul.allow_tf32,
+        "convolution": torch.backends.cudnn.allow_tf32,
+    }
 
 
 def describe() -> dict[str, Any]:
-    """Hardware, versions, commit, allocator and command."""
-    info = pytest_benchmark_generate_machine_info()
-    commit = get_commit_info()
+    """Of a CPU result: hardware, versions, commit, allocator and command."""
+    here = environment("cpu")
     return {
         "command": f"python -m benchmarks {shlex.join(sys.argv[1:])}".strip(),
-        "processor": info["cpu"].get("brand_raw") or platform.processor() or info["machine"],
+        "processor": here["device"],
         "cores": os.cpu_count(),
         "caches": caches(),
         "instruction_set": native.why_no_cpu or torch.ops.mpkernels.instruction_set(""),
-        "system": f"{info['system']} {info['machine']}",
-        "python": info["python_version"],
-        "torch": torch.__version__,
-        "mpkernels": mpkernels.__version__,
-        "commit": commit["id"][:10] + (" and changes" if commit["dirty"] else ""),
-        "commit_time": commit["time"],
+        "system": f"{platform.system()} {platform.machine()}",
+        "python": here["python"],
+        "torch": here["torch"],
+        "mpkernels": here["mpkernels"],
+        "commit": commit(),
         "allocator": {
             "libc": " ".join(platform.libc_ver()),
             **{name: os.environ.get(name, "") for name in (*ALLOCATOR, "LD_PRELOAD")},

@@ -1,7 +1,7 @@
 """Timing: contenders take turns, round by round, in one process.
 
-A machine that slows down then slows all of them alike, so that the quotient of two medians stays.
-Every other round goes backwards: no contender always runs in the wake of the same other one.
+A machine that slows down then slows all of them alike, so the quotient of two medians stays. Every
+other round runs in reverse order, so no contender always follows the same other one.
 """
 
 from __future__ import annotations
@@ -22,24 +22,24 @@ WARM_UP = 3
 
 
 class Clock(Protocol):
-    """Measures turns. `shortest` is what a turn must last at least, in microseconds."""
+    """Times turns. A turn must last at least `shortest` microseconds."""
 
     shortest: float
 
     def turn(self, step: Step, calls: int) -> Callable[[], float]:
-        """Calls the step so many times; what it returns tells the microseconds a call."""
+        """Calls the step that often; returns a function that tells the microseconds per call."""
 
     def settle(self) -> None:
-        """Waits until all turns so far can be told."""
+        """Waits until the time of every turn so far is known."""
 
 
 class WallClock:
-    """For work that is done when the call returns. A turn lasts a thousand ticks or more."""
+    """For work that is done when the call returns."""
 
-    shortest = 1000.0
+    shortest = 1000.0  # a thousand ticks of the clock or more
 
     def turn(self, step: Step, calls: int) -> Callable[[], float]:
-        """The turn's time over its calls."""
+        """The turn's time, divided by its calls."""
         begin = time.perf_counter()
         for _ in range(calls):
             step()
@@ -47,16 +47,16 @@ class WallClock:
         return lambda: taken
 
     def settle(self) -> None:
-        """Nothing is under way."""
+        """Does nothing: no work is under way."""
 
 
 class CudaClock:
-    """CUDA events around the calls of a turn, half a millisecond of them or more."""
+    """CUDA events before and after the calls of a turn."""
 
     shortest = 500.0
 
     def turn(self, step: Step, calls: int) -> Callable[[], float]:
-        """The time between the events, once both are over."""
+        """The time between the events, known once both have passed."""
         start: Any
         end: Any
         start, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
@@ -73,7 +73,7 @@ class CudaClock:
 
 @contextmanager
 def _no_collection() -> Iterator[None]:
-    """Python's garbage collector stops no turn."""
+    """Keeps Python's garbage collector from interrupting a turn."""
     was_on = gc.isenabled()
     gc.collect()
     gc.disable()
@@ -85,16 +85,16 @@ def _no_collection() -> Iterator[None]:
 
 
 def _calls(step: Step, clock: Clock) -> int:
-    """Calls that fill a turn."""
-    told = clock.turn(step, 1)
+    """How many calls fill a turn."""
+    microseconds = clock.turn(step, 1)
     clock.settle()
-    return max(1, math.ceil(clock.shortest / max(told(), 0.1)))
+    return max(1, math.ceil(clock.shortest / max(microseconds(), 0.1)))
 
 
 def contest(
     steps: dict[Any, Step], rounds: int, clock: Clock | None = None
 ) -> dict[Any, list[float]]:
-    """Microseconds a call of each contender in each round, all in turns."""
+    """Microseconds per call: of each contender a list with one figure per round."""
     clock = clock or WallClock()
     for step in steps.values():
         for _ in range(WARM_UP):
@@ -104,10 +104,10 @@ def contest(
     with _no_collection():
         for at in range(rounds):
             order = list(steps)[:: -1 if at % 2 else 1]
-            told = {name: clock.turn(steps[name], calls[name]) for name in order}
+            microseconds = {name: clock.turn(steps[name], calls[name]) for name in order}
             clock.settle()
             for name in order:
-                times[name].append(told[name]())
+                times[name].append(microseconds[name]())
     return times
 
 

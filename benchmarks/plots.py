@@ -1,4 +1,4 @@
-"""Results as pictures, PNG and SVG."""
+"""Results as SVG pictures."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.cases import BARS
-from benchmarks.choice import Row
+from benchmarks.cpu.suite import Row
 from models.training.files import write_whole
 
 COLOURS = {
@@ -27,15 +27,12 @@ def _pyplot() -> Any:
 
 
 def _save(figure: Any, path: Path) -> None:
-    for suffix, metadata in ((".png", None), (".svg", {"Date": None})):
-        write_whole(
-            path.with_suffix(suffix), lambda to: figure.savefig(to, dpi=110, metadata=metadata)
-        )
+    write_whole(path, lambda to: figure.savefig(to, format="svg", metadata={"Date": None}))
     _pyplot().close(figure)
 
 
 def speedups(result: dict[str, Any], path: Path) -> None:
-    """Baseline over fused, forward and backward, for the named set with all threads."""
+    """Time of each baseline over fused's, forward and backward, for the named set, all threads."""
     most = max(row["threads"] for row in result["rows"])
     names = [str(case) for case in BARS]
     rows: list[Row] = [
@@ -75,7 +72,7 @@ def speedups(result: dict[str, Any], path: Path) -> None:
 
 
 def scaling(result: dict[str, Any], path: Path) -> None:
-    """Microseconds over threads, batch and paths, with the 20th and 80th percentile as bars."""
+    """Microseconds by threads, batch and paths; error bars show the 20th and 80th percentile."""
     axis_names = list(dict.fromkeys(row["axis"] for row in result["rows"]))
     figure, grid = _pyplot().subplots(
         1, len(axis_names), figsize=(4.5 * len(axis_names), 4), layout="constrained", squeeze=False

@@ -1,6 +1,6 @@
-"""Results as Markdown and pictures: `python -m benchmarks.report`.
+"""Writes results as Markdown and pictures: `python -m benchmarks.report`.
 
-Writes the README's results, docs/benchmarks.md and its pictures from benchmarks/results/.
+From benchmarks/results/ it writes the README's results, docs/benchmarks.md and its pictures.
 """
 
 from __future__ import annotations
@@ -11,49 +11,36 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from benchmarks import plots
+from benchmarks import RESULTS, ROOT, plots
 from benchmarks.cases import BARS, LAYOUTS
-from benchmarks.choice import Row
+from benchmarks.cpu.suite import Row
 from benchmarks.measure import apart
 from models.training.files import write_whole
 
-ROOT = Path(__file__).parents[1]
-RESULTS = Path(__file__).parent / "results"
 README, DOCUMENT = ROOT / "README.md", ROOT / "docs" / "benchmarks.md"
 BEGIN, END = "<!-- results: begin -->", "<!-- results: end -->"
-SUITES = (
-    "routers",
-    "combine",
-    "layers",
-    "overhead",
-    "steps",
-    "predicted",
-    "profile",
-    "memory",
-    "scaling",
-)
 NOTHING = "Not measured yet: `python -m benchmarks`, then `python -m benchmarks.report`."
 Results = dict[str, dict[str, Any]]
 
 
 def load(folder: Path = RESULTS) -> Results:
     """The result of each suite that has one."""
-    paths = {name: folder / f"cpu_{name}.json" for name in SUITES}
+    paths = {name: folder / f"cpu_{name}.json" for name in ABOUT}
     return {name: json.loads(path.read_text()) for name, path in paths.items() if path.exists()}
 
 
 def ratio(row: Row, name: str) -> str:
     """Median of a contender over that of fused; bold where the 20-80 % intervals are apart."""
-    found, fused = row["values"].get(name), row["values"].get("fused")
-    if found is None:
+    other, fused = row["values"].get(name), row["values"].get("fused")
+    if other is None:
         return ""
-    if isinstance(found, str):
-        return found  # wrong or failed
+    if isinstance(other, str):
+        return other  # wrong or failed
     if not isinstance(fused, dict) or fused["median"] <= 0:
         return "no ratio"
-    quotient = found["median"] / fused["median"]
+    quotient = other["median"] / fused["median"]
     text = f"{quotient:.2f}" if quotient >= 0.1 else f"{quotient:.2g}"
-    return f"**{text}**" if apart(found, fused) else text
+    return f"**{text}**" if apart(other, fused) else text
 
 
 def _number(value: float) -> str:
@@ -62,10 +49,10 @@ def _number(value: float) -> str:
 
 def value(row: Row, name: str) -> str:
     """Median with the 20th and 80th percentile."""
-    found = row["values"].get(name, "")
-    if isinstance(found, str):
-        return found
-    low, median, high = (_number(found[of]) for of in ("low", "median", "high"))
+    spread = row["values"].get(name, "")
+    if isinstance(spread, str):
+        return spread
+    low, median, high = (_number(spread[of]) for of in ("low", "median", "high"))
     return median if low == high else f"{median} [{low}, {high}]"
 
 
@@ -95,7 +82,7 @@ def table(result: dict[str, Any]) -> list[str]:
 
 
 def bars(result: dict[str, Any]) -> list[str]:
-    """The named set in NCHW with all threads: forward and forward+backward in a cell."""
+    """The named set in NCHW with all threads: forward and forward+backward in each cell."""
     names = [str(case) for case in BARS if case.layout == LAYOUTS[0]]
     most = max(row["threads"] for row in result["rows"])
     pairs: dict[str, dict[str, Row]] = {}
@@ -113,36 +100,36 @@ def bars(result: dict[str, Any]) -> list[str]:
 
 
 def _median(row: Row, name: str) -> str:
-    found = row["values"].get(name, "")
-    return found if isinstance(found, str) else _number(found["median"])
+    spread = row["values"].get(name, "")
+    return spread if isinstance(spread, str) else _number(spread["median"])
 
 
 def step_cells(result: dict[str, Any]) -> list[list[str]]:
-    """Case, threads, images a second of eager, compile, fused, and shares of routers alone."""
+    """Case, threads, images per second of eager, compile, fused, and shares of routers alone."""
     both: dict[tuple[str, int], dict[str, Row]] = {}
     for row in result["rows"]:
         both.setdefault((row["case"], row["threads"]), {})[row["part"]] = row
-    made = []
+    lines = []
     for (case, threads), parts in both.items():
         (whole_part,) = parts.keys() - {"routers alone"}
         step, routers = (parts[part]["values"] for part in (whole_part, "routers alone"))
         cells = [case if whole_part == "step" else f"{case}, {whole_part}", str(threads)]
         for name in ("eager", "compile", "fused"):
-            found = step.get(name, "")
-            text = isinstance(found, str)
+            time = step.get(name, "")
+            text = isinstance(time, str)
             cells.append(
-                found if text else _number(parts[whole_part]["batch"] / found["median"] * 1e6)
+                time if text else _number(parts[whole_part]["batch"] / time["median"] * 1e6)
             )
         for name in ("eager", "fused"):
             one, whole = routers.get(name, ""), step.get(name, "")
             known = isinstance(one, dict) and isinstance(whole, dict)
             cells.append(f"{one['median'] / whole['median']:.1%}" if known else str(one))
-        made.append(cells)
-    return made
+        lines.append(cells)
+    return lines
 
 
 def steps(result: dict[str, Any]) -> list[str]:
-    """Images a second, and the share of a step that its routers take."""
+    """Images per second, and the share of a step that its routers take."""
     return [
         "| network | threads | eager, images/s | compile | fused | routers' share, eager | fused |",
         "|---|---|---|---|---|---|---|",
@@ -151,7 +138,7 @@ def steps(result: dict[str, Any]) -> list[str]:
 
 
 def readme_block(results: Results) -> str:
-    """What stands between the README's markers."""
+    """The text between the README's markers."""
     if "routers" not in results:
         return NOTHING
     result = results["routers"]
@@ -167,19 +154,19 @@ def readme_block(results: Results) -> str:
 
 
 def in_short(results: Results) -> list[str]:
-    """A sentence on training steps, if they were measured: the largest batch, all threads."""
+    """A sentence per network on its training step: the largest batch, all threads."""
     if "steps" not in results:
         return []
     result = results["steps"]
     rows = result["rows"]
     most, batch = (max(row[of] for row in rows) for of in ("threads", "batch"))
     chosen = [row for row in rows if row["threads"] == most and row["batch"] == batch]
-    found = [
+    sentences = [
         "{} trains {} images/s with eager routers, {} compiled, {} with fused ones; routers take "
         "{} of a step, then {}.".format(cells[0], *cells[2:])
         for cells in step_cells({**result, "rows": chosen})
     ]
-    return ["", " ".join(found)]
+    return ["", " ".join(sentences)]
 
 
 ABOUT = {
@@ -192,15 +179,14 @@ ABOUT = {
     "and a ReLU: what follows the convolutions of a cross-prediction router. copy: torch's `copy_` "
     "of as many bytes as reading and writing every map once moves.",
     "layers": "Whole layers of cross-predictions of small vectors: gates, matrix products, biases, "
-    "weighted sums and ReLUs. fused: one operator. parts: the gate, a matrix product a path, and "
+    "weighted sums and ReLUs. fused: one operator. parts: the gate, a matrix product per path, and "
     "combine, as larger layers run. loops: the layer in PyTorch.",
     "overhead": "Tiny vectors, where the calls themselves are the cost. One more router in a chain "
     "is half of what three in a row take beyond one, forward and backward.",
     "steps": "A training step: forward, backward and SGD. Routers alone are all routers of the "
-    "network, forward and backward, on the maps that they meet in it, in the same rounds. Networks "
-    "for 224x224 images: forward alone.",
-    "predicted": "Training steps of cross-predicted networks, as above; their routers hold the "
-    "convolutions of their predictions, the same in both kinds.",
+    "network, forward and backward, on the maps that they meet in it, in the same rounds. Those of "
+    "cross-predicted networks (cp) hold the convolutions of their predictions, the same in both "
+    "kinds. Networks for 224x224 images: forward alone.",
     "profile": "Percent of a training step's operators by kind of layer; of eager: over fused's. "
     "Eager routers are operators that other layers use too, and stand under the rest.",
     "memory": "Peak of what PyTorch's allocator has given out during a training step or a forward "
@@ -222,19 +208,21 @@ def document(results: Results) -> str:
         lines += ["", NOTHING]
     pictures = {"routers": "router_speedups", "scaling": "scaling"}
     for name, result in results.items():
-        lines += ["", f"## {name}", "", ABOUT[name], "", f"{conditions(result)}.", ""]
-        if name in pictures:
-            lines += [f"![{name}]({pictures[name]}.svg)", ""]
-        if name in ("steps", "predicted"):
-            lines += [*steps(result), ""]
-        lines += table(result)
+        lines += ["", f"## {name}", "", ABOUT[name]]
+        # A result may hold more: cases that were measured in other runs, with their conditions.
+        for run in (result, *result.get("more", ())):
+            lines += ["", f"{conditions(run)}.", ""]
+            if name in pictures and run is result:
+                lines += [f"![{name}]({pictures[name]}.svg)", ""]
+            if name == "steps":
+                lines += [*steps(run), ""]
+            lines += table(run)
     return "\n".join(lines) + "\n"
 
 
 def main() -> int:
-    """Writes all of it."""
-    made = argparse.ArgumentParser(prog="python -m benchmarks.report", description=__doc__)
-    made.parse_args()
+    """Writes README, document and pictures."""
+    argparse.ArgumentParser(prog="python -m benchmarks.report", description=__doc__).parse_args()
     results = load()
     before, _, rest = README.read_text().partition(BEGIN)
     _, _, after = rest.partition(END)
@@ -242,9 +230,9 @@ def main() -> int:
     write_whole(README, lambda to: to.write_text(new))
     write_whole(DOCUMENT, lambda to: to.write_text(document(results)))
     if "routers" in results:
-        plots.speedups(results["routers"], DOCUMENT.parent / "router_speedups")
+        plots.speedups(results["routers"], DOCUMENT.parent / "router_speedups.svg")
     if "scaling" in results:
-        plots.scaling(results["scaling"], DOCUMENT.parent / "scaling")
+        plots.scaling(results["scaling"], DOCUMENT.parent / "scaling.svg")
     return 0
 
 

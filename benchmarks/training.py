@@ -1,4 +1,4 @@
-"""A training step, or a forward pass, of a whole network."""
+"""A training step, or a forward pass, of a whole network, and its routers alone."""
 
 from __future__ import annotations
 
@@ -15,10 +15,17 @@ from benchmarks.correct import is_near
 from benchmarks.measure import Step
 
 
-def build(name: str, routers: str, device: str = "cpu", channels_last: bool = False) -> nn.Module:
-    """The network in training mode, always with the same weights."""
-    torch.manual_seed(0)
-    model = models.create(name, num_classes=10, routers=routers, channels_last=channels_last)
+def build(
+    name: str,
+    routers: str,
+    device: str = "cpu",
+    channels_last: bool = False,
+    classes: int = 10,
+    seed: int = 0,
+) -> nn.Module:
+    """The network in training mode; its weights follow from the seed."""
+    torch.manual_seed(seed)
+    model = models.create(name, num_classes=classes, routers=routers, channels_last=channels_last)
     return model.to(device).train()
 
 
@@ -52,6 +59,37 @@ def forward_pass(run: Callable[..., Any], x: Tensor) -> Step:
     def step() -> object:
         with torch.no_grad():
             return run(x)
+
+    return step
+
+
+def router_step(model: nn.Module, x: Tensor, backward: bool = True) -> Step:
+    """All routers of a network on the maps that they meet in it: forward, and `backward`."""
+    met: list[tuple[nn.Module, list[Tensor]]] = []
+
+    def note(router: nn.Module, inputs: tuple[list[Tensor], ...]) -> None:
+        met.append((router, [t.detach().requires_grad_(t.requires_grad) for t in inputs[0]]))
+
+    routers = list(model.routers)  # type: ignore[arg-type]
+    hooks = [router.register_forward_pre_hook(note) for router in routers]
+    with torch.set_grad_enabled(backward):
+        model(x)
+    for hook in hooks:
+        hook.remove()
+
+    def forward() -> None:
+        with torch.no_grad():
+            for router, xs in met:
+                router(xs)
+
+    if not backward:
+        return forward
+    grads = [[torch.randn_like(y) for y in router(xs)] for router, xs in met]
+
+    def step() -> None:
+        for (router, xs), outer in zip(met, grads):
+            leaves = [t for t in xs if t.requires_grad] + list(router.parameters())
+            torch.autograd.grad(router(xs), leaves, outer)
 
     return step
 

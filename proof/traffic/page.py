@@ -1,7 +1,7 @@
 """Measures the traffic of every router of three networks in Triton's interpreter.
 
-`TRITON_INTERPRET=1 python -m proof.traffic.page` writes docs/traffic.md; with the argument
-`combine` it measures that operator's routers again and keeps the rest.
+`TRITON_INTERPRET=1 python -m proof.traffic.page` writes docs/internals/traffic.md; the argument
+`combine` measures the routers of that operator again and keeps the rest.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from proof.problems.networks import NETWORKS, PREDICTED, Router, shape
 from proof.traffic.meter import Meter
 from proof.where import ROOT
 
-PAGE = ROOT / "docs/traffic.md"
+PAGE = ROOT / "docs/internals/traffic.md"
 MEASURED = ("basecnn_3_cc", "resnet20_3_cc", "resnet18_2_cc")
 TRAINED = 128  # images a batch, which decides how large samples are walked
 MAPS = ("xs", "us", "ys", "grad_ys", "grad_xs", "grad_us")

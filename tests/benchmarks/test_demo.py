@@ -10,14 +10,18 @@ import sys
 import pytest
 import torch
 
-from models import data, demo
+from benchmarks import demo
+from models import data
 from proof.where import ROOT
 
 
 def test_the_demo(tmp_path):
     arguments = ["--limit", "256", "--epochs", "1", "--rounds", "2", "--out", str(tmp_path)]
     run = subprocess.run(
-        [sys.executable, "-m", "models.demo", *arguments], cwd=ROOT, capture_output=True, text=True
+        [sys.executable, "-m", "benchmarks.demo", *arguments],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
     )
     assert run.returncode == 0, run.stderr
     result = json.loads((tmp_path / "demo.json").read_text())

@@ -61,8 +61,8 @@ def test_gpu_times_of_steps_are_those_of_the_rows(measured):
 
 
 def test_gpu_times_of_two_passes_are_those_of_the_rows(measured):
-    """The table of docs/kernels.md: what the rule took then is on chip."""
-    page = (ROOT / "docs/kernels.md").read_text()
+    """The table of docs/internals/kernels.md: what the rule took then is on chip."""
+    page = (ROOT / "docs/internals/kernels.md").read_text()
     pattern = (
         r"^\| (B=\d+ \[.*\] \d->\d) (\S+) \| (\w+) \| (\w+) \| ([\d.]+) \| ([\d.]+) \| ([\d.]+) \|$"
     )

@@ -4,7 +4,7 @@ import re
 
 import pytest
 
-from benchmarks.gpu_resources import KERNELS, dump, resources, table
+from benchmarks.gpu.resources import KERNELS, dump, resources, table
 from mpkernels.ops import native
 from proof.where import ROOT
 
@@ -51,4 +51,4 @@ def test_the_table_of_resources_is_what_its_command_prints():
     record = native.build_record()
     if record.get("cuda_architectures") != "8.0,9.0,10.0+PTX":
         pytest.skip("built for other architectures")
-    assert made in (ROOT / "docs" / "kernels.md").read_text()
+    assert made in (ROOT / "docs" / "internals" / "kernels.md").read_text()

@@ -1,13 +1,13 @@
 """Training steps and forward passes of whole networks: eager routers, compiled, fused.
 
 The routers' share of a step is measured by timing all routers alone, forward and backward, on
-the maps that they meet in the network, in the same rounds as the step. Of a forward pass they are
-timed forward.
+the maps that they meet in the network, in the same rounds as the step. For a forward pass they are
+timed forward alone.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple
 
 import torch
@@ -15,18 +15,29 @@ from torch import Tensor, nn
 
 import models
 from benchmarks.cases import LAYOUTS
-from benchmarks.choice import Choice, Row, using
-from benchmarks.measure import Step, contest, spread
-from benchmarks.training import build, forward_pass, images, is_right, training_step
-from models.demo import router_step
+from benchmarks.cpu.suite import Choice, Row, timed_rows, using
+from benchmarks.measure import Step, contest
+from benchmarks.training import (
+    build,
+    forward_pass,
+    images,
+    is_right,
+    router_step,
+    training_step,
+)
 
 CONTENDERS = ("eager", "compile", "fused")
 PLAIN = ("eager", "fused")
 ALONE = "routers alone"
+# A network and what runs it, or why it may not be timed.
+Network = tuple[nn.Module, Callable[..., Any]] | str
 
 
 class Case(NamedTuple):
-    """A network with its batch. Larger ones take minutes to compile: only where asked for."""
+    """A network with its batch.
+
+    Larger networks take minutes to compile, so by default only small ones are.
+    """
 
     network: str
     batch: int
@@ -49,8 +60,12 @@ class Case(NamedTuple):
         """Its routers, without the rest."""
         return router_step(model, x, backward=self.part == "step")
 
+    def head(self, threads: int) -> Row:
+        """What its rows have in common."""
+        return {"case": str(self), "batch": self.batch, "layout": self.layout, "threads": threads}
 
-# The step's batches are those of the paper's recipes, and one that shows what calls cost.
+
+# The step's batches are those of the paper's recipes; batch 8 shows what the calls cost.
 CASES = [
     *(Case("basecnn_2_cc", batch, contenders=CONTENDERS) for batch in (8, 128)),
     Case("basecnn_2_cp", 128),
@@ -62,11 +77,11 @@ CASES = [
 ]
 
 
-def networks(case: Case, names: list[str]) -> dict[str, tuple[nn.Module, Callable[..., Any]] | str]:
-    """Of each contender the network and what runs it, or why it may not be timed."""
-    made: dict[str, tuple[nn.Module, Callable[..., Any]] | str] = {}
+def networks(case: Case, names: list[str]) -> dict[str, Network]:
+    """The network of each contender."""
     torch._dynamo.reset()
     x, y = (t[: min(case.batch, 8)] if case.part == "forward" else t for t in case.images())
+    built: dict[str, Network] = {}
     for name in names:
         kind = "fused" if name == "fused" else "eager"
         eager, model = (
@@ -75,44 +90,42 @@ def networks(case: Case, names: list[str]) -> dict[str, tuple[nn.Module, Callabl
         )
         run = torch.compile(model, dynamic=False) if name == "compile" else model
         try:
-            made[name] = (model, run) if is_right(model, run, eager, x, y) else "wrong"
+            built[name] = (model, run) if is_right(model, run, eager, x, y) else "wrong"
         except RuntimeError as error:
             print(f"{case}: {name} failed: {error}", flush=True)
-            made[name] = "failed"
-    return made
+            built[name] = "failed"
+    return built
 
 
-def named(choice: Choice, cases: Sequence[Case] = CASES) -> Iterator[tuple[Case, int]]:
-    """Case and threads of what was asked for."""
+def chosen(choice: Choice) -> Iterator[tuple[Case, int]]:
+    """The cases of a run, with each number of threads."""
     for layout in LAYOUTS:
-        for case in (case._replace(layout=layout) for case in cases):
+        for case in (case._replace(layout=layout) for case in CASES):
             if choice.text in str(case):
                 for threads in choice.threads:
                     yield case, threads
 
 
-def asked(choice: Choice, case: Case, contenders: tuple[str, ...]) -> list[str]:
-    """The contenders that were asked for; if none were, those of the case."""
+def contenders_of(choice: Choice, case: Case, contenders: tuple[str, ...]) -> list[str]:
+    """Those that the run names; if it names none, those of the case."""
     names = choice.only(contenders)
     return names if choice.contenders else [name for name in names if name in case.contenders]
 
 
-def rows(choice: Choice, cases: Sequence[Case] = CASES) -> Iterator[Row]:
-    """Of each case and number of threads the step or forward pass, and its routers alone."""
-    for case, threads in named(choice, cases):
+def rows(choice: Choice) -> Iterator[Row]:
+    """For each case and number of threads the step or forward pass, and its routers alone."""
+    for case, threads in chosen(choice):
         x, y = case.images()
+        names = contenders_of(choice, case, CONTENDERS)
+        verdicts: dict[str, str] = {}
         steps: dict[tuple[str, str], Step] = {}
         with using(threads):
-            found = networks(case, asked(choice, case, CONTENDERS))
-            for name, one in found.items():
-                if isinstance(one, str):
+            for name, network in networks(case, names).items():
+                if isinstance(network, str):
+                    verdicts[name] = network
                     continue
-                steps[name, case.part] = case.run(*one, x, y)
+                steps[name, case.part] = case.run(*network, x, y)
                 if name != "compile":  # its routers are not apart from the rest
-                    steps[name, ALONE] = case.alone(one[0], x)
+                    steps[name, ALONE] = case.alone(network[0], x)
             times = contest(steps, choice.rounds)
-        for part in (case.part, ALONE):
-            values: dict[str, Any] = {n: one for n, one in found.items() if isinstance(one, str)}
-            values |= {name: spread(t) for (name, of), t in times.items() if of == part}
-            yield {"case": str(case), "batch": case.batch, "layout": case.layout,
-                   "threads": threads, "part": part, "unit": "us", "values": values}  # fmt: skip
+        yield from timed_rows(case.head(threads), (case.part, ALONE), names, verdicts, times)

@@ -1,7 +1,7 @@
-"""What nvcc made of the CUDA C++ kernels: `python -m benchmarks.gpu_resources`.
+"""What nvcc made of the CUDA C++ kernels: `python -m benchmarks.gpu.resources`.
 
 From cuobjdump's resource report of the library; dynamic shared memory is the launch's choice, which
-mpkernels/ops/onchip.py counts. Printed as docs/kernels.md shows it.
+mpkernels/ops/onchip.py counts. Printed as docs/internals/kernels.md shows it.
 """
 
 from __future__ import annotations

@@ -6,13 +6,13 @@ from collections.abc import Iterator
 
 import torch
 
-from benchmarks.choice import Choice, Row, using
-from benchmarks.cpu_steps import PLAIN as CONTENDERS
-from benchmarks.cpu_steps import asked, named, networks
+from benchmarks.cpu.steps import PLAIN as CONTENDERS
+from benchmarks.cpu.steps import chosen, contenders_of, networks
+from benchmarks.cpu.suite import Choice, Row, row, using
 from benchmarks.measure import WARM_UP, Step, spread
 
-# The first whose word an operator's name has. Eager routers are made of operators that other
-# layers use too and stand under the rest.
+# An operator is of the first kind that has a word of its name. Eager routers are made of operators
+# that other layers use too and stand under the rest.
 KINDS = {
     "convolution": ("conv",),
     "batch norm": ("batch_norm", "BatchNorm"),
@@ -28,12 +28,12 @@ REST = "rest"
 
 def kind_of(operator: str) -> str:
     """The kind of layer that calls an operator of this name."""
-    found = (kind for kind, words in KINDS.items() if any(word in operator for word in words))
-    return next(found, REST)
+    kinds = (kind for kind, words in KINDS.items() if any(word in operator for word in words))
+    return next(kinds, REST)
 
 
 def shares(step: Step) -> dict[str, float]:
-    """Percent of one step's time inside operators, by kind; what runs inside one counts for it."""
+    """Percent of one step's time in operators, by kind; an operator includes what it calls."""
     activities = [torch.profiler.ProfilerActivity.CPU]
     with torch.profiler.profile(activities=activities, acc_events=True) as profile:
         step()
@@ -48,23 +48,23 @@ def shares(step: Step) -> dict[str, float]:
 
 
 def rows(choice: Choice) -> Iterator[Row]:
-    """Of each case and number of threads a row for each kind."""
-    for case, threads in named(choice):
+    """For each case and number of threads a row per kind."""
+    for case, threads in chosen(choice):
         x, y = case.images()
-        values: dict[str, list[dict[str, float]] | str] = {}
+        profiles: dict[str, list[dict[str, float]] | str] = {}
         with using(threads):
-            for name, one in networks(case, asked(choice, case, CONTENDERS)).items():
-                if isinstance(one, str):
-                    values[name] = one
+            names = contenders_of(choice, case, CONTENDERS)
+            for name, network in networks(case, names).items():
+                if isinstance(network, str):
+                    profiles[name] = network
                     continue
-                step = case.run(*one, x, y)
+                step = case.run(*network, x, y)
                 for _ in range(WARM_UP):
                     step()
-                values[name] = [shares(step) for _ in range(max(3, choice.rounds // 3))]
+                profiles[name] = [shares(step) for _ in range(max(3, choice.rounds // 3))]
         for kind in (*KINDS, REST):
-            found = {
+            values = {
                 name: each if isinstance(each, str) else spread([one[kind] for one in each])
-                for name, each in values.items()
+                for name, each in profiles.items()
             }
-            yield {"case": str(case), "batch": case.batch, "layout": case.layout,
-                   "threads": threads, "part": kind, "unit": "%", "values": found}  # fmt: skip
+            yield row(case.head(threads), kind, "%", values)

@@ -5,15 +5,15 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from benchmarks.cases import Case, picked
-from benchmarks.choice import Choice, Row
-from benchmarks.cpu_routers import case_rows
+from benchmarks.cpu.routers import case_rows
+from benchmarks.cpu.suite import Choice, Row
 
 CONTENDERS = ("loops", "stacked", "compile", "fused", "copy")
 START = Case(128, 64, (8, 8), 2, 2)
 
 
 def rows(choice: Choice) -> Iterator[Row]:
-    """One thing grows at a time; the rest is START with all threads."""
+    """One of the three grows at a time; the rest is START with all threads."""
     most = max(choice.threads)
     grown = {
         "threads": [(START, threads) for threads in range(1, most + 1)],

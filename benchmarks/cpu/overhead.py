@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import Any
 
 import torch
 from torch import Tensor
 
 from benchmarks import baselines
 from benchmarks.cases import Case, picked
-from benchmarks.choice import Choice, Row, using
-from benchmarks.measure import Step, contest, spread
+from benchmarks.cpu.suite import Choice, Row, head, timed_rows, using
+from benchmarks.measure import Step, contest
 from benchmarks.problem import Problem
 
 CONTENDERS = ("loops", "stacked", "compile", "fused")
@@ -34,17 +33,18 @@ def chain(links: list[Problem], router: baselines.Router) -> Step:
 
 
 def rows(choice: Choice) -> Iterator[Row]:
-    """Of each vector with each number of threads a row for each part."""
+    """For each vector and number of threads a row per part."""
     for case in picked(CASES, choice.text):
         for threads in choice.threads:
             with using(threads):
                 yield from _case_rows(case, threads, choice)
 
 
-def _case_rows(case: Case, threads: int, choice: Choice) -> list[Row]:
+def _case_rows(case: Case, threads: int, choice: Choice) -> Iterator[Row]:
     torch.manual_seed(0)
+    names = choice.only(CONTENDERS)
     links = [Problem(case) for _ in range(3)]
-    routers = baselines.routers(choice.only(CONTENDERS))
+    routers = baselines.routers(names)
     verdicts = links[0].verdicts(routers)
     steps: dict[tuple[str, str], Step] = {}
     for name, router in routers.items():
@@ -58,14 +58,4 @@ def _case_rows(case: Case, threads: int, choice: Choice) -> list[Row]:
         # Round by round, since a machine that slows down slows both of a round.
         pairs = zip(times[name, "chain"], times[name, "forward+backward"])
         times[name, "one more router in a chain"] = [(three - one) / 2 for three, one in pairs]
-    made: list[Row] = []
-    for part in PARTS:
-        values: dict[str, Any] = {
-            name: spread(times[name, part]) if verdict == "right" else verdict
-            for name, verdict in verdicts.items()
-        }
-        made.append(
-            {"case": str(case), **case._asdict(), "threads": threads, "part": part, "unit": "us",
-             "values": values}
-        )  # fmt: skip
-    return made
+    yield from timed_rows(head(case, threads), PARTS, names, verdicts, times)

@@ -1,4 +1,4 @@
-"""Python's time of a router call on a GPU, up to the launches: `python -m benchmarks.host`.
+"""Python's time of a router call, up to the launches: `python -m benchmarks.gpu.python_time`.
 
 The launches themselves do nothing, so that no GPU is needed: CPU tensors take the way through
 dispatcher, autograd and launcher that CUDA tensors take. Times are medians over rounds in which

@@ -3,28 +3,27 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import Any
 
 import torch
 
 from benchmarks import baselines
 from benchmarks.cases import BARS, Case, network_cases, picked
-from benchmarks.choice import Choice, Row, using
-from benchmarks.measure import Step, contest, spread
-from benchmarks.problem import Problem, floors
+from benchmarks.cpu.floor import FLOORS, floors
+from benchmarks.cpu.suite import Choice, Row, head, timed_rows, using
+from benchmarks.measure import Step, contest
+from benchmarks.problem import Problem
 
 PARTS = ("forward", "forward+backward")
-FLOORS = ("copy", "plain loop", "streaming loop", "two-pass loop")
 CONTENDERS = (*baselines.ROUTERS, "operator", *FLOORS)
 
 
 def rows(choice: Choice) -> Iterator[Row]:
-    """Of each case with each number of threads a row for each part."""
+    """For each case and number of threads a row per part."""
     cases = dict.fromkeys([*BARS, *(case for d in choice.dtypes for case in network_cases(d))])
     for case in picked(list(cases), choice.text):
         names = choice.only(CONTENDERS)
         if case not in BARS and "max-autotune" in names:
-            names.remove("max-autotune")  # it takes another half of a minute each time
+            names.remove("max-autotune")  # it takes another half minute per case
         for threads in choice.threads:
             yield from case_rows(case, threads, names, choice.rounds)
 
@@ -46,12 +45,4 @@ def case_rows(case: Case, threads: int, names: list[str], rounds: int) -> list[R
             steps["operator", "forward+backward"] = problem.operator_both()
         steps |= {key: step for key, step in floors(problem).items() if key[0] in names}
         times = contest(steps, rounds)
-    made: list[Row] = []
-    for part in PARTS:
-        values: dict[str, Any] = {n: v for n, v in verdicts.items() if v != "right"}
-        values |= {name: spread(t) for (name, of), t in times.items() if of == part}
-        made.append(
-            {"case": str(case), **case._asdict(), "threads": threads, "part": part, "unit": "us",
-             "values": {name: values[name] for name in names if name in values}}
-        )  # fmt: skip
-    return made
+    return list(timed_rows(head(case, threads), PARTS, names, verdicts, times))

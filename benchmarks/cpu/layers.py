@@ -1,4 +1,4 @@
-"""Cross-predictions of small vectors on a CPU, as whole layers."""
+"""Cross-predictions of small vectors, as whole layers."""
 
 from __future__ import annotations
 
@@ -9,9 +9,9 @@ import torch
 from torch import Tensor, nn
 
 import mpkernels as mpk
-from benchmarks.choice import Choice, Row, using
 from benchmarks.correct import is_near, slack
-from benchmarks.measure import Step, contest, spread
+from benchmarks.cpu.suite import Choice, Row, head, timed_rows, using
+from benchmarks.measure import Step, contest
 from mpkernels import functional
 
 CONTENDERS = ("loops", "compile", "parts", "fused")
@@ -24,10 +24,10 @@ class Case(NamedTuple):
 
     batch: int
     channels: int
-    made: int
+    predicted: int
 
     def __str__(self) -> str:
-        return f"B={self.batch} [{self.channels}] -> [{self.made}] 2->2 fp32"
+        return f"B={self.batch} [{self.channels}] -> [{self.predicted}] 2->2 fp32"
 
 
 CASES = [
@@ -37,7 +37,7 @@ CASES = [
 
 
 class Parts(mpk.CrossPredictLinear):
-    """The gate, a matrix product a path, and combine."""
+    """The gate, a matrix product per path, and combine."""
 
     def _route(self, xs: list[Tensor]) -> tuple[list[Tensor], Tensor]:
         gates, us = self._gates_and_predictions(xs, functional.gate)
@@ -47,18 +47,18 @@ class Parts(mpk.CrossPredictLinear):
 KINDS = {"parts": Parts, "fused": mpk.CrossPredictLinear}
 
 
-def contenders(case: Case, names: list[str]) -> dict[str, tuple[nn.Module, Layer]]:
-    """Those that are named, with the same parameters."""
+def contenders(
+    plain: nn.Module, case: Case, names: list[str]
+) -> dict[str, tuple[nn.Module, Layer]]:
+    """Of each name the router with the parameters of `plain`, and what runs it."""
     torch._dynamo.reset()
-    made: dict[str, tuple[nn.Module, Layer]] = {}
-    plain = mpk.eager.CrossPredictLinear(case.channels, case.made, 2, 2)
+    layers: dict[str, tuple[nn.Module, Layer]] = {}
     for name in names:
         kind: Any = KINDS.get(name, mpk.eager.CrossPredictLinear)
-        router = kind(case.channels, case.made, 2, 2)
+        router = kind(case.channels, case.predicted, 2, 2)
         router.load_state_dict(plain.state_dict())
-        layer = torch.compile(router, dynamic=False) if name == "compile" else router
-        made[name] = router, layer
-    return made
+        layers[name] = router, torch.compile(router, dynamic=False) if name == "compile" else router
+    return layers
 
 
 def forward(layer: Layer, xs: list[Tensor]) -> Step:
@@ -85,38 +85,33 @@ def results(router: nn.Module, layer: Layer, xs: list[Tensor], grads: list[Tenso
 
 
 def rows(choice: Choice) -> Iterator[Row]:
-    """Of each case with each number of threads a row for each part."""
+    """For each case and number of threads a row per part."""
     for case in (case for case in CASES if choice.text in str(case)):
         for threads in choice.threads:
             with using(threads):
-                yield from case_rows(case, threads, choice)
+                yield from _case_rows(case, threads, choice)
 
 
-def case_rows(case: Case, threads: int, choice: Choice) -> list[Row]:
+def _case_rows(case: Case, threads: int, choice: Choice) -> Iterator[Row]:
     """Forward without autograd, and forward with backward, of the contenders that are right."""
     torch.manual_seed(0)
     xs = [torch.randn(case.batch, case.channels).requires_grad_() for _ in range(2)]
-    grads = [torch.randn(case.batch, case.made) for _ in range(2)]
-    made = contenders(case, choice.only(CONTENDERS))
-    plain = mpk.eager.CrossPredictLinear(case.channels, case.made, 2, 2)
-    plain.load_state_dict(next(iter(made.values()))[0].state_dict())
+    grads = [torch.randn(case.batch, case.predicted) for _ in range(2)]
+    plain = mpk.eager.CrossPredictLinear(case.channels, case.predicted, 2, 2)
+    names = choice.only(CONTENDERS)
+    layers = contenders(plain, case, names)
     near = results(plain, plain, xs, grads)
     wide = plain.double()
     wide_xs = [x.detach().double().requires_grad_() for x in xs]
     exact = results(wide, wide, wide_xs, [g.double() for g in grads])
+    most = slack(torch.float32, case.channels)
     steps: dict[tuple[str, str], Step] = {}
     verdicts: dict[str, str] = {}
-    for name, (router, layer) in made.items():
-        if not is_near(results(router, layer, xs, grads), exact, near,
-                       slack(torch.float32, case.channels)):  # fmt: skip
-            verdicts[name] = "wrong"
-            continue
-        steps[name, "forward"] = forward(layer, xs)
-        steps[name, "forward+backward"] = both(router, layer, xs, grads)
+    for name, (router, layer) in layers.items():
+        right = is_near(results(router, layer, xs, grads), exact, near, most)
+        verdicts[name] = "right" if right else "wrong"
+        if right:
+            steps[name, "forward"] = forward(layer, xs)
+            steps[name, "forward+backward"] = both(router, layer, xs, grads)
     times = contest(steps, choice.rounds)
-    return [
-        {"case": str(case), **case._asdict(), "threads": threads, "part": part, "unit": "us",
-         "values": {**verdicts,
-                    **{name: spread(t) for (name, of), t in times.items() if of == part}}}
-        for part in PARTS
-    ]  # fmt: skip
+    yield from timed_rows(head(case, threads), PARTS, names, verdicts, times)

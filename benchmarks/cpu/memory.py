@@ -1,8 +1,8 @@
 """Peak memory of a step or forward pass, from the profiler's record of every allocation.
 
-PyTorch's CPU allocator reports each allocation and each release, those in C++ too; their running
-sum over one step, after two steps that allocate what stays, has a peak. It is above what is
-held between steps: parameters, their gradients and the optimiser's state. What libraries
+PyTorch's CPU allocator reports each allocation and each release, also those made in C++. The peak
+is that of their running sum over one step, after two steps that allocate what stays; it leaves out
+what is held between steps: parameters, their gradients and the optimiser's state. What libraries
 allocate by themselves is not seen. The figure is exact and repeats, where the resident size of a
 process would depend on what malloc had kept.
 """
@@ -15,9 +15,9 @@ from typing import Any
 import torch
 from torch.autograd import DeviceType
 
-from benchmarks.choice import Choice, Row, using
-from benchmarks.cpu_steps import PLAIN as CONTENDERS
-from benchmarks.cpu_steps import asked, named, networks
+from benchmarks.cpu.steps import PLAIN as CONTENDERS
+from benchmarks.cpu.steps import chosen, contenders_of, networks
+from benchmarks.cpu.suite import Choice, Row, row, using
 from benchmarks.measure import WARM_UP, Step
 
 
@@ -44,22 +44,23 @@ def peak(step: Step) -> int:
 
 
 def rows(choice: Choice) -> Iterator[Row]:
-    """Of each case the step or forward pass, and its routers alone; threads do not matter."""
-    for case, threads in named(choice):
+    """For each case the step or forward pass, and its routers alone; threads do not matter."""
+    for case, threads in chosen(choice):
         if threads != choice.threads[0]:
             continue
         x, y = case.images()
         parts = (f"peak of a {case.part}", "peak of its routers alone")
         values: dict[str, dict[str, Any]] = {part: {} for part in parts}
         with using(threads):
-            for name, one in networks(case, asked(choice, case, CONTENDERS)).items():
-                if isinstance(one, str):
-                    values = {part: {**values[part], name: one} for part in parts}
+            names = contenders_of(choice, case, CONTENDERS)
+            for name, network in networks(case, names).items():
+                if isinstance(network, str):
+                    for part in parts:
+                        values[part][name] = network
                     continue
-                for part, step in zip(parts, (case.run(*one, x, y), case.alone(one[0], x))):
+                steps = (case.run(*network, x, y), case.alone(network[0], x))
+                for part, step in zip(parts, steps):
                     size = round(peak(step) / 2**20, 2)
                     values[part][name] = {"low": size, "median": size, "high": size}
         for part in parts:
-            yield {"case": str(case), "batch": case.batch, "layout": case.layout,
-                   "threads": threads, "part": part, "unit": "MiB",
-                   "values": values[part]}  # fmt: skip
+            yield row(case.head(threads), part, "MiB", values[part])

@@ -1,0 +1,1 @@
+"""The suites of `python -m benchmarks`: each has CONTENDERS, and rows(choice)."""
