@@ -211,12 +211,12 @@ def _run(given: argparse.Namespace) -> int:
     result = {**compare(runs, len(images.test_y)), **times, "runs": runs}
     write_whole(given.out / "demo.json", lambda to: to.write_text(json.dumps(result, indent=2)))
 
-    from .paper.pictures import picture
+    from .paper.pictures import curves_and_gates
 
     lines = _conclusions(result)
     path = given.out / "demo.png"
     title = f"{NAME} on {given.data} with fused and with eager routers"
-    picture(path, images, runs, trained["fused"], device, "\n".join([title, *lines]))
+    curves_and_gates(path, images, runs, trained["fused"], device, "\n".join([title, *lines]))
     print(_table(result))
     print("\n".join([*lines, f"picture:  {path}"]))
     return 0 if result["apart"] <= result["allowed"] else 1

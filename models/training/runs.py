@@ -109,4 +109,4 @@ class Run:
 
             plot(self.folder / "curves.png", title, metrics)
         except ImportError:
-            print("matplotlib is not installed: no picture of the curves", file=sys.stderr)
+            print("matplotlib is not installed: curves.png is not drawn", file=sys.stderr)
