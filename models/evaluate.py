@@ -1,6 +1,6 @@
 """Evaluates trained networks: `python -m models.evaluate RUN [RUN ...]`.
 
-A run's folder or checkpoint; several are an ensemble, whose members' probabilities are averaged.
+A run is a folder or a checkpoint; several are an ensemble, whose probabilities are averaged.
 """
 
 from __future__ import annotations
@@ -16,15 +16,15 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-import models
-
 from . import data
+from .cli import add_classes, add_device, add_folder, add_workers, device_of
 from .data import DataSet
+from .networks import registry
 from .networks.ensemble import Ensemble
-from .paper import scores
+from .paper import pictures, scores
 from .paper.scores import predict
 from .training.checkpoint import file_of, load_network
-from .training.files import write_text, write_whole
+from .training.files import write_text
 from .training.runs import environment
 
 WARM_UP, ROUNDS = 3, 15
@@ -47,8 +47,8 @@ def latency(model: nn.Module, x: Tensor) -> dict[str, float]:
     return {"low": low, "median": statistics.median(times), "high": high}
 
 
-def judge(probabilities: Tensor, labels: Tensor) -> dict[str, Any]:
-    """All figures that follow from the probabilities."""
+def figures(probabilities: Tensor, labels: Tensor) -> dict[str, Any]:
+    """All figures that depend on the probabilities alone."""
     table = scores.confusion(probabilities, labels)
     right, of_label, of_class = table.diagonal().double(), table.sum(1), table.sum(0)
     return {
@@ -72,11 +72,11 @@ def markdown(result: dict[str, Any]) -> str:
             value = result[name]
             lines.append(f"| {name} | {value if name == 'images' else format(value, '.4f')} |")
     machine = result["environment"]
-    for batch, found in result["milliseconds"].items():
-        speed = 1e3 * int(batch) / found["median"]
+    for batch, times in result["milliseconds"].items():
+        speed = 1e3 * int(batch) / times["median"]
         lines.append(
-            f"| forward, batch of {batch} | {found['median']:.2f} ms "
-            f"[{found['low']:.2f}, {found['high']:.2f}], {speed:.0f} images/s |"
+            f"| forward, batch of {batch} | {times['median']:.2f} ms "
+            f"[{times['low']:.2f}, {times['high']:.2f}], {speed:.0f} images/s |"
         )
     lines += [
         "",
@@ -91,69 +91,44 @@ def markdown(result: dict[str, Any]) -> str:
     return "\n".join([*lines, ""])
 
 
-def picture(path: Path, title: str, names: list[str], table: list[list[int]]) -> None:
-    """The confusion matrix as a PNG, rows in shares."""
-    import matplotlib
-
-    matplotlib.use("Agg")
-    import matplotlib.pyplot as plt
-
-    shares = [[count / max(sum(row), 1) for count in row] for row in table]
-    figure, axes = plt.subplots(figsize=(7, 6), layout="constrained")
-    figure.colorbar(axes.imshow(shares, cmap="Blues", vmin=0, vmax=1), label="share of the label")
-    axes.set_xlabel("predicted class")
-    axes.set_ylabel("label")
-    axes.set_title(title)
-    if len(table) <= 20:
-        axes.set_xticks(range(len(names)), names, rotation=90)
-        axes.set_yticks(range(len(names)), names)
-        for row, values in enumerate(table):
-            for column, count in enumerate(values):
-                dark = shares[row][column] > 0.5
-                axes.text(column, row, str(count), ha="center", va="center", fontsize=7,
-                          color="white" if dark else "black")  # fmt: skip
-    write_whole(path, lambda to: figure.savefig(to, dpi=120))
-    plt.close(figure)
-
-
-def parser() -> argparse.ArgumentParser:
+def command_line() -> argparse.ArgumentParser:
     """The command line."""
-    made = argparse.ArgumentParser(prog="python -m models.evaluate", description=__doc__)
-    made.add_argument("runs", nargs="+", type=Path, metavar="RUN", help="a folder or checkpoint")
-    made.add_argument("--data", choices=list(data.SETS), help="where a run does not name its own")
-    made.add_argument(
-        "--data-dir", type=Path, help="where the images are, if not in the usual place"
+    parser = argparse.ArgumentParser(prog="python -m models.evaluate", description=__doc__)
+    parser.add_argument("runs", nargs="+", type=Path, metavar="RUN", help="a folder or checkpoint")
+    parser.add_argument(
+        "--data", choices=list(data.SETS), help="needed if a run does not name its own"
     )
-    made.add_argument("--classes", type=int, help="of imagenet, the first so many")
-    made.add_argument("--workers", type=int, default=0, help="processes that read imagenet")
-    made.add_argument("--ten-crop", action="store_true", help="also on ten crops of each image")
-    made.add_argument(
+    add_folder(parser)
+    add_classes(parser)
+    add_workers(parser)
+    parser.add_argument("--ten-crop", action="store_true", help="also on ten crops of each image")
+    parser.add_argument(
         "--batch-size", type=int, default=128, help="crops at a time, default %(default)s"
     )
-    made.add_argument("--device", choices=("cpu", "cuda"), help="default: a GPU where there is one")
-    made.add_argument("--out", type=Path, help="folder of the results, default that of the run")
-    return made
+    add_device(parser)
+    parser.add_argument("--out", type=Path, help="folder of the results, default that of the run")
+    return parser
 
 
 Loaded = list[tuple[nn.Module, dict[str, Any]]]
 
 
-def _images(given: argparse.Namespace, loaded: Loaded) -> tuple[str, DataSet]:
-    """The data set of all runs, by name.
+def _images(options: argparse.Namespace, loaded: Loaded) -> tuple[str, DataSet]:
+    """The name of the runs' data set, and the set.
 
     Raises:
-        ValueError: they are not of one, or have another number of classes.
+        ValueError: the runs have different data sets, or another number of classes.
     """
     sets = {known["data"] for _, known in loaded if known.get("data")}
-    if given.data:
-        sets.add(given.data)
+    if options.data:
+        sets.add(options.data)
     if len(sets) != 1:
-        found = ", ".join(sorted(sets)) or "none; name it with --data"
-        raise ValueError(f"runs must be trained on one data set, which --data must be, got {found}")
+        names = ", ".join(sorted(sets)) or "none; name it with --data"
+        raise ValueError(f"runs must be trained on one data set, which --data must be, got {names}")
     name = sets.pop()
-    images = data.load(name, given.data_dir, classes=given.classes, workers=given.workers)
-    for path, (_, known) in zip(given.runs, loaded):
-        classes = {**models.options(known["name"]), **known["network"]}["num_classes"]
+    images = data.load(name, options.data_dir, classes=options.classes, workers=options.workers)
+    for path, (_, known) in zip(options.runs, loaded):
+        classes = {**registry.options(known["name"]), **known["network"]}["num_classes"]
         if classes != images.classes:
             hint = "; --classes takes the first so many" if name == "imagenet" else ""
             raise ValueError(
@@ -162,57 +137,57 @@ def _images(given: argparse.Namespace, loaded: Loaded) -> tuple[str, DataSet]:
     return name, images
 
 
-def evaluate(given: argparse.Namespace) -> dict[str, Any]:
-    """All figures.
+def evaluate(options: argparse.Namespace) -> dict[str, Any]:
+    """All figures of the runs.
 
     Raises:
-        FileNotFoundError, ValueError: a run is not there, or they do not belong together or to the
-            data set.
-        DataMissing: the data are not there.
+        FileNotFoundError: a run does not exist.
+        ValueError: the runs do not belong together or to the data set.
+        DataMissing: the images are not there.
     """
-    if given.batch_size < 1:
-        raise ValueError(f"batch_size must be at least 1, got {given.batch_size}")
-    device = given.device or ("cuda" if torch.cuda.is_available() else "cpu")
-    loaded = [load_network(path) for path in given.runs]
-    name, images = _images(given, loaded)
+    if options.batch_size < 1:
+        raise ValueError(f"batch_size must be at least 1, got {options.batch_size}")
+    device = device_of(options)
+    loaded = [load_network(path) for path in options.runs]
+    name, images = _images(options, loaded)
     networks = [network for network, _ in loaded]
     model = (networks[0] if len(networks) == 1 else Ensemble(networks)).eval().to(device)
-    found: dict[str, Any] = {}
-    if given.ten_crop:
-        crops, labels = predict(model, images, device, 10, given.batch_size)
+    result: dict[str, Any] = {}
+    if options.ten_crop:
+        crops, labels = predict(model, images, device, 10, options.batch_size)
         for count in (1, 5):
-            found[f"10-crop top-{count}"] = scores.top(crops, labels, count)
-    probabilities, labels = predict(model, images, device, 1, given.batch_size)
-    found.update(judge(probabilities, labels))
-    (x, _), *_ = images.test_batches([torch.arange(min(given.batch_size, len(labels)))], device)
+            result[f"10-crop top-{count}"] = scores.top(crops, labels, count)
+    probabilities, labels = predict(model, images, device, 1, options.batch_size)
+    result.update(figures(probabilities, labels))
+    (x, _), *_ = images.test_batches([torch.arange(min(options.batch_size, len(labels)))], device)
     return {
         "networks": [known["name"] for _, known in loaded],
-        "runs": [str(file_of(path)) for path in given.runs],
+        "runs": [str(file_of(path)) for path in options.runs],
         "data": name,
         "classes": list(images.names),
         "environment": environment(device),
         "milliseconds": {str(len(part)): latency(model, part) for part in (x[:1], x)},
-        **found,
+        **result,
     }
 
 
 def keep(folder: Path, result: dict[str, Any]) -> None:
-    """Writes the figures, and the picture if matplotlib is there."""
+    """Writes the figures, and the confusion matrix if matplotlib is installed."""
     write_text(folder / "evaluation.md", markdown(result))
     write_text(folder / "evaluation.json", json.dumps(result, indent=1))
     title = ", ".join(result["networks"])
     try:
-        picture(folder / "confusion.png", title, result["classes"], result["confusion"])
+        pictures.confusion(folder / "confusion.png", title, result["classes"], result["confusion"])
     except ImportError:
-        print("matplotlib is not installed: no picture of the confusion", file=sys.stderr)
+        print("matplotlib is not installed: confusion.png is not drawn", file=sys.stderr)
 
 
 def main(arguments: list[str] | None = None) -> int:
     """Runs the command and returns its exit status: 0, 2 for bad input, 130 for Ctrl-C."""
-    given = parser().parse_args(arguments)
+    options = command_line().parse_args(arguments)
     try:
-        result = evaluate(given)
-        keep(given.out or file_of(given.runs[0]).parent, result)
+        result = evaluate(options)
+        keep(options.out or file_of(options.runs[0]).parent, result)
     except KeyboardInterrupt:
         return 130
     except (data.DataMissing, ValueError, OSError) as error:

@@ -1,9 +1,12 @@
 """Parameters of every network beside the paper's figures: `python -m models.table`.
 
-train: trainable parameters; total: with batch norm's running statistics. error: of train. fit, for
-train then total: = rounds to the printed figure, t truncates to it, . does neither. GFLOP: forward
-for one image, two operations a multiplication with addition, convolutions and matrix products
-alone. MiB: of parameters and statistics in float32.
+train   trainable parameters
+total   the same with the running statistics of batch norm
+error   of train, relative to the paper's figure
+fit     of train, then of total: = rounds to the paper's figure, t truncates to it, . does neither
+GFLOP   forward pass for one image; convolutions and matrix products alone, two operations per
+        multiplication and addition
+MiB     parameters and statistics in float32
 """
 
 from __future__ import annotations
@@ -17,14 +20,13 @@ import torch
 from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
-import models
-
+from .networks import registry
 from .paper.tables import ROWS, Printed
 
 
 @dataclass(frozen=True)
 class Line:
-    """A network's row; None where there is nothing to say."""
+    """A row of the table; None where a figure does not exist."""
 
     network: str
     name: str
@@ -39,7 +41,7 @@ class Line:
 
 
 def fits(count: int, millions: str) -> str:
-    """The mark of a count beside a printed figure: "=", "t" or "."."""
+    """How a count fits a printed figure: "=" rounds to it, "t" truncates to it, "." neither."""
     unit = 10 ** (6 - len(millions.partition(".")[2]))
     printed = int(millions.replace(".", ""))
     if (count + unit // 2) // unit == printed:
@@ -48,18 +50,19 @@ def fits(count: int, millions: str) -> str:
 
 
 def _build(name: str, device: str) -> nn.Module:
-    # The counter knows PyTorch's own operators; both kinds of routers have the same parameters.
-    plain = {"routers": "eager"} if "routers" in models.options(name) else {}
+    # The counter only knows PyTorch's own operators; both kinds of routers have equal parameters.
+    plain = {"routers": "eager"} if "routers" in registry.options(name) else {}
     with torch.device(device):
-        return models.create(name, **plain).eval()
+        return registry.build(name, **plain).eval()
 
 
 def flop(name: str) -> int:
     """Floating-point operations of a forward pass of one image of the network's size.
 
-    Networks whose way depends on the values cannot run without them: they run on the CPU.
+    Networks whose computation depends on values cannot run on meta tensors; they run on the CPU.
     """
-    shape = (1, models.options(name)["in_channels"], *[models.options(name).get("size", 32)] * 2)
+    known = registry.options(name)
+    shape = (1, known["in_channels"], *[known.get("size", 32)] * 2)
     for device in ("meta", "cpu"):
         try:
             model, x = _build(name, device), torch.zeros(shape, device=device)
@@ -73,8 +76,8 @@ def flop(name: str) -> int:
 
 
 def line(row: Printed) -> Line:
-    """What is known of a network; of one that is not built only the paper's figure."""
-    if row.name not in models.list():
+    """The row of a network; of one that is not built it has the paper's figure alone."""
+    if row.name not in registry.list_models():
         remark = "; ".join(filter(None, [row.remark, "not built"]))
         return Line(row.label, row.name, None, None, row.millions, None, "", None, None, remark)
     model = _build(row.name, "meta")
@@ -93,10 +96,10 @@ def line(row: Printed) -> Line:
 
 
 def lines(pattern: str = "*") -> list[Line]:
-    """The paper's networks in its order, then all others; those whose name matches."""
+    """Rows of the networks whose name matches: the paper's in its order, then all others."""
     known = {row.name for row in ROWS}
-    more = [Printed(0, name, name, "") for name in models.list() if name not in known]
-    chosen = set(models.list(pattern))
+    more = [Printed(0, name, name, "") for name in registry.list_models() if name not in known]
+    chosen = set(registry.list_models(pattern))
     every = pattern == "*"
     return [line(row) for row in [*ROWS, *more] if every or row.name in chosen]
 
@@ -106,47 +109,47 @@ def _percent(error: float | None) -> str:
     return "0.0%" if text in ("+0.0%", "-0.0%") else text
 
 
-def cells(found: Line) -> list[str]:
-    """A row as text."""
+def cells(row: Line) -> list[str]:
+    """The cells of a row as text."""
     return [
-        found.network,
-        found.name,
-        "" if found.train is None else f"{found.train:,}",
-        "" if found.total is None else f"{found.total:,}",
-        found.paper,
-        _percent(found.error),
-        found.fit,
-        "" if found.gflop is None else f"{found.gflop:.3g}",
-        "" if found.mib is None else f"{found.mib:.2f}",
-        found.remark,
+        row.network,
+        row.name,
+        "" if row.train is None else f"{row.train:,}",
+        "" if row.total is None else f"{row.total:,}",
+        row.paper,
+        _percent(row.error),
+        row.fit,
+        "" if row.gflop is None else f"{row.gflop:.3g}",
+        "" if row.mib is None else f"{row.mib:.2f}",
+        row.remark,
     ]
 
 
 HEAD = ["network", "name", "train", "total", "paper (M)", "error", "fit", "GFLOP", "MiB", "remark"]
+NUMBERS = {2, 3, 4, 5, 7, 8}  # columns aligned to the right
 
 
-def as_text(found: list[Line]) -> str:
-    """Aligned columns; numbers to the right."""
-    rows = [HEAD, *map(cells, found)]
+def as_text(table: list[Line]) -> str:
+    """Plain text with aligned columns."""
+    rows = [HEAD, *map(cells, table)]
     widths = [max(len(row[at]) for row in rows) for at in range(len(HEAD))]
-    right = {2, 3, 4, 5, 7, 8}
     aligned = [
-        [cell.rjust(width) if at in right else cell.ljust(width)
+        [cell.rjust(width) if at in NUMBERS else cell.ljust(width)
          for at, (cell, width) in enumerate(zip(row, widths))]
         for row in rows
     ]  # fmt: skip
     return "\n".join("  ".join(row).rstrip() for row in aligned)
 
 
-def as_markdown(found: list[Line]) -> str:
-    """A table."""
-    rule = ["---:" if at in (2, 3, 4, 5, 7, 8) else "---" for at in range(len(HEAD))]
-    return "\n".join(f"| {' | '.join(row)} |" for row in [HEAD, rule, *map(cells, found)])
+def as_markdown(table: list[Line]) -> str:
+    """A Markdown table."""
+    rule = ["---:" if at in NUMBERS else "---" for at in range(len(HEAD))]
+    return "\n".join(f"| {' | '.join(row)} |" for row in [HEAD, rule, *map(cells, table)])
 
 
-def as_json(found: list[Line]) -> str:
-    """A list of objects, a network each."""
-    return json.dumps([asdict(one) for one in found], indent=1)
+def as_json(table: list[Line]) -> str:
+    """A JSON list with an object per network."""
+    return json.dumps([asdict(row) for row in table], indent=1)
 
 
 FORMATS = {"text": as_text, "markdown": as_markdown, "json": as_json}
@@ -154,17 +157,17 @@ FORMATS = {"text": as_text, "markdown": as_markdown, "json": as_json}
 
 def main(arguments: list[str] | None = None) -> int:
     """Prints the table and returns the exit status."""
-    made = argparse.ArgumentParser(
+    parser = argparse.ArgumentParser(
         prog="python -m models.table", description=__doc__,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )  # fmt: skip
-    made.add_argument("pattern", nargs="?", default="*", help='of names, such as "*_cc"')
-    made.add_argument("--format", choices=list(FORMATS), default="text")
-    given = made.parse_args(arguments)
-    found = lines(given.pattern)
-    if not found:
-        made.error(f"no network matches {given.pattern!r}")
-    print(FORMATS[given.format](found))
+    parser.add_argument("pattern", nargs="?", default="*", help='of names, such as "*_cc"')
+    parser.add_argument("--format", choices=list(FORMATS), default="text")
+    options = parser.parse_args(arguments)
+    table = lines(options.pattern)
+    if not table:
+        parser.error(f"no network matches {options.pattern!r}")
+    print(FORMATS[options.format](table))
     return 0
 
 

@@ -1,4 +1,4 @@
-"""What training and evaluation need of a data set, and data sets that are whole in memory."""
+"""What training and evaluation need of a data set, sets held in memory, and augmentation."""
 
 from __future__ import annotations
 
@@ -12,22 +12,22 @@ from torch.nn.functional import pad
 
 RGB = tuple[float, float, float]
 
-# Mean and deviation of the training pixels scaled to [0, 1], of the images as they are given to a
-# network. A set that has none here has its own computed.
+# Mean and deviation of the training pixels scaled to [0, 1], as a network sees the images. For a set
+# without an entry they are computed.
 STATISTICS: dict[str, tuple[RGB, RGB]] = {
-    # `pixel_statistics` of the enlarged digits and of the padded clothes; tests compute them again.
+    # `pixel_statistics` of the enlarged digits and of the padded clothes; tests recompute them.
     "digits": ((0.305106,) * 3, (0.323816,) * 3),
     "fashion-mnist": ((0.219000,) * 3, (0.331811,) * 3),
-    # Of the 50,000 training images of each, as they are commonly given to eight digits.
+    # The usual figures for the 50,000 training images of each set.
     "cifar10": ((0.491400, 0.482158, 0.446531), (0.247032, 0.243485, 0.261588)),
     "cifar100": ((0.507075, 0.486549, 0.440918), (0.267334, 0.256438, 0.276150)),
-    # Of ImageNet's training images, as torchvision's networks expect them.
+    # The figures for ImageNet's training images that torchvision's networks expect.
     "imagenet": ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225)),
 }
 
 
 class DataMissing(RuntimeError):
-    """Images or the library that reads them are not there; the message says how to get them."""
+    """Images or the library that reads them are missing; the message says how to get them."""
 
 
 class DataSet(Protocol):
@@ -35,7 +35,7 @@ class DataSet(Protocol):
 
     @property
     def names(self) -> tuple[str, ...]:
-        """Of the classes, by label."""
+        """Names of the classes, by label."""
 
     @property
     def classes(self) -> int:
@@ -43,7 +43,7 @@ class DataSet(Protocol):
 
     @property
     def size(self) -> int:
-        """Height and width of the batches' images."""
+        """Height and width of the images in a batch."""
 
     @property
     def train_count(self) -> int:
@@ -58,14 +58,14 @@ class DataSet(Protocol):
     ) -> Iterator[tuple[Tensor, Tensor]]:
         """Augmented training images, normalised.
 
-        How an image is augmented follows from (seed, epoch, image): it does not depend on the
-        batch that it is in, on the step at which a run resumes or on the process that reads it.
+        How an image is augmented depends on (seed, epoch, image) alone, and not on the batch it is
+        in, the step at which a run resumes, or the process that reads it.
 
         Args:
             parts: the indices of each batch.
-            shift: images are moved by up to so many pixels.
-            seed, epoch: of the augmentation.
-            device: where the batches are wanted.
+            shift: largest number of pixels by which images move.
+            seed, epoch: seed and epoch of the augmentation.
+            device: where the batches go.
 
         Yields:
             images, float32 [B, 3, size, size], and labels, int64 [B].
@@ -74,25 +74,25 @@ class DataSet(Protocol):
     def test_batches(
         self, parts: Iterable[Tensor], device: str, crops: int = 1
     ) -> Iterator[tuple[Tensor, Tensor]]:
-        """Test images, normalised: as `train_batches` without chance.
+        """Test images, normalised, like `train_batches` without augmentation.
 
-        With 10 crops, four corners, the middle and their mirrors, images are
+        With 10 crops (four corners, the middle, and the mirror images of these) a batch is
         [B, 10, 3, size, size].
 
         Raises:
-            ValueError: the data set has no such crops.
+            ValueError: the data set does not offer this number of crops.
         """
 
 
 @dataclass(frozen=True)
 class Images:
-    """A training and a test set, in memory.
+    """A training and a test set, held in memory.
 
     Args:
-        train_x, test_x: uint8 [N, 3, 32, 32].
-        train_y, test_y: int64 [N], below the number of classes.
-        names: of the classes.
-        mean, std: of the training pixels scaled to [0, 1], per channel.
+        train_x, test_x: images, uint8 [N, 3, 32, 32].
+        train_y, test_y: labels, int64 [N], below the number of classes.
+        names: names of the classes.
+        mean, std: mean and deviation of the training pixels scaled to [0, 1], per channel.
         flip: whether a mirrored image keeps its label.
     """
 
@@ -148,40 +148,40 @@ class Images:
 
 
 class Normalised(Protocol):
-    """What has a mean and a deviation of its pixels."""
+    """A data set with a mean and a deviation of its pixels."""
 
     @property
     def mean(self) -> RGB:
-        """Of the training pixels scaled to [0, 1], per channel."""
+        """Mean of the training pixels scaled to [0, 1], per channel."""
 
     @property
     def std(self) -> RGB:
-        """Likewise."""
+        """Their standard deviation."""
 
 
 def normalise(images: Normalised, x: Tensor) -> Tensor:
-    """Bytes [..., 3, H, W] to float32 with the training set's mean 0 and deviation 1."""
+    """Scales bytes [..., 3, H, W] to float32, so that the training set has mean 0 and deviation 1."""
     mean, std = (torch.tensor(v, device=x.device).view(3, 1, 1) for v in (images.mean, images.std))
     return (x.float() / 255 - mean) / std
 
 
 def pixel_statistics(x: Tensor) -> tuple[RGB, RGB]:
-    """Mean and deviation of bytes [N, 3, H, W] scaled to [0, 1], per channel; exact sums."""
+    """Mean and deviation of bytes [N, 3, H, W] scaled to [0, 1], per channel, from exact counts."""
     shades = torch.arange(256, dtype=torch.float64) / 255
-    found = []
+    statistics = []
     for channel in range(3):
         share = torch.bincount(x[:, channel].flatten(), minlength=256).double()
         share /= share.sum()
         mean = (share * shades).sum()
-        # A set of one shade would be divided by 0.
+        # The bound keeps a set of a single shade from a division by 0.
         deviation = (share * (shades - mean) ** 2).sum().sqrt().clamp_min(1e-3)
-        found.append((float(mean), float(deviation)))
-    (m0, s0), (m1, s1), (m2, s2) = found
+        statistics.append((float(mean), float(deviation)))
+    (m0, s0), (m1, s1), (m2, s2) = statistics
     return (m0, m1, m2), (s0, s1, s2)
 
 
 def seeded(*key: int) -> torch.Generator:
-    """A generator that follows from its key alone."""
+    """A random generator that depends on its key alone."""
     seed = 0
     for part in key:
         seed = (seed * 1_000_003 + part + 1) % 2**63
@@ -189,14 +189,14 @@ def seeded(*key: int) -> torch.Generator:
 
 
 def augment(x: Tensor, shift: int, offsets: Tensor, mirrored: Tensor) -> Tensor:
-    """Moves and mirrors images, each by numbers of its own.
+    """Moves and mirrors a batch of images, each in its own way.
 
     Args:
         x: [B, C, H, W].
         shift: offsets reach from 0 to 2 * shift.
-        offsets: int64 [2, B], rows and columns; an offset of `shift` leaves an image in place, and
-            what comes in from outside is 0.
-        mirrored: bool [B], whether an image is mirrored from left to right.
+        offsets: int64 [2, B], of rows and columns; an offset of `shift` leaves an image in place.
+            Pixels from outside the image are 0.
+        mirrored: bool [B], whether to mirror an image from left to right.
 
     Returns:
         [B, C, H, W].

@@ -1,4 +1,4 @@
-"""Image sets by name. All but imagenet are whole in memory as bytes: 32x32 pixels, 3 channels."""
+"""Image sets by name. All but imagenet are held in memory as bytes: 32x32 pixels, 3 channels."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ CLOTHES = (
 def _images(
     name: str, sets: Iterable[tuple[Tensor, Tensor]], names: Iterable[str], flip: bool = True
 ) -> Images:
-    """Of images and labels for training, then for the test."""
+    """A data set of two pairs of images and labels, for training and for the test."""
     train, test = sets
     mean, std = STATISTICS[name] if name in STATISTICS else pixel_statistics(train[0])
     return Images(*train, *test, tuple(names), mean, std, flip)
@@ -41,7 +41,7 @@ def _three_channels(gray: Tensor) -> Tensor:
 def _digits(folder: Path | None) -> Images:
     """1,797 scanned digits of 8x8 pixels, enlarged; a fifth is the test set.
 
-    Mirroring is off: a mirrored digit is another shape, not another example.
+    Digits are not mirrored, as that gives another shape and not another example.
     """
     try:
         from sklearn.datasets import load_digits
@@ -54,7 +54,7 @@ def _digits(folder: Path | None) -> Images:
     large = interpolate(small, size=(32, 32), mode="bilinear", align_corners=False)
     x = _three_channels(large.squeeze(1).round().to(torch.uint8))
     y = torch.from_numpy(labels).long()
-    # Every fifth example of each class, so that both sets have the same share of classes.
+    # The test set is every fifth example of a class, so that both sets have equal shares of classes.
     rank = torch.zeros(len(y), dtype=torch.long)
     for label in range(10):
         of_class = (y == label).nonzero().flatten()
@@ -79,7 +79,7 @@ def _idx(path: Path) -> Tensor:
 
 
 def _fashion_mnist(folder: Path | None) -> Images:
-    """60,000 and 10,000 pictures of clothes of 28x28 pixels, padded to 32x32."""
+    """60,000 and 10,000 pictures of clothes, 28x28 pixels padded to 32x32."""
     folder = folder or FASHION_MNIST
     names = [
         f"{part}-{kind}-ubyte.gz"
@@ -163,7 +163,7 @@ def _folder(folder: Path | None) -> Images:
 
 
 def _in_memory(read: Callable[[Path | None], Images]) -> Reader:
-    def load_some(
+    def load_part(
         folder: Path | None, limit: int | None, classes: int | None, workers: int
     ) -> DataSet:
         if classes is not None:
@@ -175,11 +175,11 @@ def _in_memory(read: Callable[[Path | None], Images]) -> Reader:
         order = torch.randperm(count, generator=generator)[:limit]
         return replace(images, train_x=images.train_x[order], train_y=images.train_y[order])
 
-    return load_some
+    return load_part
 
 
 def _imagenet(folder: Path | None, limit: int | None, classes: int | None, workers: int) -> DataSet:
-    """Images of 224x224 pixels from folders, see `models.folders`."""
+    """Images of 224x224 pixels from folders, see `models.data.folders`."""
     _torchvision("imagenet")
     if folder is None or not (folder / "train").is_dir():
         raise DataMissing(
@@ -215,16 +215,16 @@ def load(
     Args:
         name: one of `SETS`.
         folder: where its files are, if not in the usual place.
-        limit: keep so many training images, chosen once by a fixed shuffle.
-        classes: of imagenet, the first so many.
-        workers: processes that read imagenet while others compute.
+        limit: how many training images to keep, chosen once by a fixed shuffle.
+        classes: how many classes of imagenet to use, the first ones.
+        workers: number of processes that read imagenet in the background.
 
     Returns:
-        a `DataSet`; all but imagenet are `Images`, in memory.
+        a `DataSet`; all but imagenet are `Images`, held in memory.
 
     Raises:
-        ValueError: the name is unknown, or a number not one that it can be.
-        DataMissing: its files, or the library that reads them, are not there, or not whole.
+        ValueError: the name is unknown, or a number is out of range.
+        DataMissing: its files or the library that reads them are missing, or a file is damaged.
     """
     if name not in SETS:
         raise ValueError(f"data must be one of {', '.join(SETS)}, got {name!r}")

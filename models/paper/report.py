@@ -1,4 +1,4 @@
-"""The report of a comparison: errors over trials beside the paper's, and which orders show."""
+"""The report of a comparison: errors beside the paper's, and which of its orders they show."""
 
 from __future__ import annotations
 
@@ -15,10 +15,11 @@ from typing import Any
 import numpy as np
 from scipy import stats
 
-from ..training.files import write_text, write_whole
+from ..training.files import write_text
+from .pictures import Point, accuracies
 from .suites import CLAIMS, ENSEMBLES, Claim, Entry
 
-LEVEL = 0.05  # of the tests
+LEVEL = 0.05  # of significance
 
 
 @dataclass(frozen=True)
@@ -27,9 +28,9 @@ class Result:
 
     Args:
         errors: percent of wrong test images after the last epoch of each trial.
-        best: the smallest error after any epoch of any trial, as papers like to report; NaN for
+        best: the smallest error after any epoch of any trial, which papers like to report; NaN for
             ensembles.
-        parameters: trainable ones.
+        parameters: number of trainable parameters.
     """
 
     errors: tuple[float, ...]
@@ -38,31 +39,31 @@ class Result:
 
     @property
     def mean(self) -> float:
-        """Of the trials."""
+        """The mean error of the trials."""
         return statistics.fmean(self.errors)
 
     @property
     def deviation(self) -> float:
-        """Standard deviation between trials; NaN for one trial."""
+        """The standard deviation between trials; NaN for one trial."""
         return statistics.stdev(self.errors) if len(self.errors) > 1 else math.nan
 
 
 def read(out: Path, name: str) -> Result | None:
-    """The finished trials of a network, or None."""
+    """The finished trials of a network; None if there are none."""
     paths = sorted((out / name).glob("trial*/trial.json"))
     if not paths:
         return None
     trials = [json.loads(path.read_text()) for path in paths]
-    every = [[100 * (1 - line["test_accuracy"]) for line in trial["metrics"]] for trial in trials]
+    errors = [[100 * (1 - line["test_accuracy"]) for line in trial["metrics"]] for trial in trials]
     return Result(
-        tuple(errors[-1] for errors in every),
-        min(min(errors) for errors in every),
+        tuple(of_trial[-1] for of_trial in errors),
+        min(min(of_trial) for of_trial in errors),
         trials[0]["parameters"],
     )
 
 
 def failures(out: Path, name: str) -> list[str]:
-    """The trials of a network that have no result, with their reasons."""
+    """The failed trials of a network, with their reasons."""
     paths = sorted((out / name).glob("trial*/failed.json"))
     return [
         f"{path.parent.name}: {json.loads(path.read_text())}"
@@ -72,31 +73,31 @@ def failures(out: Path, name: str) -> list[str]:
 
 
 def machines(out: Path, entries: tuple[Entry, ...]) -> list[str]:
-    """Hardware, versions and commits of the trials, each once."""
-    found: dict[str, None] = {}
+    """Hardware, versions and commit of the trials, without repetitions."""
+    lines: dict[str, None] = {}
     for entry in entries:
         for path in sorted((out / entry.name).glob("trial*/environment.json")):
             held = json.loads(path.read_text())
-            found[
+            lines[
                 f"{held['device']}, {held['threads']} threads, torch {held['torch']}, "
                 f"mpkernels {held['mpkernels']}, commit {held['commit']}"
             ] = None
-    return list(found)
+    return list(lines)
 
 
 def _predictions(out: Path, name: str) -> list[tuple[np.ndarray, np.ndarray]]:
-    found = []
+    predictions = []
     for path in sorted((out / name).glob("trial*/predictions.npz")):
         with np.load(path) as held:  # refuses pickled content
-            found.append((held["probabilities"], held["labels"]))
-    return found
+            predictions.append((held["probabilities"], held["labels"]))
+    return predictions
 
 
 def ensemble(out: Path, name: str) -> Result | None:
-    """Averages the probabilities of trained members, or None while some are missing.
+    """Averages the probabilities of trained members; None while some are missing.
 
-    One kind of member: all of its trials together, which is one result. Several kinds: their
-    first trials together, their second ones, and so on.
+    With one kind of member all of its trials together are one result. With several kinds their
+    first trials are one result, their second trials another, and so on.
     """
     members = ENSEMBLES[name]
     held = [_predictions(out, member) for member in members]
@@ -117,18 +118,18 @@ def ensemble(out: Path, name: str) -> Result | None:
 
 
 def results_of(out: Path, entries: tuple[Entry, ...]) -> dict[str, Result]:
-    """Of each network that has trials."""
-    found: dict[str, Result] = {}
+    """The result of each network that has trials."""
+    results: dict[str, Result] = {}
     for entry in entries:
         read_one = ensemble if entry.name in ENSEMBLES else read
         result = read_one(out, entry.name)
         if result is not None:
-            found[entry.name] = result
-    return found
+            results[entry.name] = result
+    return results
 
 
 def by_chance(one: Result, other: Result) -> float:
-    """Welch's p: how often equal networks' means are as far apart; NaN with a trial of either."""
+    """Welch's p: how often equal networks differ as much; NaN if either has a single trial."""
     if min(len(one.errors), len(other.errors)) < 2:
         return math.nan
     if one.deviation == other.deviation == 0:
@@ -138,10 +139,10 @@ def by_chance(one: Result, other: Result) -> float:
 
 
 def verdict(claim: Claim, better: Result, worse: Result) -> tuple[float, float, str]:
-    """How far the errors of `worse` are above, Welch's p, and what it says.
+    """How much larger the errors of `worse` are, Welch's p, and what that says of the claim.
 
-    A difference counts where p is below `LEVEL`. Where it is not, networks that should differ do
-    not show it, and nothing speaks against those that should be equal.
+    A difference counts if p is below `LEVEL`. If not, networks that should differ do not show it,
+    and nothing contradicts that others are equal.
     """
     difference, p = worse.mean - better.mean, by_chance(better, worse)
     if math.isnan(p):
@@ -154,7 +155,7 @@ def verdict(claim: Claim, better: Result, worse: Result) -> tuple[float, float, 
 
 
 def reading(results: dict[str, Result]) -> list[str]:
-    """The paper's orders, each pair of networks a line."""
+    """The paper's orders, a line per pair of networks."""
     lines = [
         "| the paper's order | smaller error | larger error | difference | p | here |",
         "|---|---|---|---|---|---|",
@@ -183,7 +184,7 @@ def markdown(
     failed: dict[str, list[str]],
     trained_on: list[str],
 ) -> str:
-    """The whole report; a trial that failed is counted, so that it cannot flatter a mean."""
+    """The whole report; failed trials are counted, so that leaving them out is visible."""
     about = ", ".join(f"{name} {value}" for name, value in plan.items())
     lines = [
         f"# {plan['suite']} on {plan['data']}", "",
@@ -224,9 +225,9 @@ def markdown(
 
 
 def table(entries: tuple[Entry, ...], results: dict[str, Result]) -> str:
-    """The results as CSV, an error a trial."""
-    made = io.StringIO()
-    writer = csv.writer(made, lineterminator="\n")
+    """The results as CSV, an error per trial."""
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\n")
     writer.writerow(["network", "parameters", "mean", "deviation", "best", "paper", "errors"])
     for entry in entries:
         if entry.name in results:
@@ -234,38 +235,13 @@ def table(entries: tuple[Entry, ...], results: dict[str, Result]) -> str:
             errors = " ".join(f"{error:.4f}" for error in result.errors)
             figures = (_number(v) for v in (result.mean, result.deviation, result.best))
             writer.writerow([entry.name, result.parameters, *figures, entry.error, errors])
-    return made.getvalue()
-
-
-def picture(path: Path, title: str, entries: tuple[Entry, ...], results: dict[str, Result]) -> None:
-    """Accuracy against parameters, with the trials' deviation: blue, green (CP) and red (CC)."""
-    import matplotlib
-
-    matplotlib.use("Agg")
-    import matplotlib.pyplot as plt
-
-    figure, axes = plt.subplots(figsize=(9, 6), layout="constrained")
-    for entry in entries:
-        result = results.get(entry.name)
-        if result is None:
-            continue
-        color = "C2" if entry.name.endswith("_cp") else "C3" if entry.name.endswith("_cc") else "C0"
-        spread = 0 if math.isnan(result.deviation) else result.deviation
-        x, y = result.parameters / 1e6, 100 - result.mean
-        axes.errorbar(x, y, yerr=spread, fmt="o", color=color, capsize=3)
-        axes.annotate(entry.label, (x, y), xytext=(5, 5), textcoords="offset points", fontsize=8)
-    axes.set_xlabel("parameters (M)")
-    axes.set_ylabel("accuracy (%)")
-    axes.set_title(title)
-    axes.grid(alpha=0.3)
-    write_whole(path, lambda to: figure.savefig(to, dpi=120))
-    plt.close(figure)
+    return text.getvalue()
 
 
 def write(
     out: Path, plan: dict[str, Any], entries: tuple[Entry, ...], left_out: dict[str, str]
 ) -> None:
-    """Writes report.md, report.csv and, with matplotlib, report.png."""
+    """Writes report.md, report.csv and, if matplotlib is installed, report.png."""
     results = results_of(out, entries)
     failed = {entry.name: lost for entry in entries if (lost := failures(out, entry.name))}
     write_text(
@@ -273,5 +249,10 @@ def write(
         markdown(plan, entries, results, left_out, failed, machines(out, entries)),
     )
     write_text(out / "report.csv", table(entries, results))
-    with contextlib.suppress(ImportError):  # without matplotlib the other two have the figures
-        picture(out / "report.png", f"{plan['suite']} on {plan['data']}", entries, results)
+    with contextlib.suppress(ImportError):  # report.csv has the same figures
+        points = [
+            Point(entry.name, entry.label, result.parameters, 100 - result.mean, result.deviation)
+            for entry in entries
+            if (result := results.get(entry.name)) is not None
+        ]
+        accuracies(out / "report.png", f"{plan['suite']} on {plan['data']}", points)

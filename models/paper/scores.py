@@ -13,9 +13,9 @@ BINS = 15
 def predict(
     model: nn.Module, images: DataSet, device: str, crops: int, batch_size: int = 512
 ) -> tuple[Tensor, Tensor]:
-    """Probabilities [N, classes], of several crops their mean, and labels [N], on the CPU."""
+    """Probabilities [N, classes], averaged over crops, and labels [N]; both on the CPU."""
     parts = torch.arange(images.test_count).split(max(1, batch_size // crops))
-    made, labels = [], []
+    batches, labels = [], []
     with torch.no_grad():
         for x, y in images.test_batches(parts, device, crops):
             output = model(x.flatten(0, 1) if crops > 1 else x)
@@ -23,9 +23,9 @@ def predict(
             probabilities = logits.float().softmax(-1)
             if crops > 1:
                 probabilities = probabilities.unflatten(0, (-1, crops)).mean(1)
-            made.append(probabilities.cpu())
+            batches.append(probabilities.cpu())
             labels.append(y.cpu())
-    return torch.cat(made), torch.cat(labels)
+    return torch.cat(batches), torch.cat(labels)
 
 
 def top(probabilities: Tensor, labels: Tensor, count: int) -> float:
@@ -34,14 +34,14 @@ def top(probabilities: Tensor, labels: Tensor, count: int) -> float:
     Args:
         probabilities: [N, classes].
         labels: [N].
-        count: 1 for the accuracy.
+        count: 1 gives the accuracy.
     """
     best = probabilities.topk(min(count, probabilities.shape[1]), 1).indices
     return float((best == labels[:, None]).any(1).double().mean())
 
 
 def confusion(probabilities: Tensor, labels: Tensor) -> Tensor:
-    """Images by label (rows) and by predicted class (columns), int64 [classes, classes]."""
+    """Number of images by label (rows) and predicted class (columns), int64 [classes, classes]."""
     classes = probabilities.shape[1]
     pairs = labels * classes + probabilities.argmax(1)
     return torch.bincount(pairs, minlength=classes**2).view(classes, classes)
@@ -50,8 +50,8 @@ def confusion(probabilities: Tensor, labels: Tensor) -> Tensor:
 def calibration_error(probabilities: Tensor, labels: Tensor, bins: int = BINS) -> float:
     """Expected calibration error: how far confidence and accuracy are apart.
 
-    Images fall into bins of equal width by the probability of their predicted class; the absolute
-    differences of mean confidence and accuracy of the bins are weighted by their images.
+    The probability of the predicted class sorts images into bins of equal width. The error is the
+    absolute difference between mean confidence and accuracy, averaged over all images' bins.
     """
     confidence, predicted = probabilities.double().max(1)
     right = (predicted == labels).double()
@@ -62,5 +62,5 @@ def calibration_error(probabilities: Tensor, labels: Tensor, bins: int = BINS) -
 
 def loss(probabilities: Tensor, labels: Tensor) -> float:
     """Mean negative logarithm of the label's probability."""
-    found = probabilities.double().gather(1, labels[:, None]).clamp_min(1e-300)
-    return float(-found.log().mean())
+    of_labels = probabilities.double().gather(1, labels[:, None]).clamp_min(1e-300)
+    return float(-of_labels.log().mean())

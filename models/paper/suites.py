@@ -1,4 +1,4 @@
-"""What the paper's tables compare, with the errors that they report."""
+"""What the paper's tables compare, with the errors they report and the claims they support."""
 
 from __future__ import annotations
 
@@ -6,8 +6,8 @@ from dataclasses import dataclass
 
 from .tables import ROWS
 
-# Percent of wrong test images as printed: CIFAR10 of Table 2 (200 epochs) and of Table 3, and
-# top-1 of one crop of Table 4. None is printed for VGG13-2.
+# Percent of wrong test images as printed: CIFAR10 in Table 2 (200 epochs) and Table 3, top-1 of one
+# crop in Table 4. The paper prints none for VGG13-2.
 ERRORS = {
     "basecnn": 9.26, "widecnn": 8.96, "deepcnn": 8.49, "basecnn_3": 9.41,
     "basecnn_ensemble": 7.87, "all_ensemble": 6.9, "se_basecnn": 8.99, "se_deepcnn": 8.15,
@@ -24,7 +24,7 @@ ERRORS = {
     "resnet50_2_cc": 18.64,
 }  # fmt: skip
 
-# Networks whose members are trained by themselves: their trials are those of the members.
+# Networks whose members train by themselves; the trials of the members are theirs.
 ENSEMBLES = {"all_ensemble": ("basecnn", "widecnn", "deepcnn"), "basecnn_ensemble": ("basecnn",)}
 
 
@@ -33,10 +33,10 @@ class Entry:
     """A row of a comparison.
 
     Args:
-        name: of the network.
+        name: our name of the network.
         label: the paper's name of it.
-        millions: its parameters as the paper prints them, in millions.
-        error: percent, as the paper prints it.
+        millions: its parameters in millions, as printed.
+        error: its error in percent, as printed.
     """
 
     name: str
@@ -57,12 +57,12 @@ SUITES = {
 
 @dataclass(frozen=True)
 class Claim:
-    """The paper's order of two sets of networks: those of `better` have the smaller errors.
+    """An order that the paper claims: networks in `better` have smaller errors than in `worse`.
 
     Args:
         text: the claim in words.
-        better, worse: names; every pair is looked at.
-        equal: the claim is that they are about the same.
+        better, worse: names of networks; the claim is about every pair.
+        equal: whether the claim is that their errors are about equal instead.
     """
 
     text: str

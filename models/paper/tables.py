@@ -1,7 +1,7 @@
 """The parameter counts that the paper prints, in millions (its Tables 2 to 4), with remarks.
 
-Remarks say what is known of a figure that does not fit. Quoted: the authors took the figure over
-from another paper.
+Remarks say what is known about a figure that does not fit. A quoted figure is one that the authors
+took from another paper.
 """
 
 from __future__ import annotations
@@ -16,11 +16,11 @@ class Printed:
     """One row of a table of the paper.
 
     Args:
-        table: its number; 0 for a network of the text alone.
+        table: number of the table; 0 for a network that only the text mentions.
         label: the paper's name of the network.
-        name: ours, as `models.create` takes it.
-        millions: the figure as printed; empty if there is none.
-        remark: on the figure.
+        name: our name of it, for `models.create`.
+        millions: the parameter count as printed; empty if there is none.
+        remark: what is known about the figure.
     """
 
     table: int

@@ -1,9 +1,9 @@
-"""Checkpoints that are either whole or not there, and that never run code when they are read.
+"""Checkpoints that are either whole or not there, and that run no code when read.
 
 A checkpoint is checkpoint.json, which holds everything but the tensors, and the safetensors file
-that it names. The tensors are written under a new name first; replacing checkpoint.json is the one
-step that makes the new checkpoint the current one. Until then, and when the disk is full, the
-previous one is whole.
+it names. Tensors are written first, under a new name; replacing checkpoint.json is the one step
+that makes the new checkpoint the current one. Until then, and when the disk is full, the previous
+checkpoint stays whole.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ FORMAT = "mpkernels checkpoint 1"
 
 
 def _without_tensors(value: Any, name: str, tensors: dict[str, Tensor]) -> Any:
-    """The value as JSON has it; its tensors go to `tensors` under the name of their place."""
+    """The value as JSON; its tensors go to `tensors` under the name of their position."""
     if isinstance(value, Tensor):
         tensors[name] = value.detach().cpu().contiguous().clone()
         return {"tensor": name}
@@ -53,7 +53,7 @@ def save(folder: Path, state: dict[str, Any]) -> None:
     """Makes `state` (dicts, lists, numbers, text, tensors) the checkpoint of `folder`.
 
     Raises:
-        OSError: it cannot be written; the previous one is as it was.
+        OSError: the checkpoint cannot be written; the previous one is unchanged.
     """
     tensors: dict[str, Tensor] = {}
     plain = {key: _without_tensors(value, key, tensors) for key, value in state.items()}
@@ -65,20 +65,20 @@ def save(folder: Path, state: dict[str, Any]) -> None:
     def write(to: Path) -> None:
         try:
             save_file(tensors, to)
-        except SafetensorError as error:  # what the system says of a full disk comes as this
+        except SafetensorError as error:  # a full disk is reported as this
             raise OSError(f"{folder / own} cannot be written: {error}") from error
-        to.chmod(0o644)  # safetensors' own is for its owner alone
+        to.chmod(0o644)  # safetensors lets only the owner read it
 
     write_whole(folder / own, write)
     text = json.dumps({"format": FORMAT, "tensors": own, **plain}, indent=1)
     write_text(path, text)
-    for old in folder.glob("tensors-*.safetensors"):  # also those of a run that was killed here
+    for old in folder.glob("tensors-*.safetensors"):  # including leftovers of a run that was killed
         if old.name != own:
             old.unlink(missing_ok=True)
 
 
 def file_of(path: Path) -> Path:
-    """The checkpoint.json that a run's folder or a path to it means."""
+    """The checkpoint.json of a run's folder, or the path itself if it is not a folder."""
     return path / NAME if path.is_dir() else path
 
 
@@ -89,8 +89,8 @@ def load(path: Path) -> dict[str, Any]:
         path: checkpoint.json, or the folder of a run.
 
     Raises:
-        FileNotFoundError: there is none.
-        ValueError: a file is not whole or not a checkpoint; the message names it.
+        FileNotFoundError: there is no checkpoint.
+        ValueError: a file is damaged or not a checkpoint; the message names it.
     """
     path = file_of(path)
     if not path.exists():
@@ -115,7 +115,7 @@ def load(path: Path) -> dict[str, Any]:
 
 
 def check_options(path: Path, held: dict[str, Any], options: dict[str, Any]) -> None:
-    """Raises ValueError unless the checkpoint was made with these options; it names the first."""
+    """Raises ValueError naming the first option that differs from those of the checkpoint."""
     for name, value in options.items():
         if held.get(name) != value:
             raise ValueError(
@@ -124,24 +124,22 @@ def check_options(path: Path, held: dict[str, Any], options: dict[str, Any]) -> 
 
 
 def load_weights(model: nn.Module, name: str, path: Path) -> None:
-    """Loads the weights of a checkpoint, averaged ones if it has them, into the network `name`.
+    """Loads a checkpoint's weights, averaged ones if it has them, into the network `name`.
 
     Raises:
         OSError: there is no such checkpoint (FileNotFoundError), or it cannot be read.
-        ValueError: it is not one, or is one of another network or of other sizes.
+        ValueError: it is no checkpoint, or one of another network or of other sizes.
     """
     try:
         state = load(path)
     except FileNotFoundError as error:
-        wanted = (
-            "a run's folder or its checkpoint.json is wanted, no weights come with the networks"
-        )
-        raise FileNotFoundError(f"pretrained: {error}; {wanted}") from error
+        hint = "a run's folder or its checkpoint.json is wanted, no weights come with the networks"
+        raise FileNotFoundError(f"pretrained: {error}; {hint}") from error
     except (OSError, ValueError) as error:
         raise type(error)(f"pretrained: {error}") from error
-    found = state["options"].get("name", name)
-    if found != name:
-        raise ValueError(f"pretrained: {file_of(path)} holds {found}, not {name}")
+    trained = state["options"].get("name", name)
+    if trained != name:
+        raise ValueError(f"pretrained: {file_of(path)} holds {trained}, not {name}")
     try:
         model.load_state_dict(state.get("average") or state["model"])
     except RuntimeError as error:
@@ -156,18 +154,18 @@ def load_network(path: Path) -> tuple[nn.Module, dict[str, Any]]:
 
     Returns:
         the network in evaluation mode on the CPU; and what training knew: "name", "data",
-        "network" (options it was made with), recipe and "metrics".
+        "network" (its options), the values of the recipe, and "metrics".
 
     Raises:
         FileNotFoundError: there is no checkpoint.
-        ValueError: it is damaged, or does not fit the network that it names.
+        ValueError: it is damaged, or does not fit the network it names.
     """
     state = load(path)
     options = state["options"]
     if "name" not in options:
         raise ValueError(f"{file_of(path)} does not name its network")
-    made = {option: _tuples(value) for option, value in options["network"].items()}
-    network = build(options["name"], **made)
+    network_options = {option: _tuples(value) for option, value in options["network"].items()}
+    network = build(options["name"], **network_options)
     load_weights(network, options["name"], path)
     return network.eval(), {**options, "metrics": state["metrics"]}
 

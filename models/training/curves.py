@@ -1,4 +1,4 @@
-"""Loss and accuracy over the epochs, as a picture."""
+"""Pictures of loss and accuracy over the epochs, and how any picture is drawn and saved."""
 
 from __future__ import annotations
 
@@ -10,8 +10,28 @@ from .files import write_whole
 Metrics = list[dict[str, float]]
 
 
+def pyplot() -> Any:
+    """matplotlib.pyplot, which draws into files here and needs no screen.
+
+    Raises:
+        ImportError: matplotlib is not installed.
+    """
+    import matplotlib
+
+    matplotlib.use("Agg")
+    import matplotlib.pyplot as plt
+
+    return plt
+
+
+def save(figure: Any, path: Path, dpi: int = 120) -> None:
+    """Writes a figure as a whole PNG and closes it."""
+    write_whole(path, lambda to: figure.savefig(to, dpi=dpi))
+    pyplot().close(figure)
+
+
 def draw(axes: Any, runs: dict[str, Metrics], quantity: str) -> None:
-    """Draws training (dashed) and test (solid) curves of "loss" or "accuracy" of each run."""
+    """Draws the "loss" or "accuracy" of each run: dashed in training, solid on the test set."""
     for at, (name, metrics) in enumerate(runs.items()):
         epochs = [line["epoch"] for line in metrics]
         scale = 100 if quantity == "accuracy" else 1
@@ -27,15 +47,9 @@ def draw(axes: Any, runs: dict[str, Metrics], quantity: str) -> None:
 
 
 def plot(path: Path, title: str, metrics: Metrics) -> None:
-    """Writes the curves of one run as a PNG."""
-    import matplotlib
-
-    matplotlib.use("Agg")
-    import matplotlib.pyplot as plt
-
-    figure, axes = plt.subplots(1, 2, figsize=(10, 4), layout="constrained")
+    """Draws the curves of one run as a PNG."""
+    figure, axes = pyplot().subplots(1, 2, figsize=(10, 4), layout="constrained")
     figure.suptitle(title)
     for at, quantity in enumerate(("loss", "accuracy")):
         draw(axes[at], {"": metrics}, quantity)
-    write_whole(path, lambda to: figure.savefig(to, dpi=120))
-    plt.close(figure)
+    save(figure, path)

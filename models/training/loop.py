@@ -35,23 +35,23 @@ class Interrupted(KeyboardInterrupt):
 
 @contextmanager
 def _stops() -> Iterator[list[int]]:
-    """Collects Ctrl-C and SIGTERM, to be looked at between steps."""
-    found: list[int] = []
+    """Collects Ctrl-C and SIGTERM, which the loop handles between steps."""
+    signals: list[int] = []
 
     def request(number: int, frame: FrameType | None) -> None:
-        found.append(number)
+        signals.append(number)
 
     numbers = (signal.SIGINT, signal.SIGTERM)
     before = [signal.signal(number, request) for number in numbers]
     try:
-        yield found
+        yield signals
     finally:
         for number, handler in zip(numbers, before):
             signal.signal(number, handler)
 
 
 class _Progress:
-    """A bar in a terminal, a line every half minute elsewhere."""
+    """A progress bar in a terminal, a line every half minute elsewhere."""
 
     def __init__(self, trainer: Trainer, total: int, shown: bool) -> None:
         recipe = trainer.recipe
@@ -62,7 +62,7 @@ class _Progress:
         self.told = time.perf_counter()
 
     def step(self) -> None:
-        """One more is done."""
+        """Shows one more step."""
         trainer = self.trainer
         text = f"loss {trainer.loss / trainer.seen:.3f}, {100 * trainer.right / trainer.seen:.1f}%"
         self.bar.set_postfix_str(text, refresh=False)
@@ -73,7 +73,7 @@ class _Progress:
             print(f"{self.title}: step {trainer.step}/{self.total}, {text}", file=sys.stderr)
 
     def close(self, finished: bool) -> None:
-        """The epoch is over, or training stops."""
+        """Ends with the epoch, or when training stops."""
         self.bar.close()
         if self.shown and finished:
             last = self.trainer.metrics[-1]
@@ -85,7 +85,7 @@ class _Progress:
 
 
 class _Loop:
-    """The epochs of a trainer, with what is kept of them."""
+    """Runs the epochs of a trainer and writes their results."""
 
     def __init__(
         self, trainer: Trainer, run: Run, options: dict[str, Any], save_every: float, shown: bool
@@ -95,13 +95,13 @@ class _Loop:
         self.saved = time.monotonic()
 
     def save(self) -> None:
-        """Makes the present state the checkpoint."""
+        """Makes the current state the checkpoint."""
         state = self.trainer.state(self.options)
         self.run.save(state)
         self.saved = time.monotonic()
 
     def agreed(self, stops: list[int]) -> tuple[int, bool]:
-        """A signal that any process got, and whether it is time to save."""
+        """A signal that any process received (0 if none), and whether it is time to save."""
         due = time.monotonic() - self.saved >= self.save_every
         total = self.trainer.processes
         if total.world == 1:
@@ -110,7 +110,7 @@ class _Loop:
         return int(number), any_due > 0
 
     def epoch(self, stops: list[int]) -> None:
-        """The rest of this epoch.
+        """Runs the rest of this epoch.
 
         Raises:
             Interrupted: a signal came; the state is saved.
@@ -154,29 +154,30 @@ def fit(
     save_every: float = SAVE_EVERY,
     tensorboard: bool = False,
 ) -> list[dict[str, float]]:
-    """Trains, evaluates after each epoch, and keeps what a run's folder has in `out`.
+    """Trains, evaluates after each epoch, and writes a run's folder.
 
     Args:
         model: maps images to logits, or to what its `loss` takes; trained in place.
         images: the data.
-        recipe: the numbers.
+        recipe: how to train.
         device: "cpu" or "cuda"; `processes` have their own.
-        out: the run's folder (see `models.runs`); nothing is written without one.
-        resume: go on from the checkpoint in `out`.
-        progress: show it on standard error.
+        out: the run's folder (see `models.training.runs`); None writes nothing.
+        resume: whether to go on from the checkpoint in `out`.
+        progress: whether to show progress on standard error.
         names: further options that a resumed run must share, such as the model's name.
-        processes: those that train together; alone if not given.
-        compile: the mode of torch.compile, see `models.trainer.Trainer`.
+        processes: the processes that train together; by default this one alone.
+        compile: the mode of torch.compile, see `models.training.step.Trainer`.
         save_every: seconds between checkpoints within an epoch.
-        tensorboard: write its events too.
+        tensorboard: whether to write TensorBoard events too.
 
     Returns:
-        One dict an epoch: epoch, lr, train_loss, train_accuracy, test_loss, test_accuracy,
+        One dict per epoch: epoch, lr, train_loss, train_accuracy, test_loss, test_accuracy,
         images_per_second, seconds (of training, without evaluation).
 
     Raises:
         FileExistsError: `out` holds a checkpoint and `resume` is false.
-        FileNotFoundError, ValueError: it does not, or was made with other options.
+        FileNotFoundError, ValueError: `resume` is true and `out` holds no checkpoint, or one of a
+            run with other options.
         Interrupted: Ctrl-C or SIGTERM; the state is saved.
         FloatingPointError: the loss is not finite.
     """
@@ -206,7 +207,7 @@ def fit(
 
 
 def estimate(trainer: Trainer, steps: int = 3) -> float:
-    """Seconds that training would take, by its first steps; the weights move."""
+    """Seconds that training would take, judged by its first steps, which change the weights."""
     recipe, batches = trainer.recipe, trainer.batches()
     parts = [trainer.processes.part(batch) for batch in batches[: steps + 1]]
     reader = trainer.images.train_batches(parts, recipe.shift, recipe.seed, 0, "cpu")
@@ -217,5 +218,5 @@ def estimate(trainer: Trainer, steps: int = 3) -> float:
             x.to(trainer.processes.device), y.to(trainer.processes.device), len(batch)
         )
         times.append(time.perf_counter() - begin)
-    one = min(times[1:] or times)  # the first one makes buffers and kernels
+    one = min(times[1:] or times)  # the first step allocates buffers and builds kernels
     return one * len(batches) * recipe.epochs

@@ -9,18 +9,17 @@ from typing import Any
 from torch import Tensor, nn
 from torch.distributed.tensor import DTensor
 
-import mpkernels
 from mpkernels import eager
 
+# The fused routers are subclasses of these.
 ROUTERS = (
     eager.CrossConnect, eager.CrossStitch, eager.CrossPredictConv2d, eager.CrossPredictLinear,
-    mpkernels.CrossConnect, mpkernels.CrossStitch,
 )  # fmt: skip
 
 
 def _tensors(value: Any) -> list[Tensor]:
     if isinstance(value, DTensor):
-        return [value.to_local()]  # a check of all of it would wait for the other processes
+        return [value.to_local()]  # checking the whole would wait for other processes
     if isinstance(value, Tensor):
         return [value]
     if isinstance(value, (list, tuple)):
@@ -33,7 +32,7 @@ def _finite(value: Any) -> bool:
 
 
 class _Watch:
-    """Sees what layers return, and the gradients of it, in the order in which they come."""
+    """Records the first layer output, and the first gradient of one, that is not finite."""
 
     def __init__(self) -> None:
         self.forward: str | None = None
@@ -41,7 +40,7 @@ class _Watch:
         self.router = "none"
 
     def hook(self, name: str) -> Any:
-        """For the layer of this name."""
+        """The forward hook of the layer `name`."""
 
         def see(module: nn.Module, inputs: Any, output: Any) -> None:
             layer = f"{type(module).__name__} {name}"
@@ -71,16 +70,16 @@ class _Watch:
 def culprit(model: nn.Module, x: Tensor, loss: Callable[[Tensor], Tensor]) -> str | None:
     """Runs a batch again, forward and backward, and names the first place that is not finite.
 
-    Several processes must ask together, since the backward of weights that are spread needs all.
+    All processes must call it together, since the backward pass of sharded weights needs them all.
 
     Args:
         model: the network, in the mode in which it failed.
         x: the images.
-        loss: runs the network on images and gives the loss, a scalar.
+        loss: runs the network on images and returns the loss, a scalar.
 
     Returns:
-        one clause: the images, a parameter, a layer's output or its gradient, with the router that
-        ran last before; None if all of it is finite.
+        a clause that names the images, a parameter, or a layer's output or gradient with the last
+        router that ran before; None if everything is finite.
     """
     watch = _Watch()
     hooks = [

@@ -1,9 +1,9 @@
 """Training on several processes: `torchrun --nproc-per-node N -m models.train ... --parallel ddp`.
 
 Every process takes its part of each global batch, so that N processes train as one would with the
-same batch size; only batch norm sees a part alone (on GPUs it is synchronised). State is kept
-whole, under the parameters' names, whichever way it is spread: a run may go on with another number
-of processes, or with one.
+same batch size; only batch norm sees a single part (on GPUs it is synchronised). However it is
+sharded, state is saved whole, under the parameters' names: a run may go on with another number of
+processes, or with one.
 """
 
 from __future__ import annotations
@@ -35,13 +35,14 @@ _WHOLE = StateDictOptions(full_state_dict=True, cpu_offload=True)
 
 @dataclass(frozen=True)
 class Processes:
-    """Those that train together.
+    """The processes that train together.
 
     Args:
-        rank: of this one, from 0.
-        world: their number.
-        kind: "ddp" (every process has the weights) or "fsdp" (a share of them); "" alone.
-        device: of this process.
+        rank: number of this process, from 0.
+        world: number of processes.
+        kind: "ddp" (every process holds all weights), "fsdp" (each holds a share), or "" for a
+            single process.
+        device: device of this process.
     """
 
     rank: int = 0
@@ -50,7 +51,7 @@ class Processes:
     device: str = "cpu"
 
     def wrap(self, model: nn.Module) -> nn.Module:
-        """The network as it runs in all of them."""
+        """The network as the processes run it together."""
         if self.kind == "":
             return model
         gpu = self.device.startswith("cuda")
@@ -62,38 +63,38 @@ class Processes:
         return model
 
     def part(self, index: Tensor) -> Tensor:
-        """What this process takes of a global batch."""
+        """The part of a global batch that belongs to this process."""
         return index.tensor_split(self.world)[self.rank]
 
     def gather(self, value: Any) -> list[Any]:
         """Every process's value, by rank."""
         if self.world == 1:
             return [value]
-        found: list[Any] = [None] * self.world
-        dist.all_gather_object(found, value)
-        return found
+        values: list[Any] = [None] * self.world
+        dist.all_gather_object(values, value)
+        return values
 
     def same_buffers(self, model: nn.Module) -> None:
-        """Gives all processes the first one's buffers: those that a checkpoint keeps."""
+        """Gives all processes the buffers of the first, which are those in a checkpoint."""
         if self.world > 1:
             for buffer in model.buffers():
                 dist.broadcast(buffer, 0)
 
     def sums(self, *values: float) -> list[float]:
-        """Of all processes."""
+        """The sums of the values over all processes."""
         if self.world == 1:
             return list(values)
         total = torch.tensor(values, dtype=torch.float64, device=self.device)
         dist.all_reduce(total)
-        found: list[float] = total.tolist()
-        return found
+        sums: list[float] = total.tolist()
+        return sums
 
 
 ALONE = Processes()
 
 
 def start(kind: str | None, device: str) -> Processes:
-    """Joins the processes that torchrun started, or trains alone where `kind` is None.
+    """Joins the processes that torchrun started; this one stays alone if `kind` is None.
 
     Raises:
         ValueError: the kind needs torchrun, or torchrun needs a kind.
@@ -111,7 +112,7 @@ def start(kind: str | None, device: str) -> Processes:
     if device == "cuda":
         device = f"cuda:{os.environ['LOCAL_RANK']}"
         torch.cuda.set_device(device)
-    # Processes that were started again must not find the addresses of those that died.
+    # The prefix keeps restarted processes from the addresses of those that died.
     store, rank, world = next(rendezvous("env://"))
     store = PrefixStore(f"attempt {attempt()}", store)
     backend = "nccl" if device.startswith("cuda") else "gloo"
@@ -120,24 +121,24 @@ def start(kind: str | None, device: str) -> Processes:
 
 
 def wait() -> None:
-    """Until all processes are here: none may leave while another still talks to it."""
+    """Waits for all processes: none may leave while another still talks to it."""
     if dist.is_initialized():
         dist.barrier()
 
 
 def finish() -> None:
-    """Leaves the other processes, if there are some."""
+    """Leaves the other processes, if there are any."""
     if dist.is_initialized():
         dist.destroy_process_group()
 
 
 def attempt() -> int:
-    """How often torchrun has started these processes again after one of them had died."""
+    """How often torchrun has restarted these processes after one had died."""
     return int(os.environ.get("TORCHELASTIC_RESTART_COUNT", "0"))
 
 
 def without_sync(model: nn.Module, last: bool) -> AbstractContextManager[Any]:
-    """For a part of a batch: gradients come together after the last one."""
+    """The context for a part of a batch; gradients are only synchronised after the last part."""
     if isinstance(model, FSDPModule):
         model.set_requires_gradient_sync(last)
     if isinstance(model, DistributedDataParallel) and not last:
@@ -146,13 +147,13 @@ def without_sync(model: nn.Module, last: bool) -> AbstractContextManager[Any]:
 
 
 def clip(model: nn.Module, largest: float) -> Tensor:
-    """Scales all gradients so that their norm together is at most `largest`; gives what it was."""
+    """Scales the gradients so that their total norm is at most `largest`; returns the old norm."""
     norm = nn.utils.clip_grad_norm_(model.parameters(), largest)
     return norm.full_tensor() if isinstance(norm, DTensor) else norm
 
 
 def state_of(model: nn.Module, optimizer: torch.optim.Optimizer) -> dict[str, Any]:
-    """Weights and optimizer, whole, by the parameters' names; all processes must ask."""
+    """Weights and optimizer, whole, by parameters' names; all processes must call it."""
     return {
         "model": get_model_state_dict(model, options=_WHOLE),
         "optimizer": get_optimizer_state_dict(model, optimizer, options=_WHOLE),
@@ -160,6 +161,6 @@ def state_of(model: nn.Module, optimizer: torch.optim.Optimizer) -> dict[str, An
 
 
 def restore(model: nn.Module, optimizer: torch.optim.Optimizer, state: dict[str, Any]) -> None:
-    """Takes what `state_of` gave."""
+    """Loads what `state_of` returned."""
     set_model_state_dict(model, state["model"], options=_WHOLE)
     set_optimizer_state_dict(model, optimizer, state["optimizer"], options=_WHOLE)

@@ -1,7 +1,8 @@
-"""Training recipes: the paper's as TOML files in recipes/, each with what it leaves open.
+"""Training recipes: the paper's are TOML files in recipes/, which mark what the paper leaves open.
 
-Stated nowhere in the paper, and so assumed everywhere: no weight decay, no Nesterov momentum,
-PyTorch's initialisation, pixels normalised by the training set's mean and deviation.
+The paper says nothing of weight decay, Nesterov momentum, initialisation or normalisation. Assumed
+everywhere: none of the former two, PyTorch's initialisation, and pixels normalised by the training
+set's mean and deviation.
 """
 
 from __future__ import annotations
@@ -24,23 +25,23 @@ FOLDER = Path(__file__).parent / "recipes"
 
 @dataclass(frozen=True)
 class Recipe:
-    """SGD with momentum, whose rate is divided by ten after each milestone.
+    """SGD with momentum; the learning rate is divided by ten after each milestone.
 
     Args:
         epochs: passes over the training images.
-        batch_size: images an update, on all processes and over all accumulated parts together.
-        learning_rate: before the first milestone.
-        momentum: of SGD.
-        weight_decay: of SGD.
+        batch_size: images per update, over all processes and all accumulated parts.
+        learning_rate: learning rate before the first milestone.
+        momentum: momentum of SGD.
+        weight_decay: weight decay of SGD.
         milestones: epochs after which the rate is divided by ten.
-        shift: images are shifted by up to so many pixels in both directions.
-        label_smoothing: of the cross-entropy; 0 for networks with a loss of their own.
-        clip: largest norm of all gradients together; 0 does not clip.
-        accumulate: parts in which a batch goes through the network. Batch norm sees a part.
-        ema: decay of an exponential average of the weights, which is then what is evaluated; 0
-            keeps none.
-        amp: "off", "bf16" or "fp16", the dtype of autocast; with a scaler for fp16.
-        seed: of weights, order and augmentation.
+        shift: largest number of pixels by which images shift in both directions.
+        label_smoothing: label smoothing of the cross-entropy; 0 for networks with their own loss.
+        clip: largest total norm of the gradients; 0 does not clip.
+        accumulate: parts in which a batch goes through the network. Batch norm sees one part.
+        ema: decay of an exponential average of the weights, which evaluation then uses; 0 keeps no
+            average.
+        amp: dtype of autocast: "off", "bf16", or "fp16" (with a gradient scaler).
+        seed: seed of weights, order and augmentation.
     """
 
     epochs: int = 200
@@ -76,42 +77,42 @@ class Recipe:
             )
 
     def rate(self, epoch: int) -> float:
-        """Learning rate of an epoch, counted from 0."""
+        """The learning rate of an epoch; epochs count from 0."""
         return self.learning_rate / 10.0 ** sum(epoch >= start for start in self.milestones)
 
     def with_values(self, **values: Any) -> Recipe:
-        """Another recipe; None leaves a value as it is, milestones move with the epochs.
+        """Another recipe. None keeps a value; milestones move with the epochs.
 
         Raises:
-            ValueError: a value is not one that it can have.
+            ValueError: a value is out of range.
         """
-        given = {name: value for name, value in values.items() if value is not None}
-        if "epochs" in given and "milestones" not in given and given["epochs"] > 0:
-            share = given["epochs"] / self.epochs
-            # However short the training, its first epoch is before the first milestone.
-            given["milestones"] = tuple(max(1, round(m * share)) for m in self.milestones)
-        return replace(self, **given)
+        changes = {name: value for name, value in values.items() if value is not None}
+        if "epochs" in changes and "milestones" not in changes and changes["epochs"] > 0:
+            share = changes["epochs"] / self.epochs
+            # However short the training, its first epoch precedes the first milestone.
+            changes["milestones"] = tuple(max(1, round(m * share)) for m in self.milestones)
+        return replace(self, **changes)
 
     def as_dict(self) -> dict[str, Any]:
-        """Plain values, as a checkpoint keeps them."""
+        """Plain values, as a checkpoint stores them."""
         return {**asdict(self), "milestones": list(self.milestones)}
 
     def as_toml(self) -> str:
-        """A file that `read` reads."""
-        # JSON's numbers, strings and lists are TOML's.
+        """The text of a file that `read` accepts."""
+        # Numbers, strings and lists are the same in JSON and TOML.
         return "".join(f"{name} = {json.dumps(value)}\n" for name, value in self.as_dict().items())
 
 
 def names() -> list[str]:
-    """The recipes that are there."""
+    """The names of the paper's recipes."""
     return sorted(path.stem for path in FOLDER.glob("*.toml"))
 
 
 def read(name: str) -> Recipe:
-    """A recipe by its name, or from a TOML file.
+    """Reads a recipe by its name, or from a TOML file.
 
     Raises:
-        ValueError: there is none, or the file is not one; the message names file and key.
+        ValueError: there is no such recipe, or the file is not one; the message names file and key.
     """
     path = FOLDER / f"{name}.toml" if name in names() else Path(name)
     if not path.is_file():
@@ -124,11 +125,11 @@ def read(name: str) -> Recipe:
     for key, value in values.items():
         if key not in known:
             raise ValueError(f"recipe: {path}: {key} is none of {', '.join(known)}")
-        wanted = (int, float) if type(known[key]) is float else type(known[key])
+        allowed = (int, float) if type(known[key]) is float else type(known[key])
         if key == "milestones":
             right = isinstance(value, list) and all(type(epoch) is int for epoch in value)
         else:
-            right = isinstance(value, wanted) and not isinstance(value, bool)
+            right = isinstance(value, allowed) and not isinstance(value, bool)
         if not right:
             kind = (
                 "epochs, a list of integers" if key == "milestones" else type(known[key]).__name__
@@ -143,11 +144,11 @@ def read(name: str) -> Recipe:
 
 
 def default_name(model_name: str, classes: int | None = None) -> str:
-    """The recipe with which the paper trains a network; that of the CNNs if it has none.
+    """The recipe by which the paper trains a network; that of the CNNs if it names none.
 
     Args:
-        model_name: the network.
-        classes: of the images; those that the network has by itself if not given.
+        model_name: name of the network.
+        classes: number of classes of the images; by default the network's own.
     """
     known = options(model_name) if model_name in list_models() else {}
     if known.get("size") == 224:
@@ -159,15 +160,15 @@ def default_name(model_name: str, classes: int | None = None) -> str:
 def recipe_for(
     model_name: str, recipe: str | None = None, classes: int | None = None, **values: Any
 ) -> Recipe:
-    """The recipe of a network, or the named one, with other values; None leaves a value as it is.
+    """The recipe of a network, or the named one, with other values; None keeps a value.
 
     Args:
-        model_name: the network.
-        recipe: a name or a TOML file; None is the paper's for the network and its images.
-        classes: of the images.
-        values: of the recipe.
+        model_name: name of the network.
+        recipe: a name or a TOML file; None takes the paper's for the network and its images.
+        classes: number of classes of the images.
+        values: values that replace the recipe's.
 
     Raises:
-        ValueError: there is no such recipe, or a value is not one that it can have.
+        ValueError: there is no such recipe, or a value is out of range.
     """
     return read(recipe or default_name(model_name, classes)).with_values(**values)

@@ -1,7 +1,7 @@
-"""A run's folder: what was trained how, on what, and what came out.
+"""A run's folder: what was trained, how, on which machine, and with which result.
 
-recipe.toml, environment.json, metrics.jsonl (a line an epoch), curves.png, checkpoint.json with its
-tensors, and with TensorBoard its events.
+It holds recipe.toml, environment.json, metrics.jsonl (a line per epoch), curves.png,
+checkpoint.json with its tensors, and the events of TensorBoard if asked for.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from .recipe import Recipe
 
 
 def _commit() -> str | None:
-    """Of this checkout; None where it is none, or git is not installed."""
+    """The commit of this checkout; None if this is no checkout or git is not installed."""
     command = ["git", "-C", str(Path(__file__).parent), "describe", "--always", "--dirty"]
     try:
         return subprocess.run(command, capture_output=True, text=True).stdout.strip() or None
@@ -32,7 +32,7 @@ def _commit() -> str | None:
 
 
 def _processor() -> str:
-    """Its name, where the system tells."""
+    """The processor's name, if the system tells it."""
     try:
         lines = Path("/proc/cpuinfo").read_text().splitlines()
     except OSError:
@@ -57,15 +57,15 @@ def environment(device: str) -> dict[str, Any]:
 
 
 class Run:
-    """The folder of a run; a process that is not the first writes nothing.
+    """The folder of a run; only the first process writes to it.
 
     Args:
-        folder: where; None writes nothing.
-        first: whether this process writes.
-        tensorboard: whether events are written too.
+        folder: path of the folder; None writes nothing.
+        first: whether this is the first process.
+        tensorboard: whether to write TensorBoard events too.
 
     Raises:
-        ValueError: TensorBoard is asked for and not installed.
+        ValueError: `tensorboard` is true and TensorBoard is not installed.
     """
 
     def __init__(self, folder: Path | None, first: bool = True, tensorboard: bool = False) -> None:
@@ -80,14 +80,14 @@ class Run:
         self.events = SummaryWriter(str(self.folder))  # type: ignore[no-untyped-call]
 
     def begin(self, recipe: Recipe, device: str) -> None:
-        """Notes how it is trained."""
+        """Writes how the network is trained."""
         if self.folder is not None:
             write_text(self.folder / "recipe.toml", recipe.as_toml())
             text = json.dumps(environment(device), indent=1)
             write_text(self.folder / "environment.json", text)
 
     def note(self, metrics: list[dict[str, float]]) -> None:
-        """Keeps the metrics of all epochs."""
+        """Writes the metrics of all epochs."""
         if self.folder is not None:
             write_lines(self.folder / "metrics.jsonl", metrics)
         if self.events is not None and metrics:
@@ -101,7 +101,7 @@ class Run:
             checkpoint.save(self.folder, state)
 
     def draw(self, title: str, metrics: list[dict[str, float]]) -> None:
-        """Draws the curves, if matplotlib is there."""
+        """Draws the curves if matplotlib is installed."""
         if self.folder is None or not metrics:
             return
         try:
@@ -109,4 +109,4 @@ class Run:
 
             plot(self.folder / "curves.png", title, metrics)
         except ImportError:
-            print("matplotlib is not installed: no picture of the curves", file=sys.stderr)
+            print("matplotlib is not installed: curves.png is not drawn", file=sys.stderr)

@@ -1,9 +1,9 @@
-"""A network with its optimizer and its place in the training, and the step it takes.
+"""A network with its optimizer and its position in the training, and the step it takes.
 
-Nothing random is kept between steps: the order of an epoch follows from (seed, epoch), the
-augmentation of an image from (seed, epoch, image), anything random in the network from (seed,
-epoch, step, process). A checkpoint therefore holds weights, optimizer, scaler and the place, and a
-resumed run repeats the uninterrupted one bit for bit.
+No random state is kept between steps: the order of an epoch depends on (seed, epoch), the
+augmentation of an image on (seed, epoch, image), and anything random in the network on (seed,
+epoch, step, process). So a checkpoint holds weights, optimizer, scaler and position, and a resumed
+run repeats the uninterrupted one bit for bit.
 """
 
 from __future__ import annotations
@@ -34,15 +34,15 @@ def judge(
 ) -> tuple[Tensor, Tensor]:
     """The mean loss of a batch and its logits, whatever the network returns.
 
-    A network with a loss of its own has a method `loss(output, target)`; the others have
+    A network with its own loss has a method `loss(output, target)`; for others it is
     cross-entropy.
 
     Args:
-        model: the network, in training or evaluation mode, in which its loss may differ.
+        model: the network, in training or evaluation mode; its loss may depend on the mode.
         output: what `model(x)` returned: logits [B, num_classes], or a tuple that starts with
             them (or with other scores whose largest is the predicted class).
         y: labels [B].
-        label_smoothing: of the cross-entropy.
+        label_smoothing: label smoothing of the cross-entropy.
 
     Returns:
         the loss, a scalar, and the logits.
@@ -57,12 +57,12 @@ def judge(
 def evaluate(
     model: nn.Module, images: DataSet, processes: Processes = ALONE, batch_size: int = 512
 ) -> tuple[float, float]:
-    """Mean loss and accuracy (0 to 1) on the test set; leaves the model in its mode."""
+    """Mean loss and accuracy (0 to 1) on the test set; the model's mode stays as it was."""
     mode = model.training
     model.eval()
     processes.same_buffers(model)
     loss, right = 0.0, 0
-    # As many batches in every process: where weights are spread, these wait for each other.
+    # Every process runs equally many batches: those with sharded weights wait for each other.
     count = math.ceil(images.test_count / (batch_size * processes.world))
     batches = torch.arange(images.test_count).tensor_split(count)
     parts = [processes.part(batch) for batch in batches]
@@ -82,10 +82,10 @@ class Trainer:
     Args:
         model: maps images to logits, or to what its `loss` takes; trained in place.
         images: the data.
-        recipe: the numbers.
-        processes: those that train together.
-        compile: the mode in which torch.compile makes the network's code, one of `COMPILE_MODES`;
-            "reduce-overhead" replays it as CUDA graphs. None leaves it alone.
+        recipe: how to train.
+        processes: the processes that train together.
+        compile: mode of torch.compile, one of `COMPILE_MODES`; "reduce-overhead" replays the
+            network as CUDA graphs. None does not compile.
 
     Raises:
         ValueError: the recipe does not fit the network or the processes.
@@ -126,7 +126,7 @@ class Trainer:
     def batches(self) -> list[Tensor]:
         """Indices of this epoch's batches.
 
-        A last batch with fewer than two images a process is left out: batch norm needs two.
+        A last batch with fewer than two images per process is left out: batch norm needs two.
         """
         generator = seeded(self.recipe.seed, self.epoch)
         order = torch.randperm(self.images.train_count, generator=generator)
@@ -134,7 +134,7 @@ class Trainer:
         return [part for part in order.split(self.recipe.batch_size) if len(part) >= least]
 
     def _loss(self, x: Tensor, y: Tensor, run: Callable[[Tensor], Any]) -> tuple[Tensor, Tensor]:
-        """The mean loss of a part of a batch, and its logits."""
+        """The mean loss of part of a batch, and its logits."""
         dtype = torch.float16 if self.recipe.amp == "fp16" else torch.bfloat16
         kind = self.processes.device.partition(":")[0]
         with torch.autocast(kind, dtype, enabled=self.recipe.amp != "off"):
@@ -142,11 +142,11 @@ class Trainer:
         return judge(self.bare, output, y, self.recipe.label_smoothing)
 
     def train_step(self, x: Tensor, y: Tensor, whole: int) -> None:
-        """One update by this process's part of a batch of `whole` images.
+        """One update from this process's part of a batch of `whole` images.
 
         Raises:
             FloatingPointError: the loss or a gradient is not finite; the message says where that
-                began. The weights are as they were.
+                began. The weights are unchanged.
         """
         recipe, world = self.recipe, self.processes.world
         torch.manual_seed(
@@ -155,7 +155,7 @@ class Trainer:
         for group in self.optimizer.param_groups:
             group["lr"] = recipe.rate(self.epoch)
         self.optimizer.zero_grad(set_to_none=True)
-        # In parts of at least two images, for batch norm, and as many in every process.
+        # A part has at least two images, for batch norm; all processes have equally many parts.
         count = max(1, min(recipe.accumulate, whole // (2 * world)))
         parts = list(zip(x.tensor_split(count), y.tensor_split(count)))
         sums = torch.zeros(2, dtype=torch.float64, device=x.device)  # of losses and of hits
@@ -169,7 +169,7 @@ class Trainer:
         self.scaler.unscale_(self.optimizer)
         norm = parallel.clip(self.model, recipe.clip or math.inf)
         loss_sum, right, length = torch.cat([sums, norm.double().view(1)]).tolist()
-        # The scaler of fp16 leaves out a step whose gradients are too large.
+        # The scaler of fp16 skips a step whose gradients are too large.
         broken = not math.isfinite(loss_sum + (0 if self.scaler.is_enabled() else length))
         if any(self.processes.sums(broken)):
             self._stop(loss_sum, parts)
@@ -183,11 +183,11 @@ class Trainer:
         self.step += 1
 
     def _stop(self, value: float, parts: list[tuple[Tensor, Tensor]]) -> None:
-        """Raises FloatingPointError, the same in all processes; `value` is this one's loss."""
+        """Raises the same FloatingPointError in all processes; `value` is this one's loss."""
         places = [culprit(self.bare, x, partial(self._mean_loss, y)) for x, y in parts]
-        found = self.processes.gather((math.isfinite(value), [p for p in places if p]))
-        what = "gradient" if all(finite for finite, _ in found) else "loss"
-        first = next((places[0] for _, places in found if places), "all layers are finite")
+        reports = self.processes.gather((math.isfinite(value), [p for p in places if p]))
+        what = "gradient" if all(finite for finite, _ in reports) else "loss"
+        first = next((places[0] for _, places in reports if places), "all layers are finite")
         raise FloatingPointError(
             f"the {what} is not finite in epoch {self.epoch}, step {self.step}: {first}; "
             "try a lower --lr"
@@ -197,7 +197,7 @@ class Trainer:
         return self._loss(x, y, self.bare)[0]
 
     def state(self, options: dict[str, Any]) -> dict[str, Any]:
-        """What a resumed run needs; all processes must ask."""
+        """What a resumed run needs; all processes must call it."""
         seen = self.processes.sums(self.loss, self.right, self.seen)
         return {
             "options": options,
@@ -213,10 +213,10 @@ class Trainer:
         """Goes on where `state` was taken.
 
         Raises:
-            ValueError: it does not fit the network; the message names `path`, where it is from.
+            ValueError: it does not fit the network; the message names `path`, its file.
         """
         try:
-            # What is given whole to processes may lack something without an error of torch's.
+            # With several processes torch does not complain of keys that are missing.
             missing = self.bare.state_dict().keys() - state["model"].keys()
             if missing:
                 raise RuntimeError(f"Missing key(s): {', '.join(sorted(missing))}")
@@ -229,12 +229,12 @@ class Trainer:
         self.scaler.load_state_dict(state["scaler"])
         self.epoch, self.step = state["place"]
         self.metrics = state["metrics"]
-        # What all processes saw together is counted once.
+        # These are sums over all processes and must be counted once.
         first = self.processes.rank == 0
         self.loss, self.right, self.seen = state["seen"] if first else (0.0, 0.0, 0.0)
 
     def finish_epoch(self, images: float, seconds: float) -> None:
-        """Evaluates, notes the metrics, goes to the next epoch; the speed is that of `images`."""
+        """Evaluates, records the metrics (speed is `images` per `seconds`) and ends the epoch."""
         loss, right, seen = self.processes.sums(self.loss, self.right, self.seen)
         judged = self.bare if self.average is None else self.average.module
         test_loss, test_accuracy = evaluate(judged, self.images, self.processes)
