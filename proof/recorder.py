@@ -7,7 +7,8 @@ from typing import NamedTuple
 
 import torch
 
-from mpkernels.triton import combine, combine_sums, cross_connect, gate, mix, parameters
+from mpkernels.triton import combine, cross_connect, gate, mix, parameters
+from proof.launches import intercepted
 from proof.problems.networks import Router
 
 
@@ -19,35 +20,20 @@ class Launched(NamedTuple):
     options: dict  # of the compiler
 
 
-class _Stub:
-    def __init__(self, kernel, launches):
-        self._kernel, self._launches = kernel, launches
-
-    def __getitem__(self, grid):
-        def launch(*arguments, **named):
-            options = {name: named.pop(name) for name in ("num_warps", "maxnreg") if name in named}
-            self._launches.append(Launched(self._kernel, grid, arguments, named, options))
-
-        return launch
-
-
 @contextlib.contextmanager
 def recorded_launches():
     """Yields the list of launches; nothing runs, outputs stay unset."""
     launches: list[Launched] = []
-    kernels = [
-        (module, name, getattr(module, name))
-        for module in (combine, combine_sums, cross_connect, gate, mix, parameters)
-        for name in vars(module)
-        if name.endswith("_kernel")
-    ]
-    try:
-        for module, name, kernel in kernels:
-            setattr(module, name, _Stub(kernel, launches))
+
+    def instead(kernel, grid):
+        def launch(*arguments, **named):
+            options = {name: named.pop(name) for name in ("num_warps", "maxnreg") if name in named}
+            launches.append(Launched(kernel, grid, arguments, named, options))
+
+        return launch
+
+    with intercepted(instead):
         yield launches
-    finally:
-        for module, name, kernel in kernels:
-            setattr(module, name, kernel)
 
 
 def empty_paths(router: Router, batch: int, dtype, channels_last=False) -> list[torch.Tensor]:

@@ -7,7 +7,7 @@ process, for tools that watch one.
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from typing import Any, NamedTuple
 
 import torch
@@ -17,13 +17,10 @@ from benchmarks.gpu.correctness import check
 from benchmarks.gpu.drawn import Case, Router
 from mpkernels.ops.layout import Geometry
 from mpkernels.ops.onchip import CLUSTERS, OnChip
-from mpkernels.triton import combine, combine_sums, cross_connect, gate, mix, parameters
+from mpkernels.triton import cross_connect
 from mpkernels.triton.launch import PARAMETER_SAMPLES, Walk, chunks_of
+from proof.launches import KERNELS, launched
 
-LAUNCHERS = (combine, combine_sums, cross_connect, gate, mix, parameters)
-KERNELS = sorted(
-    {name for module in LAUNCHERS for name in vars(module) if name.endswith("_kernel")}
-)
 SMALL, VECTOR = Router(13, (5, 7), 2, 3), Router(4, (), 2, 3)
 TILES, TALL = Router(24, (8, 8), 2, 3), Router(33, (16, 17), 2, 3)
 
@@ -72,36 +69,6 @@ def cases() -> list[str]:
     return list(LAUNCHES)
 
 
-class _Seen:
-    """A kernel that notes that it was launched."""
-
-    def __init__(self, name: str, kernel: Any, seen: set[str]) -> None:
-        self.name, self.kernel, self.seen = name, kernel, seen
-
-    def __getitem__(self, grid: tuple[int, ...]) -> Any:
-        self.seen.add(self.name)
-        return self.kernel[grid]
-
-
-@contextlib.contextmanager
-def launched() -> Iterator[set[str]]:
-    """The names of the kernels that are launched meanwhile."""
-    seen: set[str] = set()
-    real = [
-        (module, name, getattr(module, name))
-        for module in LAUNCHERS
-        for name in KERNELS
-        if hasattr(module, name)
-    ]
-    for module, name, kernel in real:
-        setattr(module, name, _Seen(name, kernel, seen))
-    try:
-        yield seen
-    finally:
-        for module, name, kernel in real:
-            setattr(module, name, kernel)
-
-
 def forced(launch: Launch) -> contextlib.AbstractContextManager[None]:
     """The method of a launch, for all routers meanwhile."""
     (channels, spatial, inputs, outputs), dtype, layout, batch = launch.case
@@ -118,9 +85,9 @@ def forced(launch: Launch) -> contextlib.AbstractContextManager[None]:
 def run(name: str, device: str = "cuda") -> dict[str, Any]:
     """Checks it, and names the Triton kernels that ran."""
     launch = LAUNCHES[name]
-    with launched() as seen, forced(launch), mpk.use_backend("triton"):
+    with launched() as names, forced(launch), mpk.use_backend("triton"):
         row = check(launch.case, launch.operator, device)
-    return row | {"kernels": sorted(seen)}
+    return row | {"kernels": sorted(set(names))}
 
 
 def never_launched(rows: Iterable[dict[str, Any]]) -> list[str]:

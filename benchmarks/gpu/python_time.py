@@ -8,10 +8,9 @@ small size.
 
 from __future__ import annotations
 
-import contextlib
 import statistics
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -23,29 +22,8 @@ from benchmarks.measure import Step, contest
 ROUNDS = 41
 
 
-class _Nothing:
-    def __getitem__(self, grid: Any) -> Callable[..., None]:
-        return lambda *arguments, **constants: None
-
-
-@contextlib.contextmanager
-def no_launches() -> Iterator[None]:
-    """Every kernel of the launchers does nothing."""
-    from mpkernels.triton import cross_connect, gate, mix, parameters
-
-    saved = [
-        (module, name, kernel)
-        for module in (cross_connect, gate, mix, parameters)
-        for name, kernel in vars(module).items()
-        if name.endswith("_kernel")
-    ]
-    try:
-        for module, name, _ in saved:
-            setattr(module, name, _Nothing())
-        yield
-    finally:
-        for module, name, kernel in saved:
-            setattr(module, name, kernel)
+def _no_launch(kernel: Any, grid: Any) -> Callable[..., None]:
+    return lambda *arguments, **constants: None
 
 
 def candidates() -> dict[str, Step]:
@@ -72,7 +50,9 @@ def candidates() -> dict[str, Step]:
 
 def measure() -> dict[str, float]:
     """Median microseconds a call by candidate."""
-    with mpk.use_backend("triton"), no_launches():
+    from proof.launches import intercepted
+
+    with mpk.use_backend("triton"), intercepted(_no_launch):
         times = contest(candidates(), ROUNDS)
     return {name: statistics.median(values) for name, values in times.items()}
 

@@ -1,0 +1,260 @@
+"""Which file may import which: the layers of the project, as one table.
+
+`python -m proof.layers` prints every file with what it imports of the project, the imports between
+folders, and what breaks the rules: an import that the table does not allow, or a circle.
+"""
+
+from __future__ import annotations
+
+import ast
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+from proof.where import ROOT
+
+PUBLIC = {"mpkernels", "mpkernels.eager", "mpkernels.functional"}
+# What the benchmarks of CPUs and of GPUs share.
+SHARED = {
+    f"benchmarks.{name}"
+    for name in ("baselines", "cases", "machine", "measure", "problem", "training", "workload")
+}
+
+# A file, or the folder of a file -> what it may import of this project and of triton. A name
+# allows what lies below it too, except "mpkernels" itself. "(triton)": within functions alone.
+ALLOWED = {
+    "mpkernels/version.py": set(),
+    "mpkernels/eager": {"mpkernels.eager"},
+    "mpkernels/triton/launch.py": {"mpkernels.ops.layout", "mpkernels.ops.onchip"},
+    "mpkernels/triton/tuned.py": {
+        "mpkernels.ops.layout",
+        "mpkernels.ops.onchip",
+        "mpkernels.triton.launch",
+    },
+    "mpkernels/triton": {
+        "mpkernels.triton",
+        "mpkernels.ops.layout",
+        "mpkernels.ops.onchip",
+        "mpkernels.eager.functional",
+        "triton",
+    },
+    "mpkernels/ops": {"mpkernels.ops", "mpkernels.eager", "(mpkernels.triton)", "(triton)"},
+    "mpkernels/functional.py": {
+        "mpkernels.ops",
+        "mpkernels.eager.arguments",
+        "mpkernels.eager.functional",
+    },
+    "mpkernels/fold.py": {"mpkernels.eager"},
+    "mpkernels/modules.py": {"mpkernels.eager", "mpkernels.functional", "mpkernels.fold"},
+    "mpkernels/fuse.py": {"mpkernels.eager", "mpkernels.modules"},
+    "mpkernels/availability.py": {"mpkernels.ops"},
+    "mpkernels/explain": {
+        "mpkernels.explain",
+        "mpkernels.eager",
+        "mpkernels.fold",
+        "mpkernels.functional",
+        "mpkernels.modules",
+        "mpkernels.ops",
+        "mpkernels.availability",
+        "mpkernels.triton.launch",
+        "mpkernels.triton.tuned",
+    },
+    "mpkernels/tune.py": {
+        "mpkernels.eager",
+        "mpkernels.functional",
+        "mpkernels.ops",
+        "mpkernels.availability",
+        "(mpkernels.triton)",
+    },
+    "mpkernels/selftest.py": {
+        "mpkernels.eager",
+        "mpkernels.functional",
+        "mpkernels.ops",
+        "mpkernels.availability",
+    },
+    "mpkernels/report.py": {
+        "mpkernels.ops",
+        "mpkernels.availability",
+        "mpkernels.version",
+        "(mpkernels._build)",
+    },
+    "mpkernels/__main__.py": {"mpkernels.report", "mpkernels.selftest"},
+    "mpkernels/__init__.py": {
+        "mpkernels.eager",
+        "mpkernels.explain",
+        "mpkernels.functional",
+        "mpkernels.fuse",
+        "mpkernels.tune",
+        "mpkernels.modules",
+        "mpkernels.ops.switch",
+        "mpkernels.version",
+    },
+    "models/networks": {"models.networks", "mpkernels"},
+    "models/data/__main__.py": {"models.data", "models.cli"},
+    "models/data": {"models.data"},
+    "models/training": {"models.training", "models.networks", "models.data", "mpkernels"},
+    "models/paper": {
+        "models.paper",
+        "models.networks",
+        "models.data",
+        "models.training",
+        "mpkernels",
+    },
+    "models": {"models", "mpkernels"},
+    "examples": {"models", "mpkernels"},
+    "proof/where.py": set(),
+    "proof/problems": {"proof.problems", "proof.dispatched", "proof.where", "models", "mpkernels"},
+    "proof/machine_code": {
+        "proof.machine_code",
+        "proof.problems",
+        "proof.recorder",
+        "mpkernels",
+        "triton",
+    },
+    "proof/traffic": {"proof.traffic", "proof.problems", "proof.where", "mpkernels", "triton"},
+    "proof/shim": {"proof.shim", "proof.where", "mpkernels"},
+    "proof": {"proof", "mpkernels"},
+    "benchmarks/cpu": {"benchmarks.cpu", *SHARED, "models", "mpkernels"},
+    "benchmarks/gpu": {"benchmarks.gpu", *SHARED, "proof", "models", "mpkernels", "triton"},
+    "benchmarks/report.py": {"benchmarks", "models", "mpkernels"},
+    "benchmarks": {*SHARED, "benchmarks.cpu", "benchmarks.RESULTS", "models", "mpkernels", "proof"},
+    "tests": {"proof", "benchmarks", "models", "mpkernels", "setup", "triton"},
+    "hubconf.py": {"models"},
+    "setup.py": set(),
+}
+ROOMS = ("mpkernels", "models", "proof", "benchmarks", "tests", "examples")
+PROJECT = (*ROOMS, "hubconf", "setup", "triton")
+
+
+def sources() -> list[str]:
+    """All Python files of the project, relative to its root."""
+    paths = [path for room in ROOMS for path in (ROOT / room).rglob("*.py")]
+    paths += [ROOT / "hubconf.py", ROOT / "setup.py"]
+    return sorted(path.relative_to(ROOT).as_posix() for path in paths)
+
+
+def is_module(name: str) -> bool:
+    """Whether a dotted name is a file or a folder of the project."""
+    path = ROOT / name.replace(".", "/")
+    return path.is_dir() or path.with_suffix(".py").exists()
+
+
+def imported(path: str, source: str) -> Iterator[tuple[str, bool]]:
+    """(name, whether within a function) of every import; names of modules, not of their values."""
+    tree = ast.parse(source)
+    within = {
+        id(node)
+        for function in ast.walk(tree)
+        if isinstance(function, (ast.FunctionDef, ast.AsyncFunctionDef))
+        for node in ast.walk(function)
+    }
+    for node in ast.walk(tree):
+        names = []
+        if isinstance(node, ast.Import):
+            names = [alias.name for alias in node.names]
+        elif isinstance(node, ast.ImportFrom):
+            parts = path.split("/")[: -node.level] if node.level else []
+            module = ".".join([*parts, node.module] if node.module else parts)
+            inner = [f"{module}.{alias.name}" for alias in node.names]
+            names = [name if is_module(name) else module for name in inner]
+        elif isinstance(node, ast.Call) and ast.unparse(node.func).endswith("import_module"):
+            argument = node.args[0]
+            argument = argument.values[0] if isinstance(argument, ast.JoinedStr) else argument
+            if isinstance(argument, ast.Constant):
+                names = [str(argument.value).rstrip(".")]
+        for name in names:
+            if name.partition(".")[0] in PROJECT:
+                yield name, id(node) in within
+
+
+def rule_of(path: str) -> str:
+    """The entry of ALLOWED that a file falls under."""
+    while path not in ALLOWED:
+        path = path.rpartition("/")[0]
+        if not path:
+            raise KeyError("the file has no room: add it to ALLOWED")
+    return path
+
+
+def violations(path: str, source: str) -> list[str]:
+    """What a file imports and may not."""
+    allowed, wrong = ALLOWED[rule_of(path)], []
+    for name, within_function in imported(path, source):
+        rules = {rule.strip("()") for rule in allowed if within_function or "(" not in rule}
+        if path.startswith(("models/", "examples/")) and name.startswith("mpkernels"):
+            inside = name in rules - {"mpkernels"} | PUBLIC
+        else:
+            inside = any(name == rule or name.startswith(f"{rule}.") for rule in rules)
+        if not inside:
+            wrong.append(name)
+    return wrong
+
+
+def file_of(name: str) -> str | None:
+    """The file behind a module's name; None for a folder without code of its own."""
+    path = Path(name.replace(".", "/"))
+    for each in (path.with_suffix(".py"), path / "__init__.py"):
+        if (ROOT / each).exists():
+            return each.as_posix()
+    return None
+
+
+def imports() -> dict[str, list[str]]:
+    """The files that each file imports, within functions too."""
+    found = {}
+    for path in sources():
+        names = {file_of(name) for name, _ in imported(path, (ROOT / path).read_text())}
+        found[path] = sorted(name for name in names if name not in (None, path))
+    return found
+
+
+def circle(edges: dict[str, list[str]]) -> list[str]:
+    """One circle among these edges, or nothing."""
+    done: set[str] = set()
+    way: list[str] = []
+
+    def visit(node: str) -> list[str]:
+        if node in way:
+            return [*way[way.index(node) :], node]
+        if node not in done:
+            way.append(node)
+            for target in edges.get(node, []):
+                if found := visit(target):
+                    return found
+            done.add(way.pop())
+        return []
+
+    return next((found for node in edges if (found := visit(node))), [])
+
+
+def between_rooms(edges: dict[str, list[str]]) -> dict[str, list[str]]:
+    """The same imports between folders; a file at the top of a package stands for itself."""
+
+    def room(path: str) -> str:
+        folder = path.rpartition("/")[0]
+        return folder if "/" in folder else path
+
+    rooms: dict[str, set[str]] = {}
+    for path, targets in edges.items():
+        rooms.setdefault(room(path), set()).update(room(target) for target in targets)
+    return {name: sorted(targets - {name}) for name, targets in sorted(rooms.items())}
+
+
+def main() -> int:
+    """Prints the imports; the exit status is 1 if they break the rules."""
+    edges = imports()
+    for title, each in (("files", edges), ("folders", between_rooms(edges))):
+        print(f"# Imports between {title}")
+        for path, targets in each.items():
+            print(f"{path}: {', '.join(targets) or '-'}")
+    wrong = [
+        f"{p} may not import {n}" for p in edges for n in violations(p, (ROOT / p).read_text())
+    ]
+    if found := circle(edges):
+        wrong.append(f"circle: {' -> '.join(found)}")
+    print("# Against the rules", *(wrong or ["nothing"]), sep="\n")
+    return 1 if wrong else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
