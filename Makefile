@@ -12,6 +12,7 @@ CSRC := $(wildcard csrc/*.h csrc/*.cpp csrc/*/*.h csrc/*/*.cpp csrc/*/*.cu csrc/
 SHIM := $(wildcard proof/shim/*.h proof/shim/*.cpp proof/shim/cuda/*.cuh)
 
 OLDEST := .venv-oldest
+SIDE_BY_SIDE := -n auto --dist worksteal # a process of tests per core
 
 .PHONY: demo test test-all test-oldest rehearse-gpu lint self-test install clean
 .DELETE_ON_ERROR:
@@ -20,10 +21,10 @@ demo: install
 	$(RUN) -m benchmarks.demo
 
 test: install
-	$(RUN) -m pytest -m "not slow"
+	$(RUN) -m pytest $(SIDE_BY_SIDE) -m "not slow"
 
 test-all: install
-	$(RUN) -m pytest
+	$(RUN) -m pytest $(SIDE_BY_SIDE)
 
 # The compiled libraries serve any torch from 2.11 on, so nothing is built again.
 test-oldest: install $(OLDEST)/installed

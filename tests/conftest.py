@@ -1,6 +1,7 @@
 """Fixtures shared by all tests."""
 
 import ctypes
+import os
 
 import pytest
 import torch
@@ -15,6 +16,10 @@ def pytest_addoption(parser):
 
 
 def pytest_configure(config):
+    if workers := os.environ.get("PYTEST_XDIST_WORKER_COUNT"):
+        threads = max(1, (os.cpu_count() or 1) // int(workers))
+        os.environ["OMP_NUM_THREADS"] = str(threads)  # of the processes that tests start
+        torch.set_num_threads(threads)
     where.use_device(config.getoption("--device"))
 
 
@@ -27,6 +32,13 @@ def pytest_generate_tests(metafunc):
 M_PERTURB = -6  # mallopt's: new memory is filled with the complement of this byte
 
 
+def _fill_new_memory(fill):
+    torch.use_deterministic_algorithms(fill)
+    mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
+    if mallopt is not None:
+        mallopt(M_PERTURB, 0x80 if fill else 0)
+
+
 @pytest.fixture(autouse=True)
 def poison():
     """Fills every new tensor, so that no hole stays unseen: with NaN those that torch makes.
@@ -34,14 +46,15 @@ def poison():
     Those made in our C++ come from the allocator, which fills them with 0x7f: about 3e38 as a
     float32 or bfloat16, 1e306 as a float64, NaN as a float16.
     """
-    torch.use_deterministic_algorithms(True)
-    mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
-    if mallopt is not None:
-        mallopt(M_PERTURB, 0x80)
+    _fill_new_memory(True)
     yield
-    if mallopt is not None:
-        mallopt(M_PERTURB, 0)
-    torch.use_deterministic_algorithms(False)
+    _fill_new_memory(False)
+
+
+@pytest.fixture
+def no_poison(poison):
+    """For tensors so large that filling them would take their memory, and seconds."""
+    _fill_new_memory(False)
 
 
 @pytest.fixture(autouse=True)

@@ -44,7 +44,8 @@ def problem(name, case, functions=functional):
 def test_finite_differences(case, name, backend):
     function, flat = problem(name, case)
     assert gradcheck(function, flat)
-    assert gradgradcheck(function, flat)
+    if backend != "eager":  # whose second derivatives are PyTorch's own
+        assert gradgradcheck(function, flat)
 
 
 @pytest.mark.parametrize("folded", [False, True])
@@ -58,7 +59,8 @@ def test_finite_differences_of_combine_without_relu(folded, backend):
         return tuple(functional.combine(list(flat[: len(us)]), gates, bias, False, scale, shift))
 
     assert gradcheck(combine, (*us, *present))
-    assert gradgradcheck(combine, (*us, *present))
+    if backend != "eager":
+        assert gradgradcheck(combine, (*us, *present))
 
 
 @pytest.mark.parametrize("name", calls.NAMES)

@@ -1,5 +1,7 @@
 """torch.compile, torch.export and the operators' registration."""
 
+from functools import partial
+
 import pytest
 import torch
 
@@ -20,57 +22,61 @@ CHOSEN = [
     if case.name.startswith(("2_to_3", "layout", "bfloat16_nchw", "one_", "no_bias", "volume"))
     or case.name in ("float32_vector", "wide_parameters", "x0_frozen", "parameters_frozen")
 ]
+# How PyTorch traces an operator depends neither on strides nor on who runs it.
+TRACED = ("2_to_3", "no_bias", "float32_vector", "layout_channels_last", "x0_frozen")
+FILTERS = pytest.mark.filterwarnings("ignore:The .grad attribute of a Tensor that is not a leaf")
+
+
+def opcheck(operator, arguments, case, backend):
+    """Of every case the schema and the fake kernel (shapes and strides)."""
+    tests = ["test_schema", "test_faketensor"]
+    if case.name in TRACED and backend != "eager":
+        tests += ["test_autograd_registration", "test_aot_dispatch_dynamic"]
+    torch.library.opcheck(operator, arguments, test_utils=tests)
 
 
 def detached(tensors):
     return [None if t is None else t.detach() for t in tensors]
 
 
-@pytest.mark.filterwarnings(
-    "ignore:The .grad attribute of a Tensor that is not a leaf"
-)  # opcheck's
+@FILTERS
 @pytest.mark.parametrize("case", CHOSEN, ids=str)
 def test_opcheck(case, backend):
-    """Schema, fake kernels (shapes and strides), autograd and tracing of every operator."""
     torch.use_deterministic_algorithms(False)  # opcheck compares repeated runs of empty outputs
     xs, parameters = make_paths(case), list(make_parameters(case).values())
     gates = make_gates(case)
     op = torch.ops.mpkernels
-    torch.library.opcheck(op.cross_connect.default, (xs, *parameters))
-    torch.library.opcheck(op.gate.default, (xs, *parameters))
-    torch.library.opcheck(op.mix.default, (xs, gates))
+    check = partial(opcheck, case=case, backend=backend)
+    check(op.cross_connect.default, (xs, *parameters))
+    check(op.gate.default, (xs, *parameters))
+    check(op.mix.default, (xs, gates))
     with torch.no_grad():
         ys, g, pooled = op.cross_connect(xs, *parameters)
     grad_ys, flat = make_grad_ys(case, ys), detached(parameters)
     wanted = [True, *[i % 2 == 0 for i in range(len(xs) - 1)], True, case.bias, True, case.bias]
     backward = (grad_ys, None, detached(xs), g, pooled, *flat, wanted)
-    torch.library.opcheck(op.cross_connect_backward.default, backward)
+    check(op.cross_connect_backward.default, backward)
     some = [True, case.bias, False, case.bias]
-    torch.library.opcheck(
-        op.gate_backward.default, (torch.randn(g.shape).to(g), g, pooled, *flat, some)
-    )
+    check(op.gate_backward.default, (torch.randn(g.shape).to(g), g, pooled, *flat, some))
     for flags in ([True] * (len(xs) + 1), [False] * len(xs) + [True], [True] * len(xs) + [False]):
-        torch.library.opcheck(
-            op.mix_backward.default, (grad_ys, detached(xs), gates.detach(), flags)
-        )
+        check(op.mix_backward.default, (grad_ys, detached(xs), gates.detach(), flags))
 
 
-@pytest.mark.filterwarnings(
-    "ignore:The .grad attribute of a Tensor that is not a leaf"
-)  # opcheck's
+@FILTERS
 @pytest.mark.parametrize("case", CHOSEN, ids=str)
 def test_opcheck_of_combine(case, backend):
     torch.use_deterministic_algorithms(False)
     us, op = make_predictions(case), torch.ops.mpkernels
     folded = relu = case.bias  # each is left out once
     parameters = list(make_combine_parameters(case, folded).values())
-    torch.library.opcheck(op.combine.default, (us, *parameters, relu))
+    check = partial(opcheck, case=case, backend=backend)
+    check(op.combine.default, (us, *parameters, relu))
     with torch.no_grad():
         grad_ys = make_grad_ys(case, op.combine(us, *parameters, relu))
     arguments = (grad_ys, detached(us), *detached(parameters), relu)
     there = [p is not None for p in parameters]
     for wanted in ([True] * len(us) + there, [i > 0 for i in range(len(us))] + [False] * 4):
-        torch.library.opcheck(op.combine_backward.default, (*arguments, wanted))
+        check(op.combine_backward.default, (*arguments, wanted))
 
 
 class Net(torch.nn.Module):

@@ -36,7 +36,8 @@ def of_all(layer, function):
 def test_finite_differences(layer, backend):
     function, tensors = of_all(layer, functional.cross_predict)
     assert gradcheck(function, tensors)
-    assert gradgradcheck(function, tensors)
+    if backend != "eager":  # whose second derivatives are PyTorch's own
+        assert gradgradcheck(function, tensors)
 
 
 def test_torch_func(backend):
