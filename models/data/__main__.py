@@ -1,0 +1,79 @@
+"""Measures how fast training images are read, without a network: `python -m models.data NAME`."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import statistics
+import sys
+import time
+
+import torch
+
+from ..cli import add_classes, add_device, add_folder, device_of
+from .images import DataMissing, DataSet
+from .sets import SETS, load
+
+ROUNDS = 5
+
+
+def rates(images: DataSet, batch_size: int, workers: int, device: str) -> list[float]:
+    """Augmented training images per second, in each of `ROUNDS` rounds of several batches.
+
+    Images are drawn with repetition, so that small sets are measured like large ones.
+    """
+    # Batches that workers read ahead before the clock starts would seem to take no time.
+    ahead, count = 2 * workers + 1, 4 * max(1, workers)
+    parts = torch.randint(images.train_count, (ahead + ROUNDS * count, batch_size))
+    reader = images.train_batches(parts, 4, 0, 0, device)
+    for _ in range(ahead):
+        next(reader)
+    per_second = []
+    for _ in range(ROUNDS):
+        begin = time.perf_counter()
+        for _ in range(count):
+            next(reader)
+        if device == "cuda":
+            torch.cuda.synchronize()
+        per_second.append(count * batch_size / (time.perf_counter() - begin))
+    return per_second
+
+
+def command_line() -> argparse.ArgumentParser:
+    """The command line."""
+    parser = argparse.ArgumentParser(
+        prog="python -m models.data", description="Measures how fast training images are read."
+    )
+    parser.add_argument("name", choices=list(SETS))
+    add_folder(parser)
+    add_classes(parser)
+    parser.add_argument(
+        "--workers", type=int, nargs="+", default=[0], help="processes that read imagenet"
+    )
+    parser.add_argument("--batch-size", type=int, default=128, help="default %(default)s")
+    add_device(parser)
+    return parser
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Runs the command and returns its exit status: 0, or 2 for bad input."""
+    options = command_line().parse_args(arguments)
+    device = device_of(options)
+    print(f"images per second on {device}, batches of {options.batch_size}; {os.cpu_count()} cores, "
+          f"load before {os.getloadavg()[0]:.2f}; median [least, most] of {ROUNDS}")  # fmt: skip
+    try:
+        if options.batch_size < 1:
+            raise ValueError(f"batch_size must be at least 1, got {options.batch_size}")
+        for workers in options.workers:
+            images = load(options.name, options.data_dir, None, options.classes, workers)
+            speeds = rates(images, options.batch_size, workers, device)
+            print(f"{options.name}, {workers} workers: {statistics.median(speeds):.0f} "
+                  f"[{min(speeds):.0f}, {max(speeds):.0f}]")  # fmt: skip
+    except (DataMissing, ValueError, OSError) as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
