@@ -73,15 +73,11 @@ def command_line() -> argparse.ArgumentParser:
         help="time between checkpoints within an epoch, default %(default)s",
     )  # fmt: skip
     parser.add_argument("--tensorboard", action="store_true", help="write TensorBoard events too")
-    parser.add_argument(
-        "--dry-run",
-        action="store_true",
-        help="only tell what would be trained, how long",
-    )
+    parser.add_argument("--dry-run", action="store_true", help="only tell what it would train")
     return parser
 
 
-def _options(options: argparse.Namespace, images: DataSet) -> dict[str, Any]:
+def _network_options(options: argparse.Namespace, images: DataSet) -> dict[str, Any]:
     """The options of the network.
 
     Raises:
@@ -127,7 +123,7 @@ def _run(options: argparse.Namespace, device: str, out: Path) -> list[dict[str, 
     images = data.load(
         options.data, options.data_dir, options.limit, options.classes, options.workers
     )
-    network = _options(options, images)
+    network = _network_options(options, images)
     torch.manual_seed(recipe.seed)
     model = create(options.name, pretrained=options.pretrained, **network)
     if options.dry_run:

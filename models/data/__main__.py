@@ -59,8 +59,9 @@ def main(arguments: list[str] | None = None) -> int:
     """Runs the command and returns its exit status: 0, or 2 for bad input."""
     options = command_line().parse_args(arguments)
     device = device_of(options)
-    print(f"images per second on {device}, batches of {options.batch_size}; {os.cpu_count()} cores, "
-          f"load before {os.getloadavg()[0]:.2f}; median [least, most] of {ROUNDS}")  # fmt: skip
+    print(f"images per second on {device}, batches of {options.batch_size}; "
+          f"{os.cpu_count()} cores, load before {os.getloadavg()[0]:.2f}; "
+          f"median [least, most] of {ROUNDS}")  # fmt: skip
     try:
         if options.batch_size < 1:
             raise ValueError(f"batch_size must be at least 1, got {options.batch_size}")

@@ -12,8 +12,8 @@ from torch.nn.functional import pad
 
 RGB = tuple[float, float, float]
 
-# Mean and deviation of the training pixels scaled to [0, 1], as a network sees the images. For a set
-# without an entry they are computed.
+# Mean and deviation of the training pixels scaled to [0, 1], as a network sees the images. They are
+# computed for a set without an entry.
 STATISTICS: dict[str, tuple[RGB, RGB]] = {
     # `pixel_statistics` of the enlarged digits and of the padded clothes; tests recompute them.
     "digits": ((0.305106,) * 3, (0.323816,) * 3),
@@ -160,7 +160,7 @@ class Normalised(Protocol):
 
 
 def normalise(images: Normalised, x: Tensor) -> Tensor:
-    """Scales bytes [..., 3, H, W] to float32, so that the training set has mean 0 and deviation 1."""
+    """Scales bytes [..., 3, H, W] to float32; the training set gets mean 0 and deviation 1."""
     mean, std = (torch.tensor(v, device=x.device).view(3, 1, 1) for v in (images.mean, images.std))
     return (x.float() / 255 - mean) / std
 

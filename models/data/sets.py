@@ -54,7 +54,7 @@ def _digits(folder: Path | None) -> Images:
     large = interpolate(small, size=(32, 32), mode="bilinear", align_corners=False)
     x = _three_channels(large.squeeze(1).round().to(torch.uint8))
     y = torch.from_numpy(labels).long()
-    # The test set is every fifth example of a class, so that both sets have equal shares of classes.
+    # The test set is every fifth example of a class: both sets have the same shares of classes.
     rank = torch.zeros(len(y), dtype=torch.long)
     for label in range(10):
         of_class = (y == label).nonzero().flatten()

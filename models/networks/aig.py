@@ -25,7 +25,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
-from .config import Config
+from .config import StacksConfig
 from .registry import register_config
 from .resnet_cifar import ResNetConfig
 from .skipping import Draws, SkippableBlock, skippable_blocks
@@ -126,17 +126,15 @@ class AIGResNet(nn.Module):
 
 
 @dataclass(frozen=True)
-class AIGConfig(Config):
+class AIGConfig(StacksConfig):
     """Sizes of the network and its settings.
 
     Args:
-        depth: blocks per stack, of which there are three.
         target_rate: t, the share of images for which a block should take part.
         rate_weight: weight of the distance to it in the loss.
         execute: the blocks that evaluation computes: "gated" for the open ones, or "all".
     """
 
-    depth: int = 18
     target_rate: float = 0.7
     rate_weight: float = 1.0
     execute: str = "gated"

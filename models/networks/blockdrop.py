@@ -33,7 +33,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
-from .config import Config
+from .config import StacksConfig
 from .registry import register_config
 from .resnet_cifar import ResNetConfig
 from .skipping import Draws, SkippableResNet
@@ -155,18 +155,16 @@ class BlockDrop(nn.Module):
 
 
 @dataclass(frozen=True)
-class BlockDropConfig(Config):
+class BlockDropConfig(StacksConfig):
     """Sizes of the network and its stage of training.
 
     Args:
-        depth: blocks per stack, of which there are three.
         stage: "pretrain", "curriculum" or "joint".
         penalty: the negated reward of a wrong class.
         steps_per_block: training steps after which the curriculum adds a block; an epoch of
             CIFAR at 128 images per step has 391.
     """
 
-    depth: int = 18
     stage: str = "joint"
     penalty: float = 10.0
     steps_per_block: int = 391
@@ -177,7 +175,7 @@ class BlockDropConfig(Config):
             raise ValueError(f"stage must be one of {', '.join(STAGES)}, got {self.stage!r}")
         if self.penalty < 0:
             raise ValueError(f"penalty must not be negative, got {self.penalty}")
-        self._at_least(1, "depth", "steps_per_block")
+        self._at_least(1, "steps_per_block")
 
     def network(self) -> nn.Module:
         """The network."""

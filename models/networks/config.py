@@ -84,6 +84,21 @@ class Config:
 
 
 @dataclass(frozen=True)
+class StacksConfig(Config):
+    """A network of three stacks of blocks.
+
+    Args:
+        depth: blocks per stack.
+    """
+
+    depth: int = 18
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        self._at_least(1, "depth")
+
+
+@dataclass(frozen=True)
 class PathsConfig(Config):
     """A network of one or more paths.
 

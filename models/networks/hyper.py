@@ -25,7 +25,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import avg_pool2d, conv2d, pad, relu
 
-from .config import Config
+from .config import StacksConfig
 from .registry import register_config
 
 BASIC, EMBEDDING = 16, 64
@@ -132,18 +132,10 @@ class HyperWRN(nn.Module):
 
 
 @dataclass(frozen=True)
-class HyperConfig(Config):
-    """Sizes of the network.
-
-    Args:
-        depth: blocks per stage, of which there are three.
-    """
+class HyperConfig(StacksConfig):
+    """Sizes of the network."""
 
     depth: int = 6
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        self._at_least(1, "depth")
 
     def network(self) -> nn.Module:
         """The network."""

@@ -32,7 +32,7 @@ from torch import Tensor, nn
 
 from .basecnn import BASECNN, DEEPCNN
 from .cnn import CNNConfig
-from .config import Config
+from .config import StacksConfig
 from .layers import GlobalPool
 from .registry import register_config
 
@@ -117,18 +117,8 @@ class SEBlock(nn.Module):
 
 
 @dataclass(frozen=True)
-class SEResNetConfig(Config):
-    """A CIFAR ResNet with squeeze and excitation.
-
-    Args:
-        depth: blocks per stack, of which there are three.
-    """
-
-    depth: int = 18
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        self._at_least(1, "depth")
+class SEResNetConfig(StacksConfig):
+    """A CIFAR ResNet with squeeze and excitation."""
 
     def network(self) -> nn.Module:
         """The network."""

@@ -113,7 +113,7 @@ def test_blockdrops_resnet_is_resnet110():
 
 @pytest.mark.parametrize("module", ["aig", "blockdrop", "capsnet", "highway", "hyper", "squeeze"])
 def test_every_family_says_what_it_follows_and_leaves_out(module):
-    text = importlib.import_module(f"models.{module}").__doc__
+    text = importlib.import_module(f"models.networks.{module}").__doc__
     assert "Follows" in text and "Left out" in text
 
 
