@@ -1,4 +1,4 @@
-"""What an operator must return: values in float64, and the bound of each element's error."""
+"""What an operator must return: values in float64, with a bound on each element's error."""
 
 from __future__ import annotations
 
@@ -18,8 +18,8 @@ def _gate_gradients(
     bounds: GateBounds, d: Bounded, problem: Problem, grad_ys: Tensor | None
 ) -> Iterator[tuple[str, Tensor, Tensor]]:
     da, dh, dz = bounds.backward(d)
-    for name, wanted in bounds.parameters(da, dh).items():
-        yield f"grad_{name}", wanted.value, wanted.error
+    for name, gradient in bounds.parameters(da, dh).items():
+        yield f"grad_{name}", gradient.value, gradient.error
     for i, x in enumerate(problem.xs):
         trailing = (...,) + (None,) * (x.dim() - 2)
         value = (dz.value[:, i] / bounds.positions)[trailing].expand(x.shape)
@@ -87,32 +87,32 @@ def _combined(operator: str, problem: Problem, a: float) -> Iterator[tuple[str, 
     bounds = CombineBounds(wide[:m], wide[m:], True, a)
     for j, (value, error) in enumerate(zip(bounds.y.value, bounds.y.error)):
         yield f"y{j}", value, error
-    found = bounds.backward(torch.stack([y.double() for y in problem.grad_ys]))
-    for i, (value, error) in enumerate(zip(found["us"].value, found["us"].error)):
+    gradients = bounds.backward(torch.stack([y.double() for y in problem.grad_ys]))
+    for i, (value, error) in enumerate(zip(gradients["us"].value, gradients["us"].error)):
         yield f"grad_u{i}", value, error
     for name in ("gates", *COMBINED):
-        yield f"grad_{name}", found[name].value, found[name].error
+        yield f"grad_{name}", gradients[name].value, gradients[name].error
 
 
 def expected(operator: str, problem: Problem) -> Expected:
-    """What `run` must find: values in float64 and the bound of each element's error."""
+    """Of each result of `run_operator` the value in float64 and the bound on each error."""
     dtype = problem.xs[0].dtype
     wide = torch.float64 if dtype == torch.float64 else torch.float32
     rule = {"gate": _gated, "cross_connect": _gated, "combine": _combined}.get(operator, _mixed)
-    made = {}
+    results = {}
     for name, value, error in rule(operator, problem, ROUNDOFF[wide]):
         to = dtype if name.startswith(("y", "grad_x", "grad_u")) else wide
-        made[name] = (value, closeness.rounded(value, error, to, wide))
-    return made
+        results[name] = (value, closeness.rounded(value, error, to, wide))
+    return results
 
 
-def shares(found: dict[str, Tensor], wanted: Expected) -> dict[str, float]:
+def shares(results: dict[str, Tensor], exact: Expected) -> dict[str, float]:
     """The largest error of each tensor as a share of its bound; infinite for NaN or no tensor."""
-    result = {}
-    for name, (value, bound) in wanted.items():
-        if name not in found or found[name].shape != value.shape:
-            result[name] = float("inf")
+    largest = {}
+    for name, (value, bound) in exact.items():
+        if name not in results or results[name].shape != value.shape:
+            largest[name] = float("inf")
             continue
-        ratio = (found[name].double() - value).abs() / bound
-        result[name] = ratio.nan_to_num(float("inf")).max().item()
-    return result
+        ratio = (results[name].double() - value).abs() / bound
+        largest[name] = ratio.nan_to_num(float("inf")).max().item()
+    return largest

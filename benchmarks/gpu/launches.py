@@ -7,7 +7,6 @@ process, for tools that watch one.
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterable, Iterator
 from typing import Any, NamedTuple
 
 import torch
@@ -15,15 +14,12 @@ import torch
 import mpkernels as mpk
 from benchmarks.gpu.correctness import check
 from benchmarks.gpu.drawn import Case, Router
+from benchmarks.gpu.kernels import replaced
 from mpkernels.ops.layout import Geometry
 from mpkernels.ops.onchip import CLUSTERS, OnChip
-from mpkernels.triton import combine, combine_sums, cross_connect, gate, mix, parameters
+from mpkernels.triton import cross_connect
 from mpkernels.triton.launch import PARAMETER_SAMPLES, Walk, chunks_of
 
-LAUNCHERS = (combine, combine_sums, cross_connect, gate, mix, parameters)
-KERNELS = sorted(
-    {name for module in LAUNCHERS for name in vars(module) if name.endswith("_kernel")}
-)
 SMALL, VECTOR = Router(13, (5, 7), 2, 3), Router(4, (), 2, 3)
 TILES, TALL = Router(24, (8, 8), 2, 3), Router(33, (16, 17), 2, 3)
 
@@ -38,10 +34,10 @@ class Launch(NamedTuple):
 
 
 def _launches() -> dict[str, Launch]:
-    found = {}
+    launches = {}
 
     def add(text: str, *launch: Any) -> None:
-        found[text] = Launch(*launch)
+        launches[text] = Launch(*launch)
 
     for dtype in ("fp32", "bf16"):
         for cluster in CLUSTERS:
@@ -61,7 +57,7 @@ def _launches() -> dict[str, Launch]:
     for cluster in CLUSTERS:
         case = Case(SMALL, "fp32", "channels_last", 3)
         add(f"CUDA C++ cluster {cluster} channels_last", "cross_connect", case, "", cluster)
-    return found
+    return launches
 
 
 LAUNCHES = _launches()
@@ -72,34 +68,15 @@ def cases() -> list[str]:
     return list(LAUNCHES)
 
 
-class _Seen:
-    """A kernel that notes that it was launched."""
+class _Noted:
+    """A kernel that notes its name in `launched` at every launch."""
 
-    def __init__(self, name: str, kernel: Any, seen: set[str]) -> None:
-        self.name, self.kernel, self.seen = name, kernel, seen
+    def __init__(self, name: str, kernel: Any, launched: set[str]) -> None:
+        self.name, self.kernel, self.launched = name, kernel, launched
 
     def __getitem__(self, grid: tuple[int, ...]) -> Any:
-        self.seen.add(self.name)
+        self.launched.add(self.name)
         return self.kernel[grid]
-
-
-@contextlib.contextmanager
-def launched() -> Iterator[set[str]]:
-    """The names of the kernels that are launched meanwhile."""
-    seen: set[str] = set()
-    real = [
-        (module, name, getattr(module, name))
-        for module in LAUNCHERS
-        for name in KERNELS
-        if hasattr(module, name)
-    ]
-    for module, name, kernel in real:
-        setattr(module, name, _Seen(name, kernel, seen))
-    try:
-        yield seen
-    finally:
-        for module, name, kernel in real:
-            setattr(module, name, kernel)
 
 
 def forced(launch: Launch) -> contextlib.AbstractContextManager[None]:
@@ -112,21 +89,18 @@ def forced(launch: Launch) -> contextlib.AbstractContextManager[None]:
     itemsize = 4 if dtype == "fp32" else 2
     geometry = Geometry(layout == "channels_last", batch, channels, spatial[0] * spatial[1])
     chunks = chunks_of(geometry, 16, itemsize, inputs * outputs)
-    return cross_connect.forced(Walk(launch.method, 2, chunks))  # fewer than there are samples
+    # Two samples in flight, fewer than there are: each block or group takes several.
+    return cross_connect.forced(Walk(launch.method, 2, chunks))
 
 
 def run(name: str, device: str = "cuda") -> dict[str, Any]:
     """Checks it, and names the Triton kernels that ran."""
     launch = LAUNCHES[name]
-    with launched() as seen, forced(launch), mpk.use_backend("triton"):
+    launched: set[str] = set()
+    noting = replaced(lambda name, kernel: _Noted(name, kernel, launched))
+    with noting, forced(launch), mpk.use_backend("triton"):
         row = check(launch.case, launch.operator, device)
-    return row | {"kernels": sorted(seen)}
-
-
-def never_launched(rows: Iterable[dict[str, Any]]) -> list[str]:
-    """Kernels that no row has run to its end."""
-    seen = {kernel for row in rows for kernel in row.get("kernels", ())}
-    return [name for name in KERNELS if name not in seen]
+    return row | {"kernels": sorted(launched)}
 
 
 if __name__ == "__main__":
