@@ -1,4 +1,4 @@
-"""The card for one process: others compile meanwhile, and launch nothing that is timed with."""
+"""The card for one process: while it is timing, no other one compiles or times."""
 
 from __future__ import annotations
 
@@ -17,10 +17,10 @@ def _held(kind: int) -> Iterator[None]:
 
 
 def compiling() -> contextlib.AbstractContextManager[None]:
-    """Several processes at a time; no one is timing then."""
+    """Held by several processes at a time, while none is timing."""
     return _held(fcntl.LOCK_SH)
 
 
 def timing() -> contextlib.AbstractContextManager[None]:
-    """One process at a time, once no one compiles."""
+    """Held by one process at a time, once none compiles."""
     return _held(fcntl.LOCK_EX)

@@ -1,4 +1,4 @@
-"""GPU time of routers that torch.compile makes of eager loops, as graphs on the same terms."""
+"""GPU time of eager loops that torch.compile has compiled, as graphs on the same terms."""
 
 from __future__ import annotations
 
@@ -29,8 +29,8 @@ def cases() -> list[str]:
 
 
 def run(name: str) -> dict[str, Any]:
-    """Compiles beside other processes, then has the card for itself."""
-    # A backward that is timed alone runs again and again, so it may not reuse what it reads.
+    """Compiles while other processes do, then has the card for itself."""
+    # A backward that is timed alone runs again and again, so it must not overwrite what it reads.
     torch._functorch.config.donated_buffer = False
     router = torch.compile(baselines.loops, dynamic=False)
     contenders = {"fused": baselines.fused, "compile": router}

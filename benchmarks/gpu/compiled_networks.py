@@ -1,4 +1,4 @@
-"""Training steps of networks that torch.compile compiles, as CUDA graphs like the uncompiled."""
+"""Training steps of networks compiled by torch.compile, as CUDA graphs like the uncompiled."""
 
 from __future__ import annotations
 
@@ -21,12 +21,12 @@ CASES = {
 
 
 def cases() -> list[str]:
-    """A network, a dtype, and the routers that it has."""
+    """A network, a dtype, and the kind of its routers."""
     return list(CASES)
 
 
 def run(case: str) -> dict[str, Any]:
-    """Compiles beside other processes, then has the card for itself."""
+    """Compiles while other processes do, then has the card for itself."""
     name, bf16, kind = CASES[case]
     with alone.compiling():
         model = build(name, kind, "cuda")

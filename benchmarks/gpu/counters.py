@@ -1,4 +1,4 @@
-"""What Nsight Compute counts of single launches: bytes of memory, hits in L2, warps at work.
+"""What Nsight Compute counts per launch: bytes of memory, hits in L2, active warps.
 
 `python -m benchmarks.gpu.counters CASE` makes the launches that ncu watches.
 """
@@ -11,9 +11,8 @@ import subprocess
 import sys
 from typing import Any
 
-from benchmarks import baselines
+from benchmarks import ROOT, baselines
 from benchmarks.cases import Case
-from benchmarks.gpu.rows import ROOT
 from benchmarks.problem import Problem
 
 METRICS = {
@@ -35,21 +34,21 @@ CASES = {
 
 
 def cases() -> list[str]:
-    """Routers; a forward and a backward of each."""
+    """Routers, each with a forward and a backward."""
     return list(CASES)
 
 
 def run(name: str) -> dict[str, Any]:
-    """One row of counts a kernel, in the order of the launches; caches are flushed before each."""
+    """Counts per kernel, in the order of the launches; caches are flushed before each."""
     if shutil.which("ncu") is None:
         raise RuntimeError("ncu is not installed")
-    said = subprocess.run(
+    process = subprocess.run(
         ["ncu", "--csv", "--print-units", "base", "--kernel-name", KERNELS,
          "--metrics", ",".join(METRICS),
          sys.executable, "-m", "benchmarks.gpu.counters", name],
         cwd=ROOT, capture_output=True, text=True,
     )  # fmt: skip
-    lines = [line for line in said.stdout.splitlines() if line.startswith('"')]
+    lines = [line for line in process.stdout.splitlines() if line.startswith('"')]
     kernels: dict[str, dict[str, Any]] = {}
     for row in csv.DictReader(lines):
         metric = METRICS.get(row["Metric Name"])
@@ -58,12 +57,12 @@ def run(name: str) -> dict[str, Any]:
             value = float(row["Metric Value"].replace(",", ""))
             kernel[metric] = value / 1e3 if metric == "microseconds" else value
     if not kernels:
-        raise RuntimeError(f"ncu saw no kernel: {(said.stdout + said.stderr)[-800:]}")
+        raise RuntimeError(f"ncu saw no kernel: {(process.stdout + process.stderr)[-800:]}")
     problem = Problem(CASES[name]._replace(batch=1))
     one = [bytes * CASES[name].batch for bytes in problem.floor()]
     return {"floor_bytes": one, "kernels": list(kernels.values())}
 
 
 if __name__ == "__main__":
-    made = Problem(CASES[sys.argv[1]], "cuda")
-    made.both(baselines.fused)()
+    problem = Problem(CASES[sys.argv[1]], "cuda")
+    problem.both(baselines.fused)()

@@ -1,4 +1,4 @@
-"""One problem of every operator: fresh random inputs, and a call with all its gradients."""
+"""A problem for every operator: fresh random inputs, and a call with all its gradients."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ COMBINED = ("bias", "scale", "shift")
 
 
 class Router(NamedTuple):
-    """Channels and size of a map, paths in and out."""
+    """Channels and size of a map, and the numbers of paths in and out."""
 
     channels: int
     spatial: tuple[int, ...]
@@ -118,6 +118,6 @@ def run_operator(operator: str, problem: Problem) -> dict[str, Tensor]:
             ys, gates = functional.cross_connect(xs, *parameters)
             outputs = {f"y{j}": y for j, y in enumerate(ys)} | {"gates": gates}
             grads = [*problem.grad_ys, problem.grad_gates]
-    found = torch.autograd.grad(list(outputs.values()), list(inputs.values()), grads)
-    named = {f"grad_{name}": grad for name, grad in zip(inputs, found)}
-    return {name: t.detach() for name, t in (outputs | named).items()}
+    of_inputs = torch.autograd.grad(list(outputs.values()), list(inputs.values()), grads)
+    gradients = {f"grad_{name}": grad for name, grad in zip(inputs, of_inputs)}
+    return {name: t.detach() for name, t in (outputs | gradients).items()}

@@ -1,4 +1,4 @@
-"""The card, its clocks, the versions, and what was loaded of the compiled parts."""
+"""The card, its clocks, the versions, and which compiled parts were loaded."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ from typing import Any
 
 import torch
 
+from benchmarks.machine import tf32
 from benchmarks.measure import CudaClock, contest, spread
 from mpkernels.ops import native
 from mpkernels.ops.onchip import chip_of
@@ -23,21 +24,21 @@ CLOCKS = (
 
 
 def cases() -> list[str]:
-    """One."""
+    """There is one."""
     return ["environment"]
 
 
 def clocks() -> dict[str, str]:
-    """What nvidia-smi says of the card now; empty without it."""
+    """What nvidia-smi reports on the card now; empty without it."""
     if shutil.which("nvidia-smi") is None:
         return {}
-    asked = ["nvidia-smi", f"--query-gpu={','.join(CLOCKS)}", "--format=csv,noheader"]
-    said = subprocess.run(asked, capture_output=True, text=True).stdout.strip().split("\n")[0]
-    return dict(zip(CLOCKS, said.split(", ")))
+    command = ["nvidia-smi", f"--query-gpu={','.join(CLOCKS)}", "--format=csv,noheader"]
+    output = subprocess.run(command, capture_output=True, text=True).stdout
+    return dict(zip(CLOCKS, output.strip().split("\n")[0].split(", ")))
 
 
 def copy_rate() -> float:
-    """Bytes a second, read and written, of a copy of 1 GiB."""
+    """Bytes per second, read and written, of a copy of 1 GiB."""
     x = torch.empty(1 << 28, device="cuda")
     y = torch.empty_like(x)
     times = contest({"copy": lambda: y.copy_(x)}, 9, CudaClock())
@@ -45,7 +46,7 @@ def copy_rate() -> float:
 
 
 def run(case: str) -> dict[str, Any]:
-    """All of it; failed where torch has no GPU."""
+    """The row; RuntimeError where torch has no GPU."""
     if not torch.cuda.is_available():
         raise RuntimeError("torch finds no GPU")
     card, device = torch.cuda.get_device_properties(0), torch.device("cuda", 0)
@@ -58,10 +59,7 @@ def run(case: str) -> dict[str, Any]:
         "cudnn": torch.backends.cudnn.version(),
         "python": platform.python_version(),
         "cores": os.cpu_count(),
-        "tf32": {
-            "matmul": torch.backends.cuda.matmul.allow_tf32,
-            "convolution": torch.backends.cudnn.allow_tf32,
-        },
+        "tf32": tf32(),
         "cuda_library": native.why_no_cuda or "loaded",
         "cpu_library": native.why_no_cpu or "loaded",
         "on_chip": str(chip_of(device)),

@@ -42,13 +42,13 @@ def _results(operator: str, problem: Problem, a: float) -> expected_of.Expected:
     return expected_of.mix(xs, by_channel if operator == "mix by channel" else gates, grad_ys, a)
 
 
-def shares(found: dict[str, Tensor], wanted: Expected) -> dict[str, float]:
+def shares(results: dict[str, Tensor], expected: Expected) -> dict[str, float]:
     """The largest error of each tensor as a share of its bound; infinite for NaN or no tensor."""
-    result = {}
-    for name, (value, bound) in wanted.items():
-        if name not in found or found[name].shape != value.shape:
-            result[name] = float("inf")
+    found = {}
+    for name, (value, bound) in expected.items():
+        if name not in results or results[name].shape != value.shape:
+            found[name] = float("inf")
             continue
-        ratio = (found[name].double() - value).abs() / bound
-        result[name] = ratio.nan_to_num(float("inf")).max().item()
-    return result
+        ratio = (results[name].double() - value).abs() / bound
+        found[name] = ratio.nan_to_num(float("inf")).max().item()
+    return found

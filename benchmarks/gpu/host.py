@@ -1,4 +1,4 @@
-"""What a call of a router takes on the host, where a network's step waits for Python."""
+"""Host time of a router's call on a GPU: how long a network's step waits for Python."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from benchmarks.cases import Case
 from benchmarks.measure import Step, contest, spread
 from benchmarks.problem import Problem
 
-CALLS = 10  # whose launches fit the driver's queue: no call waits for the card
+CALLS = 10  # per turn: their launches fit the driver's queue, so no call waits for the card
 ROUNDS = 9
 CASES = {
     str(case): case
@@ -25,12 +25,12 @@ CASES = {
 
 
 def cases() -> list[str]:
-    """Routers of so few samples that the card is done before the host is."""
+    """Routers with so few samples that the card finishes before the host."""
     return list(CASES)
 
 
 class _HostClock:
-    """Time until calls return; the card is idle when they begin."""
+    """The time until calls return; the card is idle when they begin."""
 
     shortest = 0.0
 
@@ -47,7 +47,7 @@ class _HostClock:
 
 
 def run(name: str) -> dict[str, Any]:
-    """Microseconds a call, forward without autograd, and forward with backward."""
+    """Microseconds per call: forward without autograd, and forward with backward."""
     problem = Problem(CASES[name], "cuda", torch.float32)
     steps = {}
     for contender, of in (("fused", baselines.fused), ("loops", baselines.loops)):

@@ -7,7 +7,6 @@ process, for tools that watch one.
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterable
 from typing import Any, NamedTuple
 
 import torch
@@ -19,7 +18,7 @@ from mpkernels.ops.layout import Geometry
 from mpkernels.ops.onchip import CLUSTERS, OnChip
 from mpkernels.triton import cross_connect
 from mpkernels.triton.launch import PARAMETER_SAMPLES, Walk, chunks_of
-from proof.launches import KERNELS, launched
+from proof.launches import launched
 
 SMALL, VECTOR = Router(13, (5, 7), 2, 3), Router(4, (), 2, 3)
 TILES, TALL = Router(24, (8, 8), 2, 3), Router(33, (16, 17), 2, 3)
@@ -35,10 +34,10 @@ class Launch(NamedTuple):
 
 
 def _launches() -> dict[str, Launch]:
-    found = {}
+    launches = {}
 
     def add(text: str, *launch: Any) -> None:
-        found[text] = Launch(*launch)
+        launches[text] = Launch(*launch)
 
     for dtype in ("fp32", "bf16"):
         for cluster in CLUSTERS:
@@ -58,7 +57,7 @@ def _launches() -> dict[str, Launch]:
     for cluster in CLUSTERS:
         case = Case(SMALL, "fp32", "channels_last", 3)
         add(f"CUDA C++ cluster {cluster} channels_last", "cross_connect", case, "", cluster)
-    return found
+    return launches
 
 
 LAUNCHES = _launches()
@@ -79,7 +78,8 @@ def forced(launch: Launch) -> contextlib.AbstractContextManager[None]:
     itemsize = 4 if dtype == "fp32" else 2
     geometry = Geometry(layout == "channels_last", batch, channels, spatial[0] * spatial[1])
     chunks = chunks_of(geometry, 16, itemsize, inputs * outputs)
-    return cross_connect.forced(Walk(launch.method, 2, chunks))  # fewer than there are samples
+    # Two samples in flight, fewer than there are: each block or group takes several.
+    return cross_connect.forced(Walk(launch.method, 2, chunks))
 
 
 def run(name: str, device: str = "cuda") -> dict[str, Any]:
@@ -88,12 +88,6 @@ def run(name: str, device: str = "cuda") -> dict[str, Any]:
     with launched() as names, forced(launch), mpk.use_backend("triton"):
         row = check(launch.case, launch.operator, device)
     return row | {"kernels": sorted(set(names))}
-
-
-def never_launched(rows: Iterable[dict[str, Any]]) -> list[str]:
-    """Kernels that no row has run to its end."""
-    seen = {kernel for row in rows for kernel in row.get("kernels", ())}
-    return [name for name in KERNELS if name not in seen]
 
 
 if __name__ == "__main__":

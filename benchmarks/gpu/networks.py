@@ -1,4 +1,4 @@
-"""Training steps of whole networks: eager and fused routers, launched one by one and as a graph."""
+"""Training steps of whole networks: eager and fused routers, launched singly and as a graph."""
 
 from __future__ import annotations
 
@@ -13,11 +13,11 @@ from benchmarks.gpu.graphs import captured
 from benchmarks.measure import CudaClock, Step, contest, spread
 from benchmarks.training import build, images, is_right, training_step
 
-# With the batch of the paper's recipes.
+# Each network's batch is that of its recipe in the paper.
 BATCHES = {"basecnn_3_cc": 128, "resnet20_3_cc": 64}
 WARM_UP, ROUNDS = 3, 11
-STEPS = 8  # after which weights are compared
-# Far beyond what another order of sums does to eight steps, far below a step left out.
+STEPS = 8  # before weights are compared
+# Far above what another order of sums does in eight steps, far below what a missing step does.
 APART = 1e-3
 CASES = {
     f"{name} {dtype} {layout}": (name, dtype == "bf16 autocast", layout == "channels_last")
@@ -66,9 +66,10 @@ def _trained_weights(name: str, bf16: bool, last: bool, graphed: bool) -> tuple[
 
 
 def graph_apart(name: str, bf16: bool, last: bool) -> tuple[float, float]:
-    """How far weights end apart over how far they moved: graph and none, and twice without.
+    """Distances of trained weights, over how far they moved.
 
-    The second number is what the network's other layers do by themselves.
+    The first is between training with a graph and without, the second between two trainings
+    without: what the network's other layers do by themselves.
     """
     with _set(torch.backends.cudnn, deterministic=True):
         begin, plain = _trained_weights(name, bf16, last, False)
@@ -86,9 +87,9 @@ def _is_right(name: str, last: bool) -> bool:
 
 
 def run(case: str) -> dict[str, Any]:
-    """Microseconds a step and peak memory of each way to train."""
+    """Microseconds per step, and peak memory, of each way to train."""
     name, bf16, last = CASES[case]
-    found, peaks = {}, {}
+    steps, peaks = {}, {}
     for routers in ("eager", "fused"):
         torch.cuda.synchronize()
         torch.cuda.empty_cache()
@@ -98,10 +99,10 @@ def run(case: str) -> dict[str, Any]:
         step()
         torch.cuda.synchronize()
         peaks[routers] = torch.cuda.max_memory_allocated() - before
-        found[routers] = step
+        steps[routers] = step
         _, graphed = trained(name, routers, bf16, last)
-        found[f"{routers} graph"] = captured([graphed], WARM_UP)
-    times = contest(found, ROUNDS, CudaClock())
+        steps[f"{routers} graph"] = captured([graphed], WARM_UP)
+    times = contest(steps, ROUNDS, CudaClock())
     (apart, again), right = graph_apart(name, bf16, last), _is_right(name, last)
     wrong = [] if right else ["loss and gradients are not like float64"]
     wrong += [f"a graph leaves weights {apart:.1e} apart"] if apart > APART else []

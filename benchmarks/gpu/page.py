@@ -8,16 +8,16 @@ from collections.abc import Iterable, Sequence
 from benchmarks.gpu import tables
 from benchmarks.gpu.rows import STATES, Row, of_step
 
-SHOWN = 12  # failures that the first screen lists
+SHOWN = 12  # failures on the first screen
 
 
-def page(found: Sequence[Row]) -> str:
-    """All of it, as Markdown: a part for each card, whose figures are compared with no other's."""
-    environments = of_step(found, "environment")
+def page(every: Sequence[Row]) -> str:
+    """The page as Markdown: one part per card, since figures of two cards are never compared."""
+    environments = of_step(every, "environment")
     here = environments[-1] if environments else {}
     lines = [f"# mpkernels on {here.get('card') or 'no GPU'}", "", _versions(here), ""]
-    for card in dict.fromkeys(row["card"] for row in found):
-        rows = [row for row in found if row["card"] == card]
+    for card in dict.fromkeys(row["card"] for row in every):
+        rows = [row for row in every if row["card"] == card]
         lines += [f"## {card}: the answers", "", *answers(rows), ""]
         lines += ["## What failed", "", *_failures(rows), ""]
         for name, table in tables.TABLES.items():
@@ -30,32 +30,32 @@ def _versions(here: Row) -> str:
         "torch", "triton", "cuda", "cudnn", "python", "cores", "date", "commit",
         "copy_gigabytes_per_second",
     )  # fmt: skip
-    told = [f"{name} {here[name]}" for name in names if name in here]
+    known = [f"{name} {here[name]}" for name in names if name in here]
     clocks = ", ".join(f"{name} {value}" for name, value in here.get("clocks", {}).items())
     library = f"CUDA C++ library: {here.get('cuda_library', 'unknown')}"
     tf32 = f"TF32: {here.get('tf32', 'unknown')}"
     return (
-        f"`python -m benchmarks.gpu`; {', '.join(told)}; {library}; {tf32}. nvidia-smi: {clocks}."
+        f"`python -m benchmarks.gpu`; {', '.join(known)}; {library}; {tf32}. nvidia-smi: {clocks}."
     )
 
 
-def verdict(found: Sequence[Row]) -> str:
+def verdict(rows: Sequence[Row]) -> str:
     """One line: how many cases of each state."""
-    counts = {state: sum(row["state"] == state for row in found) for state in STATES}
+    counts = {state: sum(row["state"] == state for row in rows) for state in STATES}
     return ", ".join(f"{count} {state}" for state, count in counts.items() if count)
 
 
 def answers(rows: Sequence[Row]) -> list[str]:
-    """Is it right, how fast against eager, copy and compile, host time, whole steps."""
+    """The first screen: correctness, speed against each baseline, host time, whole steps."""
     return [
         "| question | answer |",
         "|---|---|",
         f"| Is it right? | {_right(rows)} |",
         *(
-            f"| Against {other}, GPU time of the other over fused's ({dtype}) | {told} |"
+            f"| Against {other}, GPU time of the other over fused's ({dtype}) | {quotients} |"
             for dtype in ("fp32", "bf16")
             for other in ("loops", "stacked", "compile", "copy")
-            if (told := _ratios(rows, other, dtype))
+            if (quotients := _ratios(rows, other, dtype))
         ),
         f"| Host time of a call | {_host(rows)} |",
         f"| Whole training steps | {_steps(rows)} |",
@@ -64,16 +64,16 @@ def answers(rows: Sequence[Row]) -> list[str]:
 
 
 def _right(rows: Sequence[Row]) -> str:
-    told = []
+    parts = []
     for name in ("launches", "correctness", "routers", "networks", "device_tests", "sanitizer"):
         of = of_step(rows, name)
         if of:
             good = sum(row["state"] == "done" for row in of)
             text = f"{name} {good} of {len(of)}"
             missed = sum(row["state"] == "not reached" for row in of)
-            told.append(text + (f" ({missed} not reached)" if missed else ""))
+            parts.append(text + (f" ({missed} not reached)" if missed else ""))
     wrong = sum(row["state"] == "wrong" for row in rows)
-    return ("; ".join(told) or "not reached") + (f"; **{wrong} wrong**" if wrong else "")
+    return ("; ".join(parts) or "not reached") + (f"; **{wrong} wrong**" if wrong else "")
 
 
 def ratio(row: Row, other: str, part: str) -> float | None:
@@ -86,18 +86,18 @@ def ratio(row: Row, other: str, part: str) -> float | None:
 
 def _ratios(rows: Sequence[Row], other: str, dtype: str) -> str:
     of = of_step(rows, "compiled" if other == "compile" else "routers", "done")
-    told = []
+    parts = []
     for part in ("forward", "backward", "both"):
-        named = {row["case"]: ratio(row, other, part) for row in of if f" {dtype}" in row["case"]}
-        found = [value for value in named.values() if value is not None]
-        if found:
-            middle = statistics.median(found)
-            told.append(f"{part} {middle:.2f} ({min(found):.2f} to {max(found):.2f})")
-    return "; ".join(told)
+        each = [ratio(row, other, part) for row in of if f" {dtype}" in row["case"]]
+        known = [value for value in each if value is not None]
+        if known:
+            middle = statistics.median(known)
+            parts.append(f"{part} {middle:.2f} ({min(known):.2f} to {max(known):.2f})")
+    return "; ".join(parts)
 
 
 def _host(rows: Iterable[Row]) -> str:
-    told = []
+    routers = []
     for row in of_step(rows, "host", "done"):
         times = row["microseconds"]
         pair = " and ".join(
@@ -105,20 +105,20 @@ def _host(rows: Iterable[Row]) -> str:
             f"{times[f'loops {part}']['median']:.0f})"
             for part in ("forward", "both")
         )
-        told.append(f"{row['case']}: {pair}")
-    return "; ".join(told[:2]) or "not reached"
+        routers.append(f"{row['case']}: {pair}")
+    return "; ".join(routers[:2]) or "not reached"
 
 
 def _steps(rows: Iterable[Row]) -> str:
-    told = []
+    networks = []
     for row in of_step(rows, "networks"):
         times = row.get("microseconds")
         if times and row["case"].endswith("NCHW"):
             pairs = ", ".join(
                 f"{way} {1e-3 * each['median']:.2f} ms" for way, each in times.items()
             )
-            told.append(f"{row['case']}: {pairs}")
-    return "; ".join(told) or "not reached"
+            networks.append(f"{row['case']}: {pairs}")
+    return "; ".join(networks) or "not reached"
 
 
 def _failures(rows: Sequence[Row]) -> list[str]:

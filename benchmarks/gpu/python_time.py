@@ -1,9 +1,8 @@
-"""Python's time of a router call, up to the launches: `python -m benchmarks.gpu.python_time`.
+"""Python's share of a router call on a GPU: `python -m benchmarks.gpu.python_time`.
 
-The launches themselves do nothing, so that no GPU is needed: CPU tensors take the way through
-dispatcher, autograd and launcher that CUDA tensors take. Times are medians over rounds in which
-all candidates take turns, as multiples of one `torch.nn.functional.linear` call of the same
-small size.
+The launches do nothing, so this needs no GPU: CPU tensors take the way through dispatcher, autograd
+and launcher that CUDA tensors take. Times are medians over rounds in which all candidates take
+turns, as multiples of one `torch.nn.functional.linear` call of the same small size.
 """
 
 from __future__ import annotations
@@ -18,6 +17,7 @@ from torch.nn.functional import linear
 
 import mpkernels as mpk
 from benchmarks.measure import Step, contest
+from proof.launches import intercepted
 
 ROUNDS = 41
 
@@ -28,9 +28,9 @@ def _no_launch(kernel: Any, grid: Any) -> Callable[..., None]:
 
 def candidates() -> dict[str, Step]:
     """What is timed: a vector router and a map router, with and without autograd."""
-    made: dict[str, Step] = {}
+    steps: dict[str, Step] = {}
     x, weight = torch.randn(128, 32), torch.randn(32, 32)
-    made["linear"] = lambda: linear(x, weight)
+    steps["linear"] = lambda: linear(x, weight)
     for name, shape in (("[128, 32]", (128, 32)), ("[4, 64, 8, 8]", (4, 64, 8, 8))):
         router = mpk.CrossConnect(shape[1], 2, 2)
         plain = [torch.randn(shape) for _ in range(2)]
@@ -44,25 +44,23 @@ def candidates() -> dict[str, Step]:
         def both(router: Any = router, leaves: Any = leaves, grads: Any = grads) -> None:
             torch.autograd.backward(router(leaves), grads)
 
-        made[f"{name} forward"], made[f"{name} forward+backward"] = forward, both
-    return made
+        steps[f"{name} forward"], steps[f"{name} forward+backward"] = forward, both
+    return steps
 
 
 def measure() -> dict[str, float]:
-    """Median microseconds a call by candidate."""
-    from proof.launches import intercepted
-
+    """Median microseconds per call by candidate."""
     with mpk.use_backend("triton"), intercepted(_no_launch):
         times = contest(candidates(), ROUNDS)
     return {name: statistics.median(values) for name, values in times.items()}
 
 
 def main() -> int:
-    """Prints the table; needs TRITON_INTERPRET=1 where there is no GPU."""
+    """Prints the times; needs TRITON_INTERPRET=1 where there is no GPU."""
     torch.set_num_threads(1)
-    found = measure()
-    for name, microseconds in found.items():
-        ratio = microseconds / found["linear"]
+    times = measure()
+    for name, microseconds in times.items():
+        ratio = microseconds / times["linear"]
         print(f"{name:30} {microseconds:8.1f} us {ratio:7.1f} x linear")
     return 0
 

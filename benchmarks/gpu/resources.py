@@ -1,7 +1,7 @@
-"""What nvcc made of the CUDA C++ kernels: `python -m benchmarks.gpu.resources`.
+"""What resources nvcc gave the CUDA C++ kernels: `python -m benchmarks.gpu.resources`.
 
-From cuobjdump's resource report of the library; dynamic shared memory is the launch's choice, which
-mpkernels/ops/onchip.py counts. Printed as docs/internals/kernels.md shows it.
+Prints cuobjdump's report of the library as docs/internals/kernels.md shows it. Dynamic shared
+memory is chosen by the launch; mpkernels/ops/onchip.py counts it.
 """
 
 from __future__ import annotations
@@ -20,17 +20,17 @@ HEAD = ("kernel", "variants", "architecture", "registers", "stack", "spilled", "
 
 
 def cuobjdump() -> str | None:
-    """The tool, from triton's wheel or a toolkit."""
+    """Path of the tool, in triton's wheel or a toolkit."""
     try:
         import triton
     except ImportError:
         return shutil.which("cuobjdump")
-    ours = Path(triton.__file__).parent / "backends/nvidia/bin/cuobjdump"
-    return str(ours) if ours.exists() else shutil.which("cuobjdump")
+    bundled = Path(triton.__file__).parent / "backends/nvidia/bin/cuobjdump"
+    return str(bundled) if bundled.exists() else shutil.which("cuobjdump")
 
 
 def dump(*options: str) -> str:
-    """What cuobjdump says of the library.
+    """What cuobjdump prints about the library.
 
     Raises:
         RuntimeError: there is no library, or no cuobjdump.
@@ -38,32 +38,32 @@ def dump(*options: str) -> str:
     tool = cuobjdump()
     if tool is None or not LIBRARY.exists():
         raise RuntimeError(f"no cuobjdump, or no {LIBRARY.name}: {native.why_no_cuda}")
-    done = subprocess.run([tool, *options, LIBRARY], capture_output=True, text=True, check=True)
-    return done.stdout
+    command = [tool, *options, LIBRARY]
+    return subprocess.run(command, capture_output=True, text=True, check=True).stdout
 
 
 def resources() -> dict[str, list[tuple[str, dict[str, int]]]]:
-    """Of each architecture its kernels, with registers, stack, shared and local bytes."""
-    found: dict[str, list[tuple[str, dict[str, int]]]] = {}
+    """The kernels of each architecture, with registers, stack, shared and local bytes."""
+    uses: dict[str, list[tuple[str, dict[str, int]]]] = {}
     kernels, name = [], ""
     for line in dump("--dump-resource-usage").splitlines():
         if match := re.search(r"\barch = (sm_\d+)", line):
-            kernels = found.setdefault(match[1], [])
+            kernels = uses.setdefault(match[1], [])
         elif match := re.search(r"Function (\S+):", line):
             name = match[1]
         elif "REG:" in line and any(kernel in name for kernel in KERNELS):
             pairs = re.findall(r"(\w+):(\d+)", line)
             kernels.append((name, {key: int(value) for key, value in pairs}))
-    return found
+    return uses
 
 
 def table() -> str:
-    """The table as Markdown: of the variants of a kernel the least and the most."""
+    """The table as Markdown: the least and the most that the variants of a kernel use."""
     lines = [f"| {' | '.join(HEAD)} |", "|---" * len(HEAD) + "|"]
-    found = resources()
+    by_architecture = resources()
     for kernel in KERNELS:
-        for arch in sorted(found, key=lambda arch: int(arch.removeprefix("sm_"))):
-            uses = [use for name, use in found[arch] if re.search(rf"\d{kernel}", name)]
+        for arch in sorted(by_architecture, key=lambda arch: int(arch.removeprefix("sm_"))):
+            uses = [use for name, use in by_architecture[arch] if re.search(rf"\d{kernel}", name)]
             cells = [kernel, str(len(uses)), arch]
             for of in ("REG", "STACK", "LOCAL", "SHARED"):
                 values = sorted({use[of] for use in uses})
@@ -73,7 +73,7 @@ def table() -> str:
 
 
 def main() -> int:
-    """Prints it."""
+    """Prints the table."""
     print(table())
     return 0
 

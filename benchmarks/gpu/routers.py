@@ -11,14 +11,15 @@ from benchmarks import baselines
 from benchmarks.cases import LAYOUTS, Case
 from benchmarks.gpu.graphs import calls_for, captured, timed
 from benchmarks.measure import Step
-from benchmarks.problem import HIDDEN, Problem, copy_step
+from benchmarks.problem import HIDDEN, Problem
+from benchmarks.workload import copy_step
 from mpkernels.ops.layout import geometry_of
 from mpkernels.ops.onchip import on_chip
 from mpkernels.triton import cross_connect as launcher
 from mpkernels.triton.launch import Walk, card_of, cross_connect_launch
 from proof.problems.networks import NETWORKS
 
-# Networks whose routers are timed, with the batch of their recipes.
+# Networks whose routers are timed, each with the batch of its recipe.
 TIMED = {"basecnn_3_cc": 128, "resnet20_3_cc": 64, "resnet18_2_cc": 32}
 PARTS = ("forward", "backward", "both")
 
@@ -28,14 +29,14 @@ def _timed() -> dict[str, Case]:
         Case(batch, *router[1:]) for name, batch in TIMED.items() for router in NETWORKS[name]
     )
     routers[Case(128, 64, (8, 8), 2, 2)] = None
-    found = {}
+    cases = {}
     for layout in LAYOUTS:
         for router in routers:
             for dtype in ("fp32", "bf16"):
                 if router.spatial or layout == LAYOUTS[0]:
                     case = router._replace(dtype=dtype, layout=layout)
-                    found[str(case)] = case
-    return found
+                    cases[str(case)] = case
+    return cases
 
 
 CASES = _timed()
@@ -47,9 +48,9 @@ def cases() -> list[str]:
 
 
 def rotated(case: Case) -> list[Problem]:
-    """Problems of one shape that exceed the L2 cache together; parameters are float32."""
+    """Problems of one shape that together exceed the L2 cache; parameters are float32."""
     first = Problem(case, "cuda", torch.float32)
-    count = calls_for((first.inputs + first.outputs) * first.xs[0].nbytes)
+    count = calls_for(first.floor()[0])
     return [first, *(Problem(case, "cuda", torch.float32) for _ in range(count - 1))]
 
 
@@ -66,27 +67,27 @@ def graph_of(problems: list[Problem], router: Any, part: str) -> Step:
 
 
 def copies(problems: list[Problem]) -> dict[str, Step]:
-    """Of each part a graph of copies that move its floor of bytes."""
+    """Per part a graph of copies that move as many bytes as its floor."""
     forward, backward = problems[0].floor()
-    made = {}
+    graphs = {}
     for part, moved in zip(PARTS, (forward, backward, forward + backward)):
-        made[f"copy {part}"] = captured([copy_step(p.plain[0], moved) for p in problems])
-    return made
+        graphs[f"copy {part}"] = captured([copy_step(p.plain[0], moved) for p in problems])
+    return graphs
 
 
 def on_chip_graphs(problems: list[Problem]) -> dict[str, Step]:
     """CUDA C++ where it keeps samples on chip that Triton walks twice."""
-    x = problems[0].plain[0]
-    sizes = (problems[0].inputs, problems[0].outputs, HIDDEN, x.dtype.itemsize)
-    card, geometry, made = card_of(x.device), geometry_of(x), {}
+    case, x = problems[0].case, problems[0].plain[0]
+    sizes = (case.inputs, case.outputs, HIDDEN, x.dtype.itemsize)
+    card, geometry, graphs = card_of(x.device), geometry_of(x), {}
     for part in PARTS[:2]:
         backward = part == "backward"
         walked = isinstance(cross_connect_launch(geometry, *sizes, card, backward), Walk)
         chip = card.chip and on_chip(geometry, *sizes, card.chip, backward)
         if walked and chip:
             with launcher.forced(chip):
-                made[f"on chip {part}"] = graph_of(problems, baselines.fused, part)
-    return made
+                graphs[f"on chip {part}"] = graph_of(problems, baselines.fused, part)
+    return graphs
 
 
 def run(name: str) -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""Rows of the GPU report: one JSON line a case, on the disk as soon as it is known."""
+"""Rows of the GPU report: one JSON line per case, on the disk as soon as it is known."""
 
 from __future__ import annotations
 
@@ -9,10 +9,10 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
+from benchmarks import ROOT
 from benchmarks.gpu.plan import Step
 
-ROOT = Path(__file__).parents[2]
-# wrong: the case ran and a value is not what float64 says. not reached: its step's time was over.
+# wrong: the case ran, and a value is outside its bound. not reached: its step ran out of time.
 STATES = ("done", "wrong", "failed", "timed out", "not reached")
 VERSIONS = ("torch", "triton")
 # What every step's rows depend on.
@@ -21,7 +21,7 @@ Row = dict[str, Any]
 
 
 def source_hash(step: Step) -> str:
-    """Of the package's sources, the step's module and what else it names."""
+    """A hash of the package's sources, the step's module and the other files that it names."""
     patterns = (*PACKAGE, f"benchmarks/gpu/{step.name}.py", *step.sources)
     total = hashlib.sha256()
     for path in sorted({path for pattern in patterns for path in ROOT.glob(pattern)}):
@@ -30,7 +30,7 @@ def source_hash(step: Step) -> str:
 
 
 def append(path: Path, row: Row) -> None:
-    """Adds a line and waits until it is on the disk: the next case may end the machine's time."""
+    """Adds a line and waits until it is on the disk: the machine may be lost in the next case."""
     with path.open("a") as file:
         file.write(json.dumps(row) + "\n")
         file.flush()
@@ -38,19 +38,19 @@ def append(path: Path, row: Row) -> None:
 
 
 def read(path: Path) -> list[Row]:
-    """The last row of each case; a line that was cut off counts as none."""
-    found: dict[tuple[str, str], Row] = {}
+    """The last row of each case; a line that was cut off does not count."""
+    last: dict[tuple[str, str], Row] = {}
     for line in path.read_text().splitlines() if path.exists() else ():
         try:
             row = json.loads(line)
         except ValueError:
             continue
-        found[row["step"], row["case"]] = row
-    return list(found.values())
+        last[row["step"], row["case"]] = row
+    return list(last.values())
 
 
 def is_settled(row: Row, step: Step, versions: Row) -> bool:
-    """Whether a row of the step need not be measured again: done, by these sources and versions."""
+    """Whether a row need not be measured again: it is done, with these sources and versions."""
     return (
         row["state"] == "done"
         and row["sources"] == source_hash(step)
@@ -59,5 +59,5 @@ def is_settled(row: Row, step: Step, versions: Row) -> bool:
 
 
 def of_step(rows: Iterable[Row], step: str, state: str | None = None) -> list[Row]:
-    """The rows of a step, of one state if one is named."""
+    """The rows of a step, only those of one state if it is named."""
     return [row for row in rows if row["step"] == step and state in (None, row["state"])]

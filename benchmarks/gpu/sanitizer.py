@@ -1,7 +1,7 @@
 """compute-sanitizer over every launch of `launches`.
 
-memcheck sees every address, racecheck shared memory, synccheck the barriers. That no two programs
-write one element is proven in the interpreter.
+memcheck watches every address, racecheck shared memory, synccheck the barriers. None of them sees
+two programs write one element of a tensor; the tests in Triton's interpreter do.
 """
 
 from __future__ import annotations
@@ -13,18 +13,18 @@ import subprocess
 import sys
 from typing import Any
 
-from benchmarks.gpu.rows import ROOT
+from benchmarks import ROOT
 
 SECONDS = 95.0
 
 
 def cases() -> list[str]:
-    """Its tools."""
+    """The tools."""
     return ["memcheck", "racecheck", "synccheck"]
 
 
 def run(tool: str) -> dict[str, Any]:
-    """What a tool finds, and how many launches it watched."""
+    """What a tool reports, and how many launches it watched."""
     home = os.environ.get("CUDA_HOME", "/usr/local/cuda")
     sanitizer = shutil.which("compute-sanitizer") or shutil.which(f"{home}/bin/compute-sanitizer")
     if sanitizer is None:
@@ -36,13 +36,13 @@ def run(tool: str) -> dict[str, Any]:
         env={**os.environ, "PYTORCH_NO_CUDA_MEMORY_CACHING": "1"},
     )  # fmt: skip
     try:
-        said, _ = process.communicate(timeout=SECONDS)
+        output, _ = process.communicate(timeout=SECONDS)
     except subprocess.TimeoutExpired:
         process.kill()
-        said, _ = process.communicate()
-        raise RuntimeError(f"{tool} did not end in {SECONDS:.0f} s: {said[-2000:]}") from None
-    launches = len(re.findall(r"(?:True|False)$", said, re.MULTILINE))
-    found = [line for line in said.splitlines() if line.startswith("=========")]
+        output, _ = process.communicate()
+        raise RuntimeError(f"{tool} did not end in {SECONDS:.0f} s: {output[-2000:]}") from None
+    launches = len(re.findall(r"(?:True|False)$", output, re.MULTILINE))
+    report = [line for line in output.splitlines() if line.startswith("=========")]
     clean = process.returncode == 0
-    row = {"launches": launches, "right": clean, "last": "".join(found[-1:])}
-    return row | ({} if clean else {"wrong": " ".join(found[1:4]), "traceback": said[-6000:]})
+    row = {"launches": launches, "right": clean, "last": "".join(report[-1:])}
+    return row | ({} if clean else {"wrong": " ".join(report[1:4]), "traceback": output[-6000:]})

@@ -1,4 +1,4 @@
-"""The tables of the page, one for each step."""
+"""The tables of the page, one per step."""
 
 from __future__ import annotations
 
@@ -35,7 +35,8 @@ def _line(*cells: object) -> str:
 
 
 def _launches(rows: list[Row]) -> list[str]:
-    from benchmarks.gpu.launches import never_launched
+    # Within the function: it imports Triton, and a page is also written where there is none.
+    from benchmarks.gpu.kernels import never_launched
 
     missing = never_launched(row for row in rows if row["state"] == "done")
     note = f"Kernels that no case ran to its end: {', '.join(missing) or 'none'}."
@@ -47,7 +48,7 @@ def _launches(rows: list[Row]) -> list[str]:
 
 
 def _correctness(rows: list[Row]) -> list[str]:
-    note = "Cases that are done, of all; the largest error as a share of its bound."
+    note = "Cases done, of all cases; the largest error as a share of its bound."
     dtypes = list(dict.fromkeys(row["dtype"] for row in rows if "dtype" in row))
     lines = _head("Correctness", note, "operator", *dtypes)
     for operator in dict.fromkeys(row["operator"] for row in rows if "operator" in row):
@@ -64,8 +65,8 @@ def _correctness(rows: list[Row]) -> list[str]:
 def _routers(rows: list[Row]) -> list[str]:
     note = (
         "GPU microseconds of one call, median [20 %, 80 %]: CUDA graphs of many calls over "
-        "rotating inputs. copy moves as many bytes as the router must at least. Of samples that "
-        "Triton walks twice and CUDA C++ keeps on chip, fused is one and the other has a column."
+        "rotating inputs. copy moves as many bytes as the router must at least. Where Triton walks "
+        "samples twice that CUDA C++ keeps on chip, fused is one and the other has its column."
     )
     timed = {name.rpartition(" ")[0] for row in rows for name in row.get("microseconds", ())}
     names = [name for name in CONTENDERS if name in timed]
@@ -87,7 +88,7 @@ def _routers(rows: list[Row]) -> list[str]:
 
 
 def _over(times: dict[str, Any], one: str, other: str, part: str) -> str:
-    """The quotient of two medians, in bold where the intervals are apart."""
+    """The quotient of two medians, bold where the intervals are apart."""
     a, b = times.get(f"{one} {part}"), times.get(f"{other} {part}")
     if a is None or b is None:
         return ""
@@ -96,7 +97,7 @@ def _over(times: dict[str, Any], one: str, other: str, part: str) -> str:
 
 
 def _compiled(rows: list[Row]) -> list[str]:
-    note = "torch.compile of the loops, captured as fused is: GPU microseconds of one call."
+    note = "torch.compile of the loops, captured like fused: GPU microseconds of one call."
     lines = _head("torch.compile", note, "router", "part", "fused", "compile", "compile / fused")
     for row in rows:
         times = row.get("microseconds", {})
@@ -107,7 +108,7 @@ def _compiled(rows: list[Row]) -> list[str]:
 
 
 def _compiled_networks(rows: list[Row]) -> list[str]:
-    note = "Microseconds of a training step, compiled and not, both as graphs."
+    note = "Microseconds of a training step, compiled and uncompiled, both as graphs."
     lines = _head("Compiled training steps", note, "network", "state", "way", "time")
     for row in rows:
         for way, spread in row.get("microseconds", {"": None}).items():
@@ -116,7 +117,7 @@ def _compiled_networks(rows: list[Row]) -> list[str]:
 
 
 def _host(rows: list[Row]) -> list[str]:
-    note = "Microseconds until a call returns, the card idle."
+    note = "Microseconds until a call returns, with an idle card."
     names = [f"{name} {part}" for part in ("forward", "both") for name in ("fused", "loops")]
     lines = _head("Host", note, "router", *names)
     for row in rows:
@@ -127,8 +128,8 @@ def _host(rows: list[Row]) -> list[str]:
 
 def _networks(rows: list[Row]) -> list[str]:
     note = (
-        "Microseconds of a training step. Apart: weights after eight steps, trained by a graph and "
-        "without, over how far they moved, beside two trainings without."
+        "Microseconds of a training step. Apart: distance of weights after eight steps, trained "
+        "with a graph and without, over how far they moved; then the same of two without."
     )
     ways = [f"{routers}{graph}" for graph in ("", " graph") for routers in ("eager", "fused")]
     lines = _head("Training steps", note, "network", *ways, "eager / fused", "as graphs", "apart",
@@ -152,7 +153,7 @@ def _networks(rows: list[Row]) -> list[str]:
 
 def _device_tests(rows: list[Row]) -> list[str]:
     counts = ("tests", "failures", "errors", "skipped")
-    lines = _head("Tests on the card", "By test.", "test", "state", *counts)
+    lines = _head("Tests on the card", "One row per test.", "test", "state", *counts)
     return lines + [
         _line(row["case"], row["state"], *(row.get(name, "") for name in counts)) for row in rows
     ]
@@ -169,7 +170,7 @@ def _sanitizer(rows: list[Row]) -> list[str]:
 
 
 def _counters(rows: list[Row]) -> list[str]:
-    note = "Bytes over the floor of the direction; caches flushed before each launch."
+    note = "Bytes, beside the floor of each direction; caches are flushed before each launch."
     lines = _head("Counters", note, "router", "kernel", "us", "read MB", "written MB", "L2 hits %",
                   "warps active %", "registers", "floor MB forward, backward")  # fmt: skip
     for row in rows:
@@ -185,7 +186,7 @@ def _counters(rows: list[Row]) -> list[str]:
 
 
 def _tuning(rows: list[Row]) -> list[str]:
-    note = "Time of the fastest launch over the rule's; 1 where none is clearly faster."
+    note = "Time of the fastest launch over the rule's; 1 if none is clearly faster."
     lines = _head("Tuning", note, "router", "forward", "backward", "what took the rule's place")
     for row in rows:
         shares = row.get("shares", {})

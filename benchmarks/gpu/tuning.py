@@ -1,4 +1,4 @@
-"""What `mpkernels.tune` finds: whether another launch beats the written rule's."""
+"""What `mpkernels.tune` finds: whether another launch beats the built-in rule's."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from typing import Any
 
 import mpkernels as mpk
 from benchmarks.cases import Case
-from benchmarks.problem import map_like
+from benchmarks.workload import map_like
 
 CASES = {
     str(case): case
@@ -28,7 +28,7 @@ def cases() -> list[str]:
 
 
 def run(name: str) -> dict[str, Any]:
-    """Shares of the rule's time, and the launches that took its place."""
+    """Times as shares of the rule's, and the launches that took its place."""
     case = CASES[name]
     router = mpk.CrossConnect(case.channels, case.inputs, case.outputs).to("cuda")
     with tempfile.TemporaryDirectory() as folder:

@@ -1,7 +1,8 @@
 """A process that runs cases of a step: `python -m benchmarks.gpu.worker STEP`.
 
-It reads a case's name a line from stdin and answers each with a row; whatever else is printed goes
-to stderr. After a failure it says whether the CUDA context is broken; then it is to be replaced.
+Each line that it reads from stdin names a case; it answers with the row. Whatever else is printed
+goes to stderr. After a failure it says whether the CUDA context is broken and the process must be
+replaced.
 """
 
 from __future__ import annotations
@@ -32,10 +33,10 @@ def is_broken() -> bool:
 
 
 def row_of(step: Any, case: str) -> dict[str, Any]:
-    """What the step makes of the case, or the error that it raised."""
+    """The step's row of the case, or the error that it raised."""
     try:
         row = {"state": "done", **step.run(case)}
-    except Exception as error:  # noqa: BLE001  (whatever it is, it is this row's)
+    except Exception as error:  # noqa: BLE001  (any error belongs into the row)
         why = re.sub(r"(/[\w.+-]+){2,}/", "", f"{type(error).__name__}: {error}")
         row = {"state": "failed", "why": why[:500], "traceback": traceback.format_exc()}
         return row | {"broken": is_broken()}
@@ -56,7 +57,7 @@ def main(name: str) -> None:
 
     step = importlib.import_module(f"benchmarks.gpu.{name}")
     if torch.cuda.is_available():
-        # Graphs cannot be captured on the default stream; see `graphs`.
+        # Graphs cannot be captured on the default stream; see `graphs.captured`.
         torch.cuda.set_stream(torch.cuda.Stream())
     answer({"ready": True})
     for line in sys.stdin:

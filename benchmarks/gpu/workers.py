@@ -1,7 +1,7 @@
 """Processes that run the cases of a step, each case with a time limit.
 
-A process takes one case at a time. One that hangs is killed, one that dies or leaves a broken CUDA
-context is replaced, and either costs the row of its case alone.
+A process takes one case at a time. If it hangs it is killed; if it dies or breaks its CUDA context,
+another one takes its place. Either costs only the row of its case.
 """
 
 from __future__ import annotations
@@ -18,15 +18,16 @@ import threading
 import time
 from collections.abc import Iterator, Mapping, Sequence
 
-from benchmarks.gpu.rows import ROOT, Row
+from benchmarks import ROOT
+from benchmarks.gpu.rows import Row
 
 START_SECONDS = 90.0  # to import torch and open the card
-STACK_SECONDS = 2.0  # to write where a hanging case stands
+STACK_SECONDS = 2.0  # to write the stack of a hanging case
 LOG_CHARACTERS = 4000
 
 
 class _Worker:
-    """One process. It is started when its first case comes."""
+    """One process."""
 
     def __init__(self, command: Sequence[str], environment: Mapping[str, str]) -> None:
         self.buffer, self.log = b"", tempfile.TemporaryFile()  # noqa: SIM115  (`kill` closes it)
@@ -55,23 +56,23 @@ class _Worker:
         return json.loads(line)  # type: ignore[no-any-return]
 
     def ask(self, case: str, seconds: float) -> Row:
-        """What came of a case; see `answer`."""
+        """The row of a case; raises what `answer` does."""
         assert self.process.stdin is not None
         self.process.stdin.write(json.dumps(case).encode() + b"\n")
         self.process.stdin.flush()
         return self.answer(seconds)
 
-    def said(self) -> str:
+    def last_words(self) -> str:
         """The end of what the process wrote to stderr."""
         self.log.seek(max(0, self.log.seek(0, os.SEEK_END) - LOG_CHARACTERS))
         return self.log.read().decode(errors="replace")
 
     def stack(self) -> str:
-        """Where the process stands: it writes Python's stacks when it gets this signal."""
+        """The log with Python's stacks, which the process writes when it gets SIGUSR1."""
         with contextlib.suppress(ProcessLookupError):
             self.process.send_signal(signal.SIGUSR1)
             time.sleep(STACK_SECONDS)
-        return self.said()
+        return self.last_words()
 
     def kill(self) -> None:
         """Ends the process and all that it started."""
@@ -87,11 +88,11 @@ class Pool:
     """Runs cases side by side.
 
     Args:
-        command: of a process.
-        environment: variables that its processes have beside this one's.
-        workers: how many processes there are at most.
-        case_seconds: after which a case is given up.
-        deadline: of the whole, by time.monotonic.
+        command: starts a process.
+        environment: variables of the processes, in addition to this one's.
+        workers: the most processes at a time.
+        case_seconds: the time limit of a case.
+        deadline: when all of it ends, by time.monotonic.
     """
 
     def __init__(
@@ -106,7 +107,7 @@ class Pool:
         self.case_seconds, self.deadline = case_seconds, deadline
 
     def run(self, cases: Sequence[str]) -> Iterator[Row]:
-        """A row of each case, as they end."""
+        """The rows of all cases, each when it ends."""
         waiting: queue.SimpleQueue[str] = queue.SimpleQueue()
         done: queue.SimpleQueue[Row] = queue.SimpleQueue()
         for case in cases:
@@ -151,7 +152,7 @@ class Pool:
                     if worker is not None:
                         status = worker.process.wait()
                         why = f"its process ended with status {status}"
-                        row = {"state": "failed", "why": why, "traceback": worker.said()}
+                        row = {"state": "failed", "why": why, "traceback": worker.last_words()}
                         worker = worker.kill()
                 if row.pop("broken", False) and worker is not None:
                     worker = worker.kill()
