@@ -124,7 +124,7 @@ def test_predictions_lie_as_those_of_a_convolution(of_map, of_weight, size, dtyp
 def test_predictions_of_dense_layers():
     router, xs = mpk.CrossPredictLinear(6, 5, 2, 3), [torch.empty(4, 6)] * 2
     found = mpk.explain(router, xs)
-    assert "2 dense layers, one a path: X [4, 6] to U [4, 3 x 5]" in str(found)
+    assert "2 dense layers, one per path: X [4, 6] to U [4, 3 x 5]" in str(found)
     one = 4 * linear(xs[0], router.weight[0, :5]).numel()
     assert (found.forward.floor, found.backward.floor) == ((6 + 3) * one, (6 + 3 + 6) * one)
 
@@ -146,7 +146,7 @@ def test_a_cross_prediction_router_is_explained_in_the_order_in_which_it_runs():
     assert lines[0] == f"combine on cuda: {found.backend}"
     names = ("gate:", "predict:", "forward:", "backward:", "norms:", "note:")
     assert [line.startswith(name) for line, name in zip(lines[1:], names)] == [True] * 6
-    assert "2 convolutions, one a path: X [8, 32, 16, 16] to U [8, 3 x 8, 16, 16]" in lines[2]
+    assert "2 convolutions, one per path: X [8, 32, 16, 16] to U [8, 3 x 8, 16, 16]" in lines[2]
     if found.backend == "triton":
         assert found.forward.moved == found.forward.floor and found.forward.launches == 1
 
