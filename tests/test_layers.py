@@ -54,9 +54,11 @@ ALLOWED = {
         "mpkernels.availability",
         "(mpkernels.triton)",
     },
+    "mpkernels/nearness.py": set(),
     "mpkernels/selftest.py": {
         "mpkernels.eager",
         "mpkernels.functional",
+        "mpkernels.nearness",
         "mpkernels.ops",
         "mpkernels.availability",
     },
