@@ -8,7 +8,14 @@ from typing import NamedTuple
 import torch
 from networks import Router
 
-from mpkernels.triton import combine, combine_sums, cross_connect, gate, mix, parameters
+from mpkernels.triton import (
+    combine,
+    combine_parameter_grads,
+    cross_connect,
+    gate,
+    gate_parameter_grads,
+    mix,
+)
 
 
 class Launched(NamedTuple):
@@ -37,7 +44,14 @@ def recorded_launches():
     launches: list[Launched] = []
     kernels = [
         (module, name, getattr(module, name))
-        for module in (combine, combine_sums, cross_connect, gate, mix, parameters)
+        for module in (
+            combine,
+            combine_parameter_grads,
+            cross_connect,
+            gate,
+            gate_parameter_grads,
+            mix,
+        )
         for name in vars(module)
         if name.endswith("_kernel")
     ]
@@ -117,5 +131,5 @@ def other_launches_of(router: Router, dtype, batch=4, channels_last=False):
         )
         sizes = (n, 16, 16, channels)  # of a batch of several parts
         of_parts = [torch.empty(300, m, size) for size in sizes]
-        parameters.parameter_gradients(*of_parts, given, [True] * 4)
+        gate_parameter_grads.parameter_gradients(*of_parts, given, [True] * 4)
     return forward, backward

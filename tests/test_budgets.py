@@ -21,7 +21,7 @@ from recorder import launches_of
 
 import mpkernels.triton
 from mpkernels.triton import resident
-from mpkernels.triton.mlp import element
+from mpkernels.triton.gate_mlp import element
 
 SQUARE = [Job("cross_connect", Router("", 64, (8, 8), n, n)) for n in (1, 2, 3, 4)]
 

@@ -18,7 +18,7 @@ from vector_layers import LAYERS, gradients_of, problem, run
 import mpkernels as mpk
 from mpkernels import functional
 from mpkernels.ops import native
-from mpkernels.ops.cross_predict import cross_predict
+from mpkernels.ops.cross_predict import FUSED_WEIGHTS, cross_predict
 
 if INTERPRETED:
     pytest.skip("Triton runs the layer by its parts, which have tests", allow_module_level=True)
@@ -134,7 +134,7 @@ def test_against_float64(layer, backend):
 @pytest.mark.parametrize("layer", LAYERS, ids=str)
 def test_parts_agree(layer, monkeypatch):
     """Beyond so many weights the function runs the gate, products and combine."""
-    monkeypatch.setattr(functional, "FUSED_WEIGHTS", 0)
+    monkeypatch.setattr("mpkernels.ops.cross_predict.FUSED_WEIGHTS", 0)
     check(layer, functional.cross_predict)
 
 
@@ -163,7 +163,7 @@ def test_the_operator_runs_where_it_is_faster(monkeypatch):
         assert called == ["cross_predict", "cross_predict_backward"]
     called.clear()
     large = mpk.CrossPredictLinear(128, 128, 2, 2)
-    assert large.weight.numel() > functional.FUSED_WEIGHTS
+    assert large.weight.numel() > FUSED_WEIGHTS
     large([torch.randn(3, 128) for _ in range(2)])
     router.bfloat16()([torch.randn(3, 32).bfloat16() for _ in range(2)])
     with torch.autocast("cpu", torch.bfloat16):

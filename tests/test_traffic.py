@@ -19,8 +19,8 @@ from traffic import MEASURED, NETWORKS, measure, measure_combine
 from benchmarks.gpu import launches
 from mpkernels.triton.combine import combine_backward
 from mpkernels.triton.gate import gate, gate_backward
+from mpkernels.triton.gate_parameter_grads import parameter_gradients
 from mpkernels.triton.mix import mix, mix_backward
-from mpkernels.triton.parameters import parameter_gradients
 
 RESIDENT = {r[1:]: r for n in MEASURED[:2] for r in NETWORKS[n] if r.channels * 3 <= 128 * 3}
 

@@ -23,7 +23,7 @@ from mpkernels import use_backend
 from mpkernels.ops.layout import Geometry, geometry_of
 from mpkernels.triton import cross_connect as launcher
 from mpkernels.triton import launch, parameters
-from mpkernels.triton.maps import _rows
+from mpkernels.triton.launch_arguments import _rows
 from mpkernels.triton.stages import chunk_size, elements
 from mpkernels.triton.tuned import launch_for
 

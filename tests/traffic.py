@@ -21,7 +21,7 @@ from mpkernels.triton import cross_connect as launcher
 from mpkernels.triton.combine import combine, combine_backward
 from mpkernels.triton.cross_connect import cross_connect, cross_connect_backward
 from mpkernels.triton.launch import ASSUMED, L2_SHARE, Resident, Walk, cross_connect_launch
-from mpkernels.triton.maps import geometry_like
+from mpkernels.triton.launch_arguments import geometry_like
 
 PAGE = Path(__file__).parents[1] / "docs/traffic.md"
 MEASURED = ("basecnn_3_cc", "resnet20_3_cc", "resnet18_2_cc")

@@ -17,10 +17,17 @@ from benchmarks.gpu.correctness import check
 from benchmarks.gpu.drawn import Case, Router
 from mpkernels.ops.layout import Geometry
 from mpkernels.ops.onchip import CLUSTERS, OnChip
-from mpkernels.triton import combine, combine_sums, cross_connect, gate, mix, parameters
+from mpkernels.triton import (
+    combine,
+    combine_parameter_grads,
+    cross_connect,
+    gate,
+    gate_parameter_grads,
+    mix,
+)
 from mpkernels.triton.launch import PARAMETER_SAMPLES, Walk, chunks_of
 
-LAUNCHERS = (combine, combine_sums, cross_connect, gate, mix, parameters)
+LAUNCHERS = (combine, combine_parameter_grads, cross_connect, gate, mix, gate_parameter_grads)
 KERNELS = sorted(
     {name for module in LAUNCHERS for name in vars(module) if name.endswith("_kernel")}
 )

@@ -19,6 +19,22 @@ FLOATING = (torch.float32, torch.float64, torch.bfloat16, torch.float16)
 _ORDINARY = (Tensor, Parameter)
 _STRIDED = torch.strided
 
+# Device types that support autocast. Evaluated at import because Dynamo in torch 2.11 cannot trace
+# the call. A device that is not PyTorch's own is loaded, and has its name, when torch is imported.
+AUTOCAST = frozenset(
+    kind
+    for kind in (
+        "cpu",
+        "cuda",
+        "xpu",
+        "mps",
+        "hpu",
+        "mtia",
+        torch.device("privateuseone").type,
+    )
+    if torch.amp.is_autocast_available(kind)
+)
+
 
 def shape(sizes: Iterable[int]) -> str:
     """Sizes as messages show them."""
@@ -158,3 +174,10 @@ def check_parameter_dtype(dtype: Any) -> None:
         raise TypeError(
             f"dtype must be torch.float32, float64, bfloat16 or float16, or None, got {dtype!r}"
         )
+
+
+def check_dtype(x: Tensor, weight: Tensor, device: str) -> None:
+    """Raises unless the convolution takes both, or autocast on `device` sees to that."""
+    casts = device in AUTOCAST and torch.is_autocast_enabled(device)
+    if x.dtype != weight.dtype and not (casts and torch.float64 not in (x.dtype, weight.dtype)):
+        raise TypeError(f"xs[0] must be {weight.dtype} as weight, got {x.dtype}")

@@ -46,7 +46,7 @@ _OWN: dict[type[nn.Module], tuple[Any, ...]] = {
 
 
 def why_watched(norm: nn.Module) -> str | None:
-    """What else than a batch norm a call of this module does, as the end of a sentence, or None."""
+    """What a call of this module does beside a batch norm, as the end of a sentence, or None."""
     kind = type(norm)
     if kind not in _OWN:
         return f"is a {kind.__name__}"

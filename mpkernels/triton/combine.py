@@ -15,17 +15,17 @@ import triton.language as tl
 from torch import Tensor
 
 from mpkernels.ops.layout import Geometry
-from mpkernels.triton.combine_sums import add_tiles, kept, new_left
+from mpkernels.triton.combine_parameter_grads import add_tiles, allocate_partials, kept
 from mpkernels.triton.launch import Tile, combine_tile, on_device_of
-from mpkernels.triton.maps import (
+from mpkernels.triton.launch_arguments import (
     contiguous,
     finished,
     geometry_like,
     new_maps,
     reading,
+    triton_dtype,
     writing,
 )
-from mpkernels.triton.mix import triton_dtype
 
 
 @triton.jit
@@ -57,7 +57,7 @@ def _map_of(maps, batch_strides, row_strides, j, OUTPUTS: tl.constexpr):
 
 @triton.jit
 def _of_channels(parameter, first, c, CHANNELS: tl.constexpr, ACC: tl.constexpr):
-    """A row or a column of a parameter of one value a channel."""
+    """A row or a column of a parameter of one value per channel."""
     return tl.load(parameter + first + c, mask=c < CHANNELS, other=0.0).to(ACC)
 
 
@@ -280,13 +280,13 @@ def combine_backward(
     ]
     asked = [grad for grad in grads if grad is not None]
     tile = combine_tile(one, u.element_size(), inputs)
-    left = new_left(u, gates, grads, one, tile)
-    if one.batch * left.tiles == 0:
+    partials = allocate_partials(u, gates, grads, one, tile)
+    if one.batch * partials.tiles == 0:
         return finished(made, grad_us), [grad.zero_() for grad in asked]
     bias, scale, shift = contiguous(bias, scale, shift)
     present = sum(1 << j for j, grad in enumerate(grad_ys) if grad is not None)
     with on_device_of(u):
-        _combine_backward_kernel[(one.batch * left.tiles * outputs,)](
+        _combine_backward_kernel[(one.batch * partials.tiles * outputs,)](
             *reading(grad_ys, one, u),
             *reading(us, geometry, u),
             *grad_us,
@@ -294,15 +294,15 @@ def combine_backward(
             bias,
             scale,
             shift,
-            left.gates,
-            left.sums,
-            left.products,
+            partials.gates,
+            partials.sums,
+            partials.products,
             *gates.stride(),
             RELU=relu,
-            READS=relu or left.gates is not None or left.products is not None,
+            READS=relu or partials.gates is not None or partials.products is not None,
             PRESENT=present,
             WANTED=sum(1 << i for i, w in enumerate(wanted[:inputs]) if w),
             **_constants(one, gates, u, tile),
         )
-    add_tiles(left, gates, scale, grads, one, present)
+    add_tiles(partials, gates, scale, grads, one, present)
     return finished(made, grad_us), asked

@@ -15,6 +15,7 @@ from torch import Tensor
 
 from mpkernels.ops.layout import Geometry
 from mpkernels.ops.onchip import OnChip
+from mpkernels.triton.gate_parameter_grads import parameter_gradients
 from mpkernels.triton.launch import (
     Resident,
     Walk,
@@ -22,7 +23,7 @@ from mpkernels.triton.launch import (
     next_power_of_2,
     on_device_of,
 )
-from mpkernels.triton.maps import (
+from mpkernels.triton.launch_arguments import (
     Arguments,
     contiguous,
     finished,
@@ -32,7 +33,6 @@ from mpkernels.triton.maps import (
     rows_of,
     writing,
 )
-from mpkernels.triton.parameters import parameter_gradients
 from mpkernels.triton.resident import resident_backward_kernel, resident_kernel
 from mpkernels.triton.split import (
     split_dot_kernel,

@@ -1,4 +1,4 @@
-"""Maps and small tensors as kernels take them; what follows from shapes alone is found once."""
+"""Maps and small tensors as kernels take them; what follows from shapes alone is cached."""
 
 from __future__ import annotations
 
@@ -8,8 +8,10 @@ from functools import lru_cache
 from typing import NamedTuple
 
 import torch
+import triton.language as tl
 from torch import Tensor
 
+from mpkernels.eager.functional import accumulate_dtype
 from mpkernels.ops.layout import Geometry, Strides, empty_map, geometry_of, strides_in_place
 
 # Tensors, elements from sample to sample, elements from row to row.
@@ -32,6 +34,11 @@ def _like(
 ) -> tuple[torch.Size, tuple[int, ...]]:
     new = empty_map(torch.empty_strided(shape, stride, device="meta"), channels=channels)
     return new.shape, new.stride()
+
+
+def triton_dtype(x: Tensor) -> tl.dtype:
+    """Triton's name for the accumulate dtype of x."""
+    return tl.float64 if accumulate_dtype(x.dtype).itemsize == 8 else tl.float32
 
 
 def geometry_like(x: Tensor) -> Geometry:
