@@ -66,7 +66,7 @@ def _measure(xs: list[Tensor], parameters: tuple[Tensor | None, ...]) -> dict[st
     sizes = (len(xs), w2.shape[1], w1.shape[1], x.dtype.itemsize)
     wanted = [True] * len(xs) + [p is not None for p in parameters]
     shares: dict[str, float] = {}
-    found: dict[str, list[object] | None] = {}
+    entries: dict[str, list[object] | None] = {}
     with torch.no_grad(), on_device_of(x):
         ys, gates, pooled = launcher.cross_connect(xs, *parameters)  # type: ignore[arg-type]
         back = (ys, None, xs, gates, pooled, *parameters, wanted)
@@ -83,8 +83,8 @@ def _measure(xs: list[Tensor], parameters: tuple[Tensor | None, ...]) -> dict[st
 
             tried = list(tuned.candidates(ruled, geometry, *sizes, card, backward))
             best, shares[name] = tuned.fastest(_milliseconds(tried, run))
-            found |= tuned.entries(best, ruled, geometry, *sizes, backward)
-    tuned.write(x.device, found)
+            entries |= tuned.entries(best, ruled, geometry, *sizes, backward)
+    tuned.write(x.device, entries)
     return shares
 
 

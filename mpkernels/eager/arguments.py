@@ -148,17 +148,17 @@ def check_sizes(**sizes: Any) -> list[int]:
         TypeError: one is no integer; the message names it.
         ValueError: one is not positive.
     """
-    found = []
+    integers = []
     for name, size in sizes.items():
         if isinstance(size, bool):
             raise TypeError(f"{name} must be an integer, got {size!r}")
         try:
-            found.append(operator.index(size))  # a NumPy integer too
+            integers.append(operator.index(size))  # a NumPy integer too
         except TypeError as error:
             raise TypeError(f"{name} must be an integer, got {size!r}") from error
-        if found[-1] < 1:
+        if integers[-1] < 1:
             raise ValueError(f"{name} must be at least 1, got {size}")
-    return found
+    return integers
 
 
 def check_flags(**flags: Any) -> None:

@@ -78,14 +78,14 @@ class CrossPredict(Gated):
         self.relu = relu
         inputs, outputs = self.inputs, self.outputs
         rows = outputs * out_channels
-        made: dict[str, Any] = {"device": device, "dtype": dtype}
-        self.weight = nn.Parameter(torch.empty(inputs, rows, in_channels, *kernel, **made))
+        options: dict[str, Any] = {"device": device, "dtype": dtype}
+        self.weight = nn.Parameter(torch.empty(inputs, rows, in_channels, *kernel, **options))
         self.register_parameter(
-            "bias", nn.Parameter(torch.empty(inputs, rows, **made)) if bias else None
+            "bias", nn.Parameter(torch.empty(inputs, rows, **options)) if bias else None
         )
         self.norms = nn.ModuleList()
         if norm is not None:
-            self.norms.extend(norm(out_channels, **made) for _ in range(outputs))
+            self.norms.extend(norm(out_channels, **options) for _ in range(outputs))
         self.reset_parameters()
 
     def reset_parameters(self) -> None:

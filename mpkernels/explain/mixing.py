@@ -135,7 +135,7 @@ def _read_again(problem: _Problem, backend: str) -> tuple[int, int, list[str]]:
 
 
 def _device(problem: _Problem) -> torch.device | None:
-    """The GPU that is asked about, if there is one."""
+    """The GPU in question, if there is one."""
     if problem.device != "cuda" or why_no_gpu():
         return None
     return torch.device("cuda", torch.cuda.current_device())

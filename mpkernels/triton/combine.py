@@ -239,8 +239,8 @@ def combine(
     u, outputs = us[0], gates.shape[2]
     geometry = geometry_like(u)
     one = geometry._replace(channels=geometry.channels // outputs)
-    made = new_maps([u] * outputs, one.channels)
-    ys = writing(made, one, u)
+    maps = new_maps([u] * outputs, one.channels)
+    ys = writing(maps, one, u)
     tile = combine_tile(one, u.element_size())
     programs = one.batch * outputs * math.prod(tile.counts(one))
     if programs > 0:
@@ -254,7 +254,7 @@ def combine(
                 RELU=relu,
                 **_constants(one, gates, u, tile),
             )
-    return finished(made, ys)
+    return finished(maps, ys)
 
 
 def combine_backward(
@@ -271,18 +271,18 @@ def combine_backward(
     u, inputs, outputs = us[0], len(us), gates.shape[2]
     geometry = geometry_like(u)
     one = geometry._replace(channels=geometry.channels // outputs)
-    made = new_maps([x if w else None for x, w in zip(us, wanted)])
-    grad_us = writing(made, geometry, u)
+    maps = new_maps([x if w else None for x, w in zip(us, wanted)])
+    grad_us = writing(maps, geometry, u)
     parameters = (gates, bias, scale, shift)
     grads = [
         p.new_empty(p.shape) if w and p is not None else None
         for p, w in zip(parameters, wanted[inputs:])
     ]
-    asked = [grad for grad in grads if grad is not None]
+    of_parameters = [grad for grad in grads if grad is not None]
     tile = combine_tile(one, u.element_size(), inputs)
     partials = allocate_partials(u, gates, grads, one, tile)
     if one.batch * partials.tiles == 0:
-        return finished(made, grad_us), [grad.zero_() for grad in asked]
+        return finished(maps, grad_us), [grad.zero_() for grad in of_parameters]
     bias, scale, shift = contiguous(bias, scale, shift)
     present = sum(1 << j for j, grad in enumerate(grad_ys) if grad is not None)
     with on_device_of(u):
@@ -305,4 +305,4 @@ def combine_backward(
             **_constants(one, gates, u, tile),
         )
     add_tiles(partials, gates, scale, grads, one, present)
-    return finished(made, grad_us), asked
+    return finished(maps, grad_us), of_parameters

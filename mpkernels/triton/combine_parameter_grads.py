@@ -168,15 +168,15 @@ def add_tiles(
     Launches once if anything is left, once more where the batch has several parts.
     """
     grad_gates, *of_parameters = grads
-    made = [grad for grad in of_parameters if grad is not None]
+    written = [grad for grad in of_parameters if grad is not None]
     of_gates = partials.gates is not None and partials.tiles > 1
-    if not (made or of_gates):
+    if not (written or of_gates):
         return
     inputs, outputs = gates.shape[1:]
     samples = combine_samples(partials.along)
-    count = -(-one.batch // samples) if made else 1
+    count = -(-one.batch // samples) if written else 1
     parts, like = of_parameters, partials.gates
-    if made:
+    if written:
         like = partials.sums if partials.products is None else partials.products
     assert like is not None
     if count > 1:
@@ -184,7 +184,7 @@ def add_tiles(
     block_channels = min(next_power_of_2(one.channels), 16)
     block_along = _VALUES // block_channels
     block_tiles = min(next_power_of_2(partials.tiles), _VALUES // _GATES)
-    programs = count * outputs * -(-one.channels // block_channels) if made else 0
+    programs = count * outputs * -(-one.channels // block_channels) if written else 0
     gate_programs = -(-gates.numel() // _GATES) if of_gates else 0
     with on_device_of(gates):
         _combine_sums_kernel[(programs + gate_programs,)](
@@ -215,4 +215,4 @@ def add_tiles(
             num_warps=4,
         )
         if count > 1:
-            add_parts([part for part in parts if part is not None], made)
+            add_parts([part for part in parts if part is not None], written)

@@ -1,4 +1,4 @@
-"""gate: pool, MLP and softmax (paper Eq. 1 to 3) for given maps.
+"""gate: pool, MLP and softmax (paper Eq. 1 to 3) of maps.
 
 Forward reads m|X| once and writes 4 B m (n + C) bytes; one program owns one sample.
 """

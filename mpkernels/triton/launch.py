@@ -75,9 +75,9 @@ def card_of(device: torch.device) -> Card:
     """The card behind a CUDA device; the assumed one for any other."""
     if device.type != "cuda":
         return ASSUMED
-    found = torch.cuda.get_device_properties(device)
-    l2_bytes = found.L2_cache_size or ASSUMED.l2_bytes
-    return Card(found.multi_processor_count, l2_bytes, chip_of(device))
+    properties = torch.cuda.get_device_properties(device)
+    l2_bytes = properties.L2_cache_size or ASSUMED.l2_bytes
+    return Card(properties.multi_processor_count, l2_bytes, chip_of(device))
 
 
 class Resident(NamedTuple):

@@ -54,13 +54,13 @@ def _arguments(
         if x is None:
             x, strides = unused, Strides(0, geometry.cols)
         else:
-            found = _strides(x.shape, x.stride(), geometry)
-            if found is None:
+            in_place = _strides(x.shape, x.stride(), geometry)
+            if in_place is None:
                 other = empty_map(x, geometry.channels_last and x.dim() > 2)
                 x = other.copy_(x) if copied else other
-                found = _strides(x.shape, x.stride(), geometry)
-                assert found is not None
-            strides = found
+                in_place = _strides(x.shape, x.stride(), geometry)
+                assert in_place is not None
+            strides = in_place
         tensors.append(x)
         batch.append(strides.batch)
         row.append(strides.row)
@@ -72,9 +72,9 @@ def reading(xs: Sequence[Tensor | None], geometry: Geometry, unused: Tensor) -> 
     return _arguments(xs, geometry, unused, True)
 
 
-def writing(made: Sequence[Tensor | None], geometry: Geometry, unused: Tensor) -> Arguments:
+def writing(maps: Sequence[Tensor | None], geometry: Geometry, unused: Tensor) -> Arguments:
     """New maps to write, each in place or into one of the kernel's format; see `finished`."""
-    return _arguments(made, geometry, unused, False)
+    return _arguments(maps, geometry, unused, False)
 
 
 def new_maps(likes: Sequence[Tensor | None], channels: int | None = None) -> list[Tensor | None]:
@@ -89,11 +89,11 @@ def new_maps(likes: Sequence[Tensor | None], channels: int | None = None) -> lis
     ]
 
 
-def finished(made: Sequence[Tensor | None], written: Arguments) -> list[Tensor]:
+def finished(maps: Sequence[Tensor | None], written: Arguments) -> list[Tensor]:
     """The new maps, filled from where the kernel wrote if that was another format's copy."""
     return [
         x if x is target else x.copy_(target)
-        for x, target in zip(made, written[0])
+        for x, target in zip(maps, written[0])
         if x is not None
     ]
 

@@ -229,10 +229,10 @@ def _selected(gates: Tensor, inputs: list[int], outputs: list[int]) -> Tensor:
 def mix(xs: list[Tensor], gates: Tensor) -> list[Tensor]:
     """Launches once: ys."""
     x = xs[0]
-    geometry, made = geometry_like(x), new_maps([x] * gates.shape[2])
-    outputs = writing(made, geometry, x)
+    geometry, maps = geometry_like(x), new_maps([x] * gates.shape[2])
+    outputs = writing(maps, geometry, x)
     _launch_mix(reading(xs, geometry, x), outputs, gates, geometry, x)
-    return finished(made, outputs)
+    return finished(maps, outputs)
 
 
 def mix_backward(
@@ -242,13 +242,13 @@ def mix_backward(
     x = xs[0]
     geometry = geometry_like(x)
     present = [j for j, grad in enumerate(grad_ys) if grad is not None]
-    asked = [i for i, w in enumerate(wanted[:-1]) if w]
-    made = new_maps([xs[i] for i in asked])
-    grads = writing(made, geometry, x)
-    if asked and present:
+    paths = [i for i, w in enumerate(wanted[:-1]) if w]
+    maps = new_maps([xs[i] for i in paths])
+    grads = writing(maps, geometry, x)
+    if paths and present:
         outer = reading([grad_ys[j] for j in present], geometry, x)
-        _launch_mix(outer, grads, _selected(gates, asked, present).transpose(1, 2), geometry, x)
-    grad_xs = finished(made, grads)
+        _launch_mix(outer, grads, _selected(gates, paths, present).transpose(1, 2), geometry, x)
+    grad_xs = finished(maps, grads)
     if not wanted[-1]:
         return grad_xs, []
     grad_gates = gates.new_empty(gates.shape)
