@@ -91,11 +91,11 @@ GLUE_SOURCES = (
 KERNEL_SOURCES = [
     "csrc/cpu/cross_connect.cpp",
     "csrc/cpu/cross_connect_backward.cpp",
-    "csrc/cpu/gate_weights.cpp",
+    "csrc/cpu/gate_parameter_grads.cpp",
     "csrc/cpu/mix.cpp",
     "csrc/cpu/combine.cpp",
     "csrc/cpu/combine_backward.cpp",
-    "csrc/cpu/combine_parameters.cpp",
+    "csrc/cpu/combine_parameter_grads.cpp",
     "csrc/cpu/predict.cpp",
     "csrc/cpu/kernels.cpp",
 ]

@@ -11,8 +11,8 @@ from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
 import models
-from benchmarks.correct import is_near
 from benchmarks.measure import Step
+from mpkernels.nearness import is_near
 
 
 def build(

@@ -9,8 +9,8 @@ import torch
 from torch import Tensor
 
 from benchmarks.cases import DTYPES, Case
-from benchmarks.correct import is_near, slack
 from benchmarks.measure import Step
+from mpkernels.nearness import is_near, slack
 
 Operator = Callable[..., list[Tensor]]
 

@@ -78,10 +78,10 @@ struct Slot<std::vector<T>> {
     }
   }
   static StableIValue give(std::vector<T>& values) {
-    StableListHandle made = nullptr;
-    check(torch_new_list_reserve_size(values.size(), &made));
-    List list(made);
-    for (T& value : values) check(torch_list_push_back(made, Slot<T>::give(value)));
+    StableListHandle handle = nullptr;
+    check(torch_new_list_reserve_size(values.size(), &handle));
+    List list(handle);
+    for (T& value : values) check(torch_list_push_back(handle, Slot<T>::give(value)));
     return torch::stable::detail::from(list.release());
   }
 };

@@ -1,4 +1,4 @@
-// What the callers of backward kernels make: maps of a cross_connect, gradients of parameters.
+// What callers of backward kernels allocate: maps of a cross_connect, gradients of parameters.
 #pragma once
 
 #include <initializer_list>
@@ -34,21 +34,21 @@ struct BackwardMaps {
   }
 };
 
-// The gradients of the wanted ones of some parameters, null where there is none. Kernels write them
+// Gradients of some parameters, null where one is not wanted. Kernels write them
 // in the accumulate dtype.
 class ParameterGradients {
  public:
   // The last flags of `wanted` are the parameters'.
   ParameterGradients(std::initializer_list<const Tensor*> parameters,
                      const std::vector<bool>& wanted, Dtype type)
-      : type_(type), made_(parameters.size()), dtypes_(parameters.size()) {
+      : type_(type), grads_(parameters.size()), dtypes_(parameters.size()) {
     STD_TORCH_CHECK(wanted.size() >= parameters.size(),
                     "wanted must hold a flag for each parameter");
     size_t q = 0, flag = wanted.size() - parameters.size();
     for (const Tensor* like : parameters) {
       if (wanted[flag++]) {
         STD_TORCH_CHECK(like, "a gradient of None must not be wanted");
-        made_[q] = empty(*like, like->sizes(), like->dim(), type);
+        grads_[q] = empty(*like, like->sizes(), like->dim(), type);
         dtypes_[q] = like->dtype();
       }
       q++;
@@ -56,27 +56,27 @@ class ParameterGradients {
   }
 
   bool any() const {
-    for (const OptionalTensor& one : made_)
+    for (const OptionalTensor& one : grads_)
       if (one) return true;
     return false;
   }
   // Of parameter q, null where its gradient is not wanted.
-  void* data(size_t q) const { return made_[q] ? made_[q]->data_ptr() : nullptr; }
+  void* data(size_t q) const { return grads_[q] ? grads_[q]->data_ptr() : nullptr; }
 
   // In the order and the dtypes of the parameters.
   std::vector<Tensor> finish() {
-    std::vector<Tensor> found;
-    found.reserve(made_.size());
-    for (size_t q = 0; q < made_.size(); q++)
-      if (made_[q])
-        found.push_back(dtypes_[q] == type_ ? std::move(*made_[q])
-                                            : contiguous_copy(*made_[q], dtypes_[q]));
-    return found;
+    std::vector<Tensor> grads;
+    grads.reserve(grads_.size());
+    for (size_t q = 0; q < grads_.size(); q++)
+      if (grads_[q])
+        grads.push_back(dtypes_[q] == type_ ? std::move(*grads_[q])
+                                            : contiguous_copy(*grads_[q], dtypes_[q]));
+    return grads;
   }
 
  private:
   Dtype type_;
-  std::vector<OptionalTensor> made_;
+  std::vector<OptionalTensor> grads_;
   std::vector<Dtype> dtypes_;
 };
 

@@ -52,7 +52,7 @@ inline int64_t combine_part_rows(const Geometry& geometry) {
 inline int64_t combine_parts(const Geometry& geometry) {
   return (geometry.rows() + combine_part_rows(geometry) - 1) / combine_part_rows(geometry);
 }
-// Of the parts those that hold sums of one channel: all, or the one that has it.
+// Parts that contribute to one channel's sum: all in channels_last, one in NCHW.
 inline int64_t combine_sum_parts(const Geometry& geometry) {
   return geometry.channels_last ? combine_parts(geometry) : 1;
 }

@@ -155,9 +155,9 @@ inline Tensor empty(const Tensor& like, std::initializer_list<int64_t> sizes, Dt
 
 // A new contiguous tensor with the elements of t, of up to 4 dimensions.
 inline Tensor contiguous_copy(const Tensor& t, Dtype dtype) {
-  Tensor made = empty(t, t.sizes(), t.dim(), dtype);
-  copy(made, t);
-  return made;
+  Tensor converted = empty(t, t.sizes(), t.dim(), dtype);
+  copy(converted, t);
+  return converted;
 }
 
 // The elements of t, contiguous and of one dtype: where they lie, or in one copy.
@@ -179,8 +179,8 @@ inline std::optional<Values> values_of(const OptionalTensor& t, Dtype dtype) {
   return t ? std::optional<Values>(std::in_place, *t, dtype) : std::nullopt;
 }
 
-// Memory that no tensor shows, 64-byte aligned and not initialised. Small buffers share a block
-// that each thread keeps: asking the allocator for each would take as long as a small kernel.
+// Scratch memory that no tensor owns, 64-byte aligned and not initialised. Small buffers share a
+// block that each thread keeps: asking the allocator for each would take as long as a small kernel.
 class Buffer {
  public:
   Buffer(int64_t elements, Dtype dtype) {

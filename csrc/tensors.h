@@ -29,12 +29,12 @@ struct GateValues {
     const Dtype type = accumulate_type(geometry.dtype);
     if (gates.dtype() != type || !gates.has_data()) converted = contiguous_copy(gates, type);
     const Tensor& tensor = converted ? *converted : gates;
-    view = {tensor.data_ptr(),
-            tensor.stride(0),
-            tensor.stride(1),
-            tensor.stride(2),
-            by_channel ? tensor.stride(3) : 0,
-            by_channel};
+    view = {.data = tensor.data_ptr(),
+            .batch_stride = tensor.stride(0),
+            .input_stride = tensor.stride(1),
+            .output_stride = tensor.stride(2),
+            .channel_stride = by_channel ? tensor.stride(3) : 0,
+            .by_channel = by_channel};
   }
 };
 
@@ -57,7 +57,11 @@ inline bool is_channels_last(const Tensor& x) {
 // A vector, and a map of one position, is a row of channels in either format.
 inline Geometry geometry_of(const Tensor& x) {
   const int64_t positions = positions_of(x);
-  return {x.dtype(), positions == 1 || is_channels_last(x), x.size(0), x.size(1), positions};
+  return {.dtype = x.dtype(),
+          .channels_last = positions == 1 || is_channels_last(x),
+          .batch = x.size(0),
+          .channels = x.size(1),
+          .positions = positions};
 }
 
 // The strides with which x can be read where it lies, or nothing if it cannot.
@@ -77,7 +81,7 @@ inline std::optional<Map> map_in_place(const Tensor& x, const Geometry& geometry
     if (x.stride(d) != unit) return std::nullopt;
     unit *= x.size(d);
   }
-  return Map{x.data_ptr(), x.stride(0), row};
+  return Map{.data = x.data_ptr(), .batch_stride = x.stride(0), .row_stride = row};
 }
 
 // A new dense map like x, of so many channels.
@@ -101,7 +105,7 @@ inline Tensor empty_map(const Tensor& x, bool channels_last) {
   return empty_map(x, channels_last, x.size(1));
 }
 
-// Maps, with the tensors that were made for them.
+// Maps, and the tensors that were allocated for them.
 class Maps {
  public:
   explicit Maps(int64_t count) { maps_.reserve(count); }

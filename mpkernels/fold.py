@@ -1,4 +1,4 @@
-"""Batch norms of a router's outputs as a scale and a shift a channel, where they are just that."""
+"""Batch norms of outputs as one scale and shift per channel, where they are just that."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ _OF_DIMS = {2: nn.BatchNorm1d, 4: nn.BatchNorm2d}
 
 
 def why_not_folded(router: CrossPredict) -> str | None:
-    """Why the batch norms are more than a scale and a shift a channel here, or None.
+    """Why the batch norms are more than one scale and shift per channel here, or None.
 
     Only what is exactly PyTorch's batch norm, and what nothing watches, is folded: then the router
     computes what its norms, called one by one, compute.

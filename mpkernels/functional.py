@@ -5,13 +5,10 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import Any
 
-import torch
 from torch import Tensor
 from torch.nn.functional import linear
 
-from mpkernels.eager.arguments import is_dense
 from mpkernels.eager.functional import follow_autocast
-from mpkernels.ops import native
 from mpkernels.ops.autograd import Operator
 from mpkernels.ops.backend import kernel_checks
 from mpkernels.ops.check import (
@@ -26,6 +23,7 @@ from mpkernels.ops.check import (
 from mpkernels.ops.combine import combine as _combine
 from mpkernels.ops.cross_connect import cross_connect as _cross_connect
 from mpkernels.ops.cross_predict import cross_predict as _cross_predict
+from mpkernels.ops.cross_predict import fuses
 from mpkernels.ops.gate import gate as _gate
 from mpkernels.ops.mix import mix as _mix
 
@@ -127,7 +125,7 @@ def mix(xs: Tensor | Sequence[Tensor], gates: Tensor) -> list[Tensor]:
 
     Args:
         xs: m maps [B, C, *spatial] or vectors [B, C]; one tensor is a path.
-        gates: [B, m, n], or [B, m, n, C] for one weight a channel; any strides, also 0 (expanded).
+        gates: [B, m, n], or [B, m, n, C] for one weight per channel; any strides, 0 (expanded) too.
 
     Returns:
         ys, n maps like xs[0].
@@ -190,10 +188,6 @@ def combine(
     return ys
 
 
-# Beyond so many weights in all, a matrix library's products are faster than those of one operator.
-FUSED_WEIGHTS = 1 << 14
-
-
 def cross_predict(
     xs: Tensor | Sequence[Tensor],
     weight: Tensor,
@@ -211,8 +205,8 @@ def cross_predict(
     Y_j = relu(scale_j sum_i g_ij (W_ij X_i + b_ij) + shift_j),
     G_i = softmax_j(W2_i relu(W1_i X_i + b1_i) + b2_i)
 
-    One operator where the weights are few (`FUSED_WEIGHTS`) and C++ is there; else `gate`, a matrix
-    product a path and `combine`.
+    Runs as one operator where the weights are few and C++ is there (mpkernels/ops/cross_predict.py
+    has the rule), else as `gate`, one matrix product per path and `combine`.
 
     Args:
         xs: m vectors [B, C]; one tensor is a path.
@@ -239,8 +233,7 @@ def cross_predict(
     check_flag("cross_predict", "relu", relu)
     paths = paths_of("cross_predict", xs)
     rest = (weight, bias, w1, b1, w2, b2, scale, shift)
-    # Not by the backend in force: compiled code must be right under any that it later meets.
-    if native.why_no_cpu is None and _fits(paths, weight):
+    if fuses(paths, weight):
         ys, gates, _ = _call(_cross_predict, check_cross_predict, paths, *rest, options=(relu,))
         return ys, gates
     check_tensors("cross_predict", paths)
@@ -249,16 +242,3 @@ def cross_predict(
     gates = gate(paths, w1, b1, w2, b2)
     us = [linear(x, w) for x, w in zip(paths, weight.unbind())]
     return combine(us, gates, bias, relu, scale, shift), gates
-
-
-def is_one_operator(x: Tensor, weight: Tensor) -> bool:
-    """Whether C++ has `cross_predict` of such vectors as one operator."""
-    wide = weight.dtype in (torch.float32, torch.float64)
-    return x.dim() == 2 and x.dtype == weight.dtype and wide and weight.numel() <= FUSED_WEIGHTS
-
-
-def _fits(paths: list[Any], weight: Any) -> bool:
-    """Whether the operator takes these paths; what is wrong with them, it says itself."""
-    if not all(is_dense(t) and t.is_cpu for t in (*paths, weight)) or not paths:
-        return False
-    return not torch.is_autocast_enabled("cpu") and is_one_operator(paths[0], weight)

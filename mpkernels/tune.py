@@ -21,9 +21,9 @@ ROUNDS = 11  # in which every launch is timed once
 def tune(router: eager.CrossConnect, xs: Tensor | Sequence[Tensor]) -> dict[str, float]:
     """Writes this card's fastest launches for such maps to a table that later calls read.
 
-    Nothing needs it: without a table a written rule chooses, as it does where no launch is clearly
-    faster. Another launch may add in another order, so results may change in their last bits.
-    What is found serves every batch for which the rule takes the same method, so that a sample's
+    Optional: without a table a built-in rule picks the launch, and it stays in force where nothing
+    is clearly faster. Another launch may add in another order, so results may change in their last
+    bits. An entry serves every batch for which the rule takes the same method, so that a sample's
     result stays independent of its batch: tune with the batch that you run. CUDA C++ is tried too,
     where it keeps a sample in shared memory; in place of two passes it serves every batch, until
     the same maps are tuned again and something else is faster.
@@ -58,7 +58,7 @@ def _measure(xs: list[Tensor], parameters: tuple[Tensor | None, ...]) -> dict[st
     from mpkernels.triton import cross_connect as launcher
     from mpkernels.triton import tuned
     from mpkernels.triton.launch import card_of, cross_connect_launch, on_device_of
-    from mpkernels.triton.maps import geometry_like
+    from mpkernels.triton.launch_arguments import geometry_like
 
     x, geometry = xs[0], geometry_like(xs[0])
     w1, _, w2, _ = parameters
@@ -66,7 +66,7 @@ def _measure(xs: list[Tensor], parameters: tuple[Tensor | None, ...]) -> dict[st
     sizes = (len(xs), w2.shape[1], w1.shape[1], x.dtype.itemsize)
     wanted = [True] * len(xs) + [p is not None for p in parameters]
     shares: dict[str, float] = {}
-    found: dict[str, list[object] | None] = {}
+    entries: dict[str, list[object] | None] = {}
     with torch.no_grad(), on_device_of(x):
         ys, gates, pooled = launcher.cross_connect(xs, *parameters)  # type: ignore[arg-type]
         back = (ys, None, xs, gates, pooled, *parameters, wanted)
@@ -83,8 +83,8 @@ def _measure(xs: list[Tensor], parameters: tuple[Tensor | None, ...]) -> dict[st
 
             tried = list(tuned.candidates(ruled, geometry, *sizes, card, backward))
             best, shares[name] = tuned.fastest(_milliseconds(tried, run))
-            found |= tuned.entries(best, ruled, geometry, *sizes, backward)
-    tuned.write(x.device, found)
+            entries |= tuned.entries(best, ruled, geometry, *sizes, backward)
+    tuned.write(x.device, entries)
     return shares
 
 

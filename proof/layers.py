@@ -66,7 +66,9 @@ ALLOWED = {
         "mpkernels.availability",
         "(mpkernels.triton)",
     },
+    "mpkernels/nearness.py": set(),
     "mpkernels/selftest.py": {
+        "mpkernels.nearness",
         "mpkernels.eager",
         "mpkernels.functional",
         "mpkernels.ops",

@@ -7,7 +7,7 @@ from typing import NamedTuple
 
 import torch
 
-from mpkernels.triton import combine, cross_connect, gate, mix, parameters
+from mpkernels.triton import combine, cross_connect, gate, gate_parameter_grads, mix
 from proof.launches import intercepted
 from proof.problems.networks import Router
 
@@ -103,5 +103,5 @@ def other_launches_of(router: Router, dtype, batch=4, channels_last=False):
         )
         sizes = (n, 16, 16, channels)  # of a batch of several parts
         of_parts = [torch.empty(300, m, size) for size in sizes]
-        parameters.parameter_gradients(*of_parts, given, [True] * 4)
+        gate_parameter_grads.parameter_gradients(*of_parts, given, [True] * 4)
     return forward, backward

@@ -9,10 +9,10 @@ import torch
 from torch import Tensor, nn
 
 import mpkernels as mpk
-from benchmarks.correct import is_near, slack
 from benchmarks.cpu.suite import Choice, Row, head, timed_rows, using
 from benchmarks.measure import Step, contest
 from mpkernels import functional
+from mpkernels.nearness import is_near, slack
 
 CONTENDERS = ("loops", "compile", "parts", "fused")
 PARTS = ("forward", "forward+backward")

@@ -1,4 +1,4 @@
-// Sizes of this processor's caches, as the kernel shows them. glibc's sysconf adds up the
+// Sizes of this processor's caches, as the operating system shows them. glibc's sysconf adds up the
 // last-level caches of a whole machine on some processors.
 #include <cstdio>
 
@@ -20,8 +20,8 @@ static int64_t size_of_cache(int index, int64_t otherwise) {
 }
 
 const Caches& caches() {
-  static const Caches found{size_of_cache(2, 1 << 19), size_of_cache(3, 1 << 24)};
-  return found;
+  static const Caches here{.second = size_of_cache(2, 1 << 19), .last = size_of_cache(3, 1 << 24)};
+  return here;
 }
 
 }  // namespace mpk::cpu

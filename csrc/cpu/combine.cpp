@@ -4,8 +4,6 @@
 // Forward reads each U_i once and writes each Y_j once.
 #include "cpu/combine.h"
 
-#include "cpu/entry.h"
-
 namespace mpk::cpu::MPK_NAMESPACE {
 namespace {
 

@@ -13,7 +13,7 @@ template <class A>
 struct Coefficients {
   const Predictions& p;
   A* gates;  // [n, m]
-  // What is not above it becomes 0. Nothing is below NaN, so that it stands for no ReLU.
+  // Values <= edge become 0. Without a ReLU edge is NaN, to which no value compares <=.
   Vec<A> edge;
 
   Coefficients(const Predictions& p, void* scratch)
@@ -74,7 +74,9 @@ inline T* prediction_row(const Geometry& geometry, const Paths& us, int64_t i, i
 
 inline Block combine_part(const Geometry& geometry, int64_t part) {
   const int64_t rows = combine_part_rows(geometry), last = (part + 1) * rows;
-  return {part * rows, last < geometry.rows() ? last : geometry.rows(), geometry.cols()};
+  return {.first = part * rows,
+          .last = last < geometry.rows() ? last : geometry.rows(),
+          .cols = geometry.cols()};
 }
 
 // Calls body(b, part) for parts [begin, end) of all samples, and new_sample(b) before a sample.

@@ -5,7 +5,6 @@
 //
 // Reads each U_i and dY_j once and writes each dU_i once: the ReLU is computed again from U.
 #include "cpu/combine_grads.h"
-#include "cpu/entry.h"
 #include "cpu/kernels.h"
 
 namespace mpk::cpu::MPK_NAMESPACE {
@@ -37,7 +36,7 @@ bool ends_group(const Part<A>& part, int64_t r) {
   return (r + 1 - part.rows.first) % GroupSums<A>::most_rows == 0 || r + 1 == part.rows.last;
 }
 
-// NCHW: rows of output j are channels. Their sums over lanes are made for as many rows at a time as
+// NCHW: rows of output j are channels. Sums over lanes are taken for as many rows at a time as
 // there are lanes.
 template <class T, int M, class A = Accumulate<T>>
 void grads_of_channels(const Part<A>& part, int64_t j) {

@@ -17,8 +17,8 @@ inline Buffer filled(int64_t elements, Dtype type, double value) {
   return buffer;
 }
 
-// What follows the gates in combine, as the kernels read it. Refuses all that
-// mpkernels/ops/check.py refuses, which then says what is wrong.
+// What follows the gates in combine, as the kernels read it. Rejects whatever
+// mpkernels/ops/check.py rejects; check.py then produces the message.
 class CombineParameters {
  public:
   // `channels` are those of U_i, n C'.
@@ -38,15 +38,15 @@ class CombineParameters {
   // Of outputs of this geometry.
   Predictions predictions(const Geometry& output, int64_t m, int64_t n, const Gates& gates,
                           const Map* us, bool relu) const {
-    return {output,
-            m,
-            n,
-            gates,
-            bias_ ? bias_->data_ptr() : zeros_.data_ptr(),
-            scale_ ? scale_->data_ptr() : ones_.data_ptr(),
-            shift_ ? shift_->data_ptr() : zeros_.data_ptr(),
-            relu,
-            us};
+    return {.geometry = output,
+            .inputs = m,
+            .outputs = n,
+            .gates = gates,
+            .bias = bias_ ? bias_->data_ptr() : zeros_.data_ptr(),
+            .scale = scale_ ? scale_->data_ptr() : ones_.data_ptr(),
+            .shift = shift_ ? shift_->data_ptr() : zeros_.data_ptr(),
+            .relu = relu,
+            .us = us};
   }
 
  private:
@@ -63,27 +63,27 @@ class CombineGradients {
       : dots_(p.geometry.batch * combine_parts(p.geometry) * p.inputs * p.outputs, type_of(p)),
         sums_(grad_bias || grad_shift ? sums_of(p) : 0, type_of(p)),
         products_(grad_scale ? sums_of(p) : 0, type_of(p)),
-        problem_{p,
-                 grad_ys,
-                 grad_us,
-                 dots_.data_ptr(),
-                 grad_bias || grad_shift ? sums_.data_ptr() : nullptr,
-                 grad_scale ? products_.data_ptr() : nullptr} {}
+        problem_{.predictions = p,
+                 .grad_ys = grad_ys,
+                 .grad_us = grad_us,
+                 .dots = dots_.data_ptr(),
+                 .sums = grad_bias || grad_shift ? sums_.data_ptr() : nullptr,
+                 .products = grad_scale ? products_.data_ptr() : nullptr} {}
 
   // Writes dU, then the gradients of gates, bias, scale and shift that are not null.
   void run(void* grad_gates, void* grad_bias, void* grad_scale, void* grad_shift) const {
     mpk::cpu::run(problem_);
     if (!grad_gates && !grad_bias && !grad_scale && !grad_shift) return;
     mpk::cpu::run(CombineParameterGradients{
-        problem_.predictions,
-        problem_.grad_ys,
-        problem_.dots,
-        problem_.sums,
-        problem_.products,
-        grad_gates,
-        grad_bias,
-        grad_scale,
-        grad_shift,
+        .predictions = problem_.predictions,
+        .grad_ys = problem_.grad_ys,
+        .dots = problem_.dots,
+        .sums = problem_.sums,
+        .products = problem_.products,
+        .grad_gates = grad_gates,
+        .grad_bias = grad_bias,
+        .grad_scale = grad_scale,
+        .grad_shift = grad_shift,
     });
   }
 

@@ -1,7 +1,6 @@
 // cross_connect: samples are pooled, gated and mixed, in groups that share a cache.
 //
 // Forward moves (m + n)|X| from and to memory; the second read of a group hits the cache.
-#include "cpu/entry.h"
 #include "cpu/gate.h"
 #include "cpu/groups.h"
 #include "cpu/mix.h"
@@ -25,7 +24,7 @@ void pool_sample(const CrossConnect& p, int64_t b) {
           pooled_of<Accumulate<T>>(p, b));
 }
 
-// Gates of samples [begin, end); h holds K values a sample.
+// Gates of samples [begin, end); h holds K values per sample.
 template <class A>
 __attribute__((noinline)) void gates_of(const CrossConnect& p, int64_t begin, int64_t end, A* h) {
   const int64_t m = p.gate.inputs, n = p.gate.outputs, channels = p.geometry.channels;

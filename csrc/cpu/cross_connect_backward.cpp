@@ -3,7 +3,6 @@
 // Moves (m + n)|X| from and m|X| to memory; the second read of a group's dY hits the cache.
 #include <cstring>
 
-#include "cpu/entry.h"
 #include "cpu/gate.h"
 #include "cpu/groups.h"
 #include "cpu/kernels.h"

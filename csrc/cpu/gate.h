@@ -1,7 +1,7 @@
 // The gate MLP of one path of several samples, forward and backward (Eq. 2 and 3).
 //
-// Four samples go through a layer together and share the loads of its weights; a sample's sums
-// have the same order alone and in company.
+// Four samples go through a layer together and share the loads of its weights. A sample is summed
+// in the same order whether processed alone or with others.
 #pragma once
 
 #include <algorithm>

@@ -8,7 +8,7 @@
 
 namespace mpk::cpu {
 
-// The gates' parameters as the kernels read them, with the memory that was made for them.
+// The gates' parameters as the kernels read them, and the memory that holds them.
 struct GateTensors {
   Values w1, w2;
   std::optional<Values> b1, b2;
@@ -26,7 +26,7 @@ inline void transpose_each(const Values& from, const Buffer& to, int64_t m, int6
       for (int64_t r = 0; r < rows; r++) target[c * rows + r] = source[r * cols + c];
 }
 
-// Refuses all that mpkernels/ops/check.py refuses, which then says what is wrong.
+// Rejects whatever mpkernels/ops/check.py rejects; check.py then produces the message.
 inline GateTensors gate_tensors(const Geometry& geometry, int64_t m, const Tensor& w1,
                                 const OptionalTensor& b1, const Tensor& w2,
                                 const OptionalTensor& b2) {
@@ -39,25 +39,26 @@ inline GateTensors gate_tensors(const Geometry& geometry, int64_t m, const Tenso
   STD_TORCH_CHECK(!b1 || b1->has_shape({m, hidden}), "b1 must be [m, K]");
   STD_TORCH_CHECK(!b2 || b2->has_shape({m, n}), "b2 must be [m, n]");
   const int64_t none = (b1 ? 0 : m * hidden) + (b2 ? 0 : m * n);
-  GateTensors gate{Values(w1, type),
-                   Values(w2, type),
-                   values_of(b1, type),
-                   values_of(b2, type),
-                   Buffer(m * channels * hidden, type),
-                   Buffer(none, type)};
+  GateTensors gate{.w1 = Values(w1, type),
+                   .w2 = Values(w2, type),
+                   .b1 = values_of(b1, type),
+                   .b2 = values_of(b2, type),
+                   .w1_by_channel = Buffer(m * channels * hidden, type),
+                   .zeros = Buffer(none, type),
+                   .parameters = {}};
   if (type == Dtype::f64)
     transpose_each<double>(gate.w1, gate.w1_by_channel, m, hidden, channels);
   else
     transpose_each<float>(gate.w1, gate.w1_by_channel, m, hidden, channels);
   std::memset(gate.zeros.data_ptr(), 0, size_t(none) * (type == Dtype::f64 ? 8 : 4));
-  gate.parameters = {m,
-                     n,
-                     hidden,
-                     gate.w1.data_ptr(),
-                     gate.w1_by_channel.data_ptr(),
-                     gate.b1 ? gate.b1->data_ptr() : gate.zeros.data_ptr(),
-                     gate.w2.data_ptr(),
-                     gate.b2 ? gate.b2->data_ptr() : gate.zeros.data_ptr()};
+  gate.parameters = {.inputs = m,
+                     .outputs = n,
+                     .hidden = hidden,
+                     .w1 = gate.w1.data_ptr(),
+                     .w1_by_channel = gate.w1_by_channel.data_ptr(),
+                     .b1 = gate.b1 ? gate.b1->data_ptr() : gate.zeros.data_ptr(),
+                     .w2 = gate.w2.data_ptr(),
+                     .b2 = gate.b2 ? gate.b2->data_ptr() : gate.zeros.data_ptr()};
   return gate;
 }
 
@@ -69,24 +70,24 @@ struct GateGradients {
         grad_hidden(batch * gate.inputs * gate.hidden, type),
         hidden(batch * gate.inputs * gate.hidden, type) {}
 
-  // Writes dW1, db1, dW2, db2, the gradients from `first` on, those of them that were made.
+  // Writes dW1, db1, dW2 and db2, the gradients from `first` on, as far as they are wanted.
   void sum(const Geometry& geometry, const void* pooled, const Tensor& w1, const Tensor& w2,
-           const ParameterGradients& made, size_t first) const {
+           const ParameterGradients& grads, size_t first) const {
     const GateWeightGradients problem{
-        accumulate_type(geometry.dtype),
-        geometry.batch,
-        geometry.channels,
-        w1.size(0),
-        w2.size(1),
-        w1.size(1),
-        pooled,
-        hidden.data_ptr(),
-        grad_logits.data_ptr(),
-        grad_hidden.data_ptr(),
-        made.data(first),
-        made.data(first + 1),
-        made.data(first + 2),
-        made.data(first + 3),
+        .dtype = accumulate_type(geometry.dtype),
+        .batch = geometry.batch,
+        .channels = geometry.channels,
+        .inputs = w1.size(0),
+        .outputs = w2.size(1),
+        .hidden_units = w1.size(1),
+        .pooled = pooled,
+        .hidden = hidden.data_ptr(),
+        .grad_logits = grad_logits.data_ptr(),
+        .grad_hidden = grad_hidden.data_ptr(),
+        .grad_w1 = grads.data(first),
+        .grad_b1 = grads.data(first + 1),
+        .grad_w2 = grads.data(first + 2),
+        .grad_b2 = grads.data(first + 3),
     };
     if (problem.grad_w1 || problem.grad_b1 || problem.grad_w2 || problem.grad_b2) run(problem);
   }

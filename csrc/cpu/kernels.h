@@ -17,29 +17,39 @@ namespace mpk::cpu {
 // predict and predict_grads (dX) work on samples; its weights' gradients, those of the gates and
 // those of combine's parameters on tasks, see `predict_tasks`, `weight_tasks` and `combine_tasks`.
 // `scratch` is 64-byte aligned and has at least the size that its `..._scratch` function asks for.
+//
+// Each entry is a kernel's name and the arguments it takes. kernels.cpp declares the kernels from
+// this list and fills the table by name: written out, neighbours of one type could be swapped, and
+// it would compile.
+#define MPK_KERNELS(KERNEL)                                                                       \
+  KERNEL(cross_connect, const CrossConnect&, int64_t begin, int64_t end, void* scratch)           \
+  KERNEL(cross_connect_pool, const CrossConnect&, int64_t sample, int64_t begin, int64_t end)     \
+  KERNEL(cross_connect_gates, const CrossConnect&, int64_t sample, void* scratch)                 \
+  KERNEL(cross_connect_mix, const CrossConnect&, int64_t sample, int64_t begin, int64_t end)      \
+  KERNEL(cross_connect_backward, const CrossConnectBackward&, int64_t begin, int64_t end,         \
+         void* scratch)                                                                           \
+  KERNEL(cross_connect_dots, const CrossConnectBackward&, int64_t sample, int64_t begin,          \
+         int64_t end, void* partial)                                                              \
+  KERNEL(cross_connect_differentiate, const CrossConnectBackward&, int64_t sample, void* partial, \
+         void* scratch)                                                                           \
+  KERNEL(cross_connect_grads, const CrossConnectBackward&, int64_t sample, int64_t begin,         \
+         int64_t end, void* scratch)                                                              \
+  KERNEL(gate_weight_gradients, const GateWeightGradients&, int64_t begin, int64_t end)           \
+  KERNEL(mix, const Mix&, int64_t begin, int64_t end, void* scratch)                              \
+  KERNEL(mix_backward, const MixBackward&, int64_t begin, int64_t end, void* scratch)             \
+  KERNEL(combine, const Combine&, int64_t begin, int64_t end, void* scratch)                      \
+  KERNEL(combine_backward, const CombineBackward&, int64_t begin, int64_t end, void* scratch)     \
+  KERNEL(combine_parameter_gradients, const CombineParameterGradients&, int64_t begin,            \
+         int64_t end)                                                                             \
+  KERNEL(predict, const Predict&, int64_t begin, int64_t end)                                     \
+  KERNEL(predict_grads, const PredictBackward&, int64_t begin, int64_t end)                       \
+  KERNEL(predict_weight_gradients, const PredictBackward&, int64_t begin, int64_t end)
+
 struct Kernels {
   const char* name;
-  void (*cross_connect)(const CrossConnect&, int64_t begin, int64_t end, void* scratch);
-  void (*cross_connect_pool)(const CrossConnect&, int64_t sample, int64_t begin, int64_t end);
-  void (*cross_connect_gates)(const CrossConnect&, int64_t sample, void* scratch);
-  void (*cross_connect_mix)(const CrossConnect&, int64_t sample, int64_t begin, int64_t end);
-  void (*cross_connect_backward)(const CrossConnectBackward&, int64_t begin, int64_t end,
-                                 void* scratch);
-  void (*cross_connect_dots)(const CrossConnectBackward&, int64_t sample, int64_t begin,
-                             int64_t end, void* partial);
-  void (*cross_connect_differentiate)(const CrossConnectBackward&, int64_t sample, void* partial,
-                                      void* scratch);
-  void (*cross_connect_grads)(const CrossConnectBackward&, int64_t sample, int64_t begin,
-                              int64_t end, void* scratch);
-  void (*gate_weight_gradients)(const GateWeightGradients&, int64_t begin, int64_t end);
-  void (*mix)(const Mix&, int64_t begin, int64_t end, void* scratch);
-  void (*mix_backward)(const MixBackward&, int64_t begin, int64_t end, void* scratch);
-  void (*combine)(const Combine&, int64_t begin, int64_t end, void* scratch);
-  void (*combine_backward)(const CombineBackward&, int64_t begin, int64_t end, void* scratch);
-  void (*combine_parameter_gradients)(const CombineParameterGradients&, int64_t begin, int64_t end);
-  void (*predict)(const Predict&, int64_t begin, int64_t end);
-  void (*predict_grads)(const PredictBackward&, int64_t begin, int64_t end);
-  void (*predict_weight_gradients)(const PredictBackward&, int64_t begin, int64_t end);
+#define MPK_POINTER(name, ...) void (*name)(__VA_ARGS__);
+  MPK_KERNELS(MPK_POINTER)
+#undef MPK_POINTER
 };
 
 // Levels of the sums of a sample's parts, which are added in pairs.

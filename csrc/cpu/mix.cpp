@@ -1,16 +1,15 @@
-// mix: Y_j = sum_i g_ij X_i with given gates of any strides, one a sample or one a channel.
+// mix: Y_j = sum_i g_ij X_i with gates of any strides, one per sample or one per channel.
 //
 // Forward reads m|X| and writes n|X|. Backward reads dY once for dX, and dY and X once for dG.
 #include "cpu/mix.h"
 
-#include "cpu/entry.h"
 #include "cpu/gather.h"
 #include "cpu/groups.h"
 
 namespace mpk::cpu::MPK_NAMESPACE {
 namespace {
 
-// One weight a channel. `gates` is [inputs, outputs, C].
+// One weight per channel. `gates` is [inputs, outputs, C].
 template <class T, class A = Accumulate<T>>
 void mix_by_channel(const Geometry& geometry, const Paths& xs, const Paths& ys, const A* gates) {
   const int64_t channels = geometry.channels;
@@ -40,7 +39,7 @@ void dot_by_channel(const Geometry& geometry, const Paths& xs, const Paths& grad
       const Paths x{xs.maps + i, 1, xs.sample}, dy{grad_ys.maps + j, 1, grad_ys.sample};
       if (!geometry.channels_last) {
         for (int64_t c = 0; c < channels; c++)
-          dot_rows<T, 1, 1>(x, dy, {c, c + 1, geometry.positions}, to + c);
+          dot_rows<T, 1, 1>(x, dy, {.first = c, .last = c + 1, .cols = geometry.positions}, to + c);
         continue;
       }
       for_lanes<A>(channels, [&](auto lanes, int64_t c) {

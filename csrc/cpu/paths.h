@@ -29,13 +29,17 @@ struct Block {
   int64_t first, last, cols;
 };
 
-inline Block whole(const Geometry& geometry) { return {0, geometry.rows(), geometry.cols()}; }
+inline Block whole(const Geometry& geometry) {
+  return {.first = 0, .last = geometry.rows(), .cols = geometry.cols()};
+}
 
 // Parts [begin, end) of a sample. Sums over a sample are sums of its parts' sums, so that they do
 // not depend on which thread did which part.
 inline Block parts_of(const Geometry& geometry, int64_t begin, int64_t end) {
   const int64_t rows = part_rows(geometry), last = end * rows;
-  return {begin * rows, last < geometry.rows() ? last : geometry.rows(), geometry.cols()};
+  return {.first = begin * rows,
+          .last = last < geometry.rows() ? last : geometry.rows(),
+          .cols = geometry.cols()};
 }
 
 // Calls body(Block) for all rows of a sample of which `maps` maps were just read, first to last:

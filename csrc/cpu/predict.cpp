@@ -1,10 +1,9 @@
 // Predictions of small vectors, U_i = W_i X_i, and their gradients.
 //
-// A sample's sums have the same order alone and in company.
+// A sample is summed in the same order whether processed alone or with others.
 #include <algorithm>
 
 #include "cpu/batch_sums.h"
-#include "cpu/entry.h"
 #include "cpu/gate.h"
 
 namespace mpk::cpu::MPK_NAMESPACE {
@@ -15,7 +14,7 @@ const A* row_of(const Map& map, int64_t b) {
   return static_cast<const A*>(map.data) + b * map.batch_stride;
 }
 
-// Of a tile of rows, as many as a vector has lanes: beyond the last row that one again.
+// A tile of as many weight rows as a vector has lanes; past the end the last row repeats.
 template <class A>
 struct RowTile {
   static constexpr int size = lanes_of<Vec<A>>;

@@ -22,9 +22,12 @@ std::tuple<std::vector<Tensor>, Tensor, Tensor> forward(const std::vector<Tensor
   for (int64_t j = 0; mixed && j < n; j++) outputs.write(xs[0], geometry);
   Tensor gates = empty(xs[0], {geometry.batch, m, n}, type);
   Tensor pooled = empty(xs[0], {geometry.batch, m, geometry.channels}, type);
-  const CrossConnect problem{geometry,         gate.parameters,
-                             inputs.data(),    mixed ? outputs.data() : nullptr,
-                             gates.data_ptr(), pooled.data_ptr()};
+  const CrossConnect problem{.geometry = geometry,
+                             .gate = gate.parameters,
+                             .xs = inputs.data(),
+                             .ys = mixed ? outputs.data() : nullptr,
+                             .gates = gates.data_ptr(),
+                             .pooled = pooled.data_ptr()};
   run(problem, m + n);
   return {outputs.finish(), std::move(gates), std::move(pooled)};
 }
@@ -41,15 +44,15 @@ std::tuple<Tensor, Tensor> gate(std::vector<Tensor> xs, Tensor w1, OptionalTenso
   return {std::move(gates), std::move(pooled)};
 }
 
-// The wanted ones of dW1, db1, dW2, db2, in this order and in the dtype of their parameters.
+// Those of dW1, db1, dW2 and db2 that are wanted, in this order and the dtype of their parameters.
 std::vector<Tensor> parameter_gradients(const GateGradients& gradients, const Values& pooled,
                                         const Geometry& geometry, const Tensor& w1,
                                         const OptionalTensor& b1, const Tensor& w2,
                                         const OptionalTensor& b2, const std::vector<bool>& wanted) {
-  ParameterGradients made({&w1, b1 ? &*b1 : nullptr, &w2, b2 ? &*b2 : nullptr}, wanted,
-                          accumulate_type(geometry.dtype));
-  gradients.sum(geometry, pooled.data_ptr(), w1, w2, made, 0);
-  return made.finish();
+  ParameterGradients grads({&w1, b1 ? &*b1 : nullptr, &w2, b2 ? &*b2 : nullptr}, wanted,
+                           accumulate_type(geometry.dtype));
+  gradients.sum(geometry, pooled.data_ptr(), w1, w2, grads, 0);
+  return grads.finish();
 }
 
 std::tuple<std::vector<Tensor>, std::vector<Tensor>> cross_connect_backward(
@@ -76,21 +79,21 @@ std::tuple<std::vector<Tensor>, std::vector<Tensor>> cross_connect_backward(
   const GateGradients gradients(geometry.batch, gate.parameters, type);
   const bool any = std::find(wanted.end() - 4, wanted.end(), true) != wanted.end();
   const CrossConnectBackward problem{
-      geometry,
-      gate.parameters,
-      maps.inputs.data(),
-      maps.grad_outputs.data(),
-      maps.output_of.data(),
-      maps.grad_outputs.size(),
-      maps.grad_inputs.data(),
-      dg ? dg->data_ptr() : nullptr,
-      g.data_ptr(),
-      z.data_ptr(),
-      nullptr,
-      gradients.grad_logits.data_ptr(),
-      gradients.grad_hidden.data_ptr(),
-      gradients.hidden.data_ptr(),
-      any,
+      .geometry = geometry,
+      .gate = gate.parameters,
+      .xs = maps.inputs.data(),
+      .grad_ys = maps.grad_outputs.data(),
+      .output_of = maps.output_of.data(),
+      .present = maps.grad_outputs.size(),
+      .grad_xs = maps.grad_inputs.data(),
+      .grad_gates = dg ? dg->data_ptr() : nullptr,
+      .gates = g.data_ptr(),
+      .pooled = z.data_ptr(),
+      .grad_pooled = nullptr,
+      .grad_logits = gradients.grad_logits.data_ptr(),
+      .grad_hidden = gradients.grad_hidden.data_ptr(),
+      .hidden = gradients.hidden.data_ptr(),
+      .parameters_wanted = any,
   };
   run(problem, 2 * m + n);
   return {
@@ -107,7 +110,11 @@ std::tuple<Tensor, std::vector<Tensor>> gate_backward(Tensor grad_gates, Tensor 
   STD_TORCH_CHECK(pooled.dim() == 3, "pooled must be [B, m, C]");
   const int64_t batch = pooled.size(0), m = pooled.size(1);
   const Dtype type = accumulate_type(pooled.dtype());
-  const Geometry geometry{type, true, batch, pooled.size(2), 1};
+  const Geometry geometry{.dtype = type,
+                          .channels_last = true,
+                          .batch = batch,
+                          .channels = pooled.size(2),
+                          .positions = 1};
   STD_TORCH_CHECK(wanted.size() == 4, "wanted must hold a flag for each parameter");
   const GateTensors gate = gate_tensors(geometry, m, w1, b1, w2, std::nullopt);
   const int64_t n = w2.size(1);
@@ -118,21 +125,21 @@ std::tuple<Tensor, std::vector<Tensor>> gate_backward(Tensor grad_gates, Tensor 
   const GateGradients gradients(batch, gate.parameters, type);
   const std::vector<Map> none(m);
   const CrossConnectBackward problem{
-      geometry,
-      gate.parameters,
-      none.data(),
-      nullptr,
-      nullptr,
-      0,
-      none.data(),
-      dg.data_ptr(),
-      g.data_ptr(),
-      z.data_ptr(),
-      grad_pooled.data_ptr(),
-      gradients.grad_logits.data_ptr(),
-      gradients.grad_hidden.data_ptr(),
-      gradients.hidden.data_ptr(),
-      true,
+      .geometry = geometry,
+      .gate = gate.parameters,
+      .xs = none.data(),
+      .grad_ys = nullptr,
+      .output_of = nullptr,
+      .present = 0,
+      .grad_xs = none.data(),
+      .grad_gates = dg.data_ptr(),
+      .gates = g.data_ptr(),
+      .pooled = z.data_ptr(),
+      .grad_pooled = grad_pooled.data_ptr(),
+      .grad_logits = gradients.grad_logits.data_ptr(),
+      .grad_hidden = gradients.grad_hidden.data_ptr(),
+      .hidden = gradients.hidden.data_ptr(),
+      .parameters_wanted = true,
   };
   run(problem, 2 * m + n);
   return {
@@ -141,7 +148,8 @@ std::tuple<Tensor, std::vector<Tensor>> gate_backward(Tensor grad_gates, Tensor 
   };
 }
 
-// Uses the named instruction set from now on ("best": the widest); the name of the one in use.
+// Uses the named instruction set from now on ("best": the widest; empty: the one in use), and
+// returns the name of the one in use.
 std::string instruction_set(std::string name) {
   if (!name.empty())
     STD_TORCH_CHECK(choose(name == "best" ? nullptr : name.c_str()), "instruction set ", name,
@@ -149,7 +157,7 @@ std::string instruction_set(std::string name) {
   return kernels().name;
 }
 
-// Whether a backend is forced anywhere, from now on.
+// Tells the kernels whether a backend is forced anywhere from now on.
 bool force(bool on) {
   forcing.store(on, std::memory_order_relaxed);
   return on;

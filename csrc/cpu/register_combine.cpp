@@ -5,7 +5,7 @@
 namespace mpk::cpu {
 namespace {
 
-// What is combined as the kernels read it, with the memory that was made for it.
+// What combine reads, in the form of the kernels, and the memory that holds it.
 struct PredictionTensors {
   Geometry all;  // of U_i
   GateValues gates;
@@ -42,7 +42,7 @@ std::vector<Tensor> combine(std::vector<Tensor> us, Tensor gates, OptionalTensor
   const Predictions& p = tensors.view;
   Maps outputs(p.outputs);
   for (int64_t j = 0; j < p.outputs; j++) outputs.write(us[0], p.geometry);
-  run(Combine{p, outputs.data()});
+  run(Combine{.predictions = p, .ys = outputs.data()});
   return outputs.finish();
 }
 
@@ -54,7 +54,7 @@ std::tuple<std::vector<Tensor>, std::vector<Tensor>> combine_backward(
   STD_TORCH_CHECK(wanted.size() == us.size() + 4,
                   "wanted must hold a flag for each u and parameter");
   STD_TORCH_CHECK(int64_t(grad_ys.size()) == p.outputs, "grad_ys must hold n entries");
-  ParameterGradients made(
+  ParameterGradients grads(
       {&gates, bias ? &*bias : nullptr, scale ? &*scale : nullptr, shift ? &*shift : nullptr},
       wanted, tensors.type());
   Maps grad_outputs(p.outputs), grad_us(p.inputs);
@@ -70,10 +70,10 @@ std::tuple<std::vector<Tensor>, std::vector<Tensor>> combine_backward(
     else
       grad_us.skip();
   }
-  const CombineGradients gradients(p, grad_outputs.data(), grad_us.data(), made.data(1),
-                                   made.data(2), made.data(3));
-  gradients.run(made.data(0), made.data(1), made.data(2), made.data(3));
-  return {grad_us.finish(), made.finish()};
+  const CombineGradients combined(p, grad_outputs.data(), grad_us.data(), grads.data(1),
+                                  grads.data(2), grads.data(3));
+  combined.run(grads.data(0), grads.data(1), grads.data(2), grads.data(3));
+  return {grad_us.finish(), grads.finish()};
 }
 
 }  // namespace

@@ -8,7 +8,7 @@
 namespace mpk::cpu {
 namespace {
 
-// Sizes of a layer of vectors. Refuses all that mpkernels/ops/check.py refuses.
+// Sizes of a layer of vectors. Rejects whatever mpkernels/ops/check.py rejects.
 struct Layer {
   Geometry input, output;
   int64_t inputs, outputs, rows;  // rows = n C'
@@ -32,12 +32,20 @@ struct Layer {
     const int64_t bytes = input.batch * rows * bytes_of(type);
     std::vector<Map> maps;
     for (int64_t i = 0; i < inputs; i++)
-      maps.push_back({static_cast<char*>(data) + i * bytes, rows, rows});
+      maps.push_back(
+          {.data = static_cast<char*>(data) + i * bytes, .batch_stride = rows, .row_stride = rows});
     return maps;
   }
 
   // Contiguous [B, m, n].
-  Gates gates(const void* data) const { return {data, inputs * outputs, outputs, 1, 0, false}; }
+  Gates gates(const void* data) const {
+    return {.data = data,
+            .batch_stride = inputs * outputs,
+            .input_stride = outputs,
+            .output_stride = 1,
+            .channel_stride = 0,
+            .by_channel = false};
+  }
 
  private:
   static Geometry checked(const std::vector<Tensor>& xs, const Tensor& w2) {
@@ -63,14 +71,23 @@ std::tuple<std::vector<Tensor>, Tensor, Tensor> cross_predict(
   Tensor us = empty(xs[0], {m, batch, layer.rows}, layer.type);
   const Buffer pooled(batch * m * layer.input.channels, layer.type);
   const Values w(weight, layer.type);
-  run(CrossConnect{layer.input, gate.parameters, inputs.data(), nullptr, gates.data_ptr(),
-                   pooled.data_ptr()},
+  run(CrossConnect{.geometry = layer.input,
+                   .gate = gate.parameters,
+                   .xs = inputs.data(),
+                   .ys = nullptr,
+                   .gates = gates.data_ptr(),
+                   .pooled = pooled.data_ptr()},
       m);
-  run(Predict{layer.input, m, layer.rows, inputs.data(), w.data_ptr(), us.data_ptr()});
+  run(Predict{.geometry = layer.input,
+              .inputs = m,
+              .rows = layer.rows,
+              .xs = inputs.data(),
+              .weight = w.data_ptr(),
+              .us = us.data_ptr()});
   const std::vector<Map> maps = layer.predictions(us.data_ptr());
-  run(Combine{
-      parameters.predictions(layer.output, m, n, layer.gates(gates.data_ptr()), maps.data(), relu),
-      outputs.data()});
+  const Predictions predictions =
+      parameters.predictions(layer.output, m, n, layer.gates(gates.data_ptr()), maps.data(), relu);
+  run(Combine{.predictions = predictions, .ys = outputs.data()});
   return {outputs.finish(), std::move(gates), std::move(us)};
 }
 
@@ -112,10 +129,10 @@ std::tuple<std::vector<Tensor>, std::vector<Tensor>> cross_predict_backward(
   STD_TORCH_CHECK(us.has_shape({m, batch, layer.rows}), "us must be [m, B, n*C']");
   const GateTensors gate = gate_tensors(layer.input, m, w1, b1, w2, std::nullopt);
   const CombineParameters parameters(m, n, layer.rows, bias, scale, shift, layer.type);
-  const auto given = [](const OptionalTensor& t) { return t ? &*t : nullptr; };
-  ParameterGradients made(
-      {&weight, given(bias), &w1, given(b1), &w2, given(b2), given(scale), given(shift)}, wanted,
-      layer.type);
+  const auto or_null = [](const OptionalTensor& t) { return t ? &*t : nullptr; };
+  ParameterGradients grads(
+      {&weight, or_null(bias), &w1, or_null(b1), &w2, or_null(b2), or_null(scale), or_null(shift)},
+      wanted, layer.type);
   Maps inputs(m), grad_inputs(m), grad_outputs(n);
   for (int64_t i = 0; i < m; i++) {
     inputs.read(xs[i], layer.input);
@@ -138,8 +155,8 @@ std::tuple<std::vector<Tensor>, std::vector<Tensor>> cross_predict_backward(
   const std::vector<Map> grad_maps = layer.predictions(du.data_ptr());
   const CombineGradients combined(
       parameters.predictions(layer.output, m, n, layer.gates(g.data_ptr()), maps.data(), relu),
-      grad_outputs.data(), grad_maps.data(), made.data(1), made.data(6), made.data(7));
-  combined.run(dg.data_ptr(), made.data(1), made.data(6), made.data(7));
+      grad_outputs.data(), grad_maps.data(), grads.data(1), grads.data(6), grads.data(7));
+  combined.run(dg.data_ptr(), grads.data(1), grads.data(6), grads.data(7));
 
   if (layer.type == Dtype::f64)
     add<double>(dg.data_ptr(), own, batch * m * n);
@@ -149,24 +166,34 @@ std::tuple<std::vector<Tensor>, std::vector<Tensor>> cross_predict_backward(
   const Buffer dz(batch * m * layer.input.channels, layer.type);
   const GateGradients of_gates(batch, gate.parameters, layer.type);
   const std::vector<Map> none(m);
-  CrossConnectBackward differentiated{};
-  differentiated.geometry = layer.input;
-  differentiated.gate = gate.parameters;
-  differentiated.xs = differentiated.grad_xs = none.data();
-  differentiated.grad_gates = dg.data_ptr();
-  differentiated.gates = g.data_ptr();
-  differentiated.pooled = pooled.data_ptr();
-  differentiated.grad_pooled = dz.data_ptr();
-  differentiated.grad_logits = of_gates.grad_logits.data_ptr();
-  differentiated.grad_hidden = of_gates.grad_hidden.data_ptr();
-  differentiated.hidden = of_gates.hidden.data_ptr();
-  differentiated.parameters_wanted = true;
-  run(differentiated, 2 * m);
-  of_gates.sum(layer.input, pooled.data_ptr(), w1, w2, made, 2);
+  run(CrossConnectBackward{.geometry = layer.input,
+                           .gate = gate.parameters,
+                           .xs = none.data(),
+                           .grad_ys = nullptr,
+                           .output_of = nullptr,
+                           .present = 0,
+                           .grad_xs = none.data(),
+                           .grad_gates = dg.data_ptr(),
+                           .gates = g.data_ptr(),
+                           .pooled = pooled.data_ptr(),
+                           .grad_pooled = dz.data_ptr(),
+                           .grad_logits = of_gates.grad_logits.data_ptr(),
+                           .grad_hidden = of_gates.grad_hidden.data_ptr(),
+                           .hidden = of_gates.hidden.data_ptr(),
+                           .parameters_wanted = true},
+      2 * m);
+  of_gates.sum(layer.input, pooled.data_ptr(), w1, w2, grads, 2);
 
-  run(PredictBackward{layer.input, m, layer.rows, inputs.data(), w.data_ptr(), du.data_ptr(),
-                      dz.data_ptr(), grad_inputs.data(), made.data(0)});
-  return {grad_inputs.finish(), made.finish()};
+  run(PredictBackward{.geometry = layer.input,
+                      .inputs = m,
+                      .rows = layer.rows,
+                      .xs = inputs.data(),
+                      .weight = w.data_ptr(),
+                      .grad_us = du.data_ptr(),
+                      .grad_pooled = dz.data_ptr(),
+                      .grad_xs = grad_inputs.data(),
+                      .grad_weight = grads.data(0)});
+  return {grad_inputs.finish(), grads.finish()};
 }
 
 }  // namespace

@@ -14,7 +14,12 @@ std::vector<Tensor> mix(std::vector<Tensor> xs, Tensor gates) {
   Maps inputs(m), outputs(n);
   for (const Tensor& x : xs) inputs.read(x, geometry);
   for (int64_t j = 0; j < n; j++) outputs.write(xs[0], geometry);
-  const Mix problem{geometry, m, n, values.view, inputs.data(), outputs.data()};
+  const Mix problem{.geometry = geometry,
+                    .inputs = m,
+                    .outputs = n,
+                    .gates = values.view,
+                    .xs = inputs.data(),
+                    .ys = outputs.data()};
   parallel_for(0, geometry.batch, grain(geometry, m + n), [&](int64_t begin, int64_t end) {
     Buffer scratch(mix_scratch(m, n, geometry.channels), Dtype::f64);
     kernels().mix(problem, begin, end, scratch.data_ptr());
@@ -59,16 +64,16 @@ std::tuple<std::vector<Tensor>, std::vector<Tensor>> mix_backward(
                              ? empty(gates, {geometry.batch, m, n, geometry.channels}, type)
                              : empty(gates, {geometry.batch, m, n}, type));
   const MixBackward problem{
-      geometry,
-      m,
-      n,
-      values.view,
-      inputs.data(),
-      grad_outputs.data(),
-      output_of.data(),
-      grad_outputs.size(),
-      grad_inputs.data(),
-      wanted[m] ? grad_gates[0].data_ptr() : nullptr,
+      .geometry = geometry,
+      .inputs = m,
+      .outputs = n,
+      .gates = values.view,
+      .xs = inputs.data(),
+      .grad_ys = grad_outputs.data(),
+      .output_of = output_of.data(),
+      .present = grad_outputs.size(),
+      .grad_xs = grad_inputs.data(),
+      .grad_gates = wanted[m] ? grad_gates[0].data_ptr() : nullptr,
   };
   parallel_for(0, geometry.batch, grain(geometry, 2 * m + n), [&](int64_t begin, int64_t end) {
     Buffer scratch(mix_scratch(m, n, geometry.channels), Dtype::f64);

@@ -40,8 +40,8 @@ inline std::string ask_python(const std::string& name, StableIValue* stack) {
 // code. So Python answers with a letter for each result (a List or a Tensor), which is then fetched
 // by its number, or with an error's text behind "!".
 inline bool run_by_python(const std::string& name, StableIValue* stack) {
-  StableIValue asked[] = {torch::stable::detail::from(name)};
-  std::string answer = ask_python("served_by", asked);
+  StableIValue argument[] = {torch::stable::detail::from(name)};
+  std::string answer = ask_python("served_by", argument);
   if (answer == "native") return false;
   if (answer == "python") answer = ask_python(name + "_by_python", stack);
   if (answer[0] == '!') throw std::runtime_error(answer.substr(1));

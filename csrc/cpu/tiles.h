@@ -1,7 +1,7 @@
 // Loops over any number of paths, in tiles of up to four of those that are written.
 //
 // A tile's sums stay in registers while all paths that are read pass by, so that these are read
-// once a tile, from L1; and in the order of the paths, as everywhere.
+// once per tile, from L1; and in the order of the paths, as everywhere.
 #pragma once
 
 #include <algorithm>

@@ -1,7 +1,7 @@
 // Y_j = sum_i g_ij X_i of samples that one block, or the blocks of one cluster, keep on chip.
 //
 // Each X_i element is loaded once and each Y_j stored once: (m + n)|X| + 4 B m (n + C) bytes, and
-// w1 once a sample, from L2.
+// w1 once per sample, from L2.
 #pragma once
 
 #include "cuda/gate.cuh"
@@ -19,18 +19,20 @@ struct CrossConnectArguments {
 
 inline CrossConnectArguments arguments_of(const CrossConnect& p, int64_t cluster, int64_t threads) {
   const GateParameters& gate = p.gate;
-  CrossConnectArguments made{};
-  made.plan = plan_for(p.geometry, gate.inputs, gate.outputs, gate.hidden, gate.inputs, cluster,
-                       threads, false);
-  see(made.plan, p.geometry, p.xs, gate.inputs);
-  see(made.plan, p.geometry, p.ys, gate.outputs);
-  made.gate = {static_cast<const float*>(gate.w1), static_cast<const float*>(gate.b1),
-               static_cast<const float*>(gate.w2), static_cast<const float*>(gate.b2)};
-  for (int64_t i = 0; i < gate.inputs; i++) made.xs[i] = p.xs[i];
-  for (int64_t j = 0; j < gate.outputs; j++) made.ys[j] = p.ys[j];
-  made.gates = static_cast<float*>(p.gates);
-  made.pooled = static_cast<float*>(p.pooled);
-  return made;
+  CrossConnectArguments arguments{};
+  arguments.plan = plan_for(p.geometry, gate.inputs, gate.outputs, gate.hidden, gate.inputs,
+                            cluster, threads, false);
+  see(arguments.plan, p.geometry, p.xs, gate.inputs);
+  see(arguments.plan, p.geometry, p.ys, gate.outputs);
+  arguments.gate = {.w1 = static_cast<const float*>(gate.w1),
+                    .b1 = static_cast<const float*>(gate.b1),
+                    .w2 = static_cast<const float*>(gate.w2),
+                    .b2 = static_cast<const float*>(gate.b2)};
+  for (int64_t i = 0; i < gate.inputs; i++) arguments.xs[i] = p.xs[i];
+  for (int64_t j = 0; j < gate.outputs; j++) arguments.ys[j] = p.ys[j];
+  arguments.gates = static_cast<float*>(p.gates);
+  arguments.pooled = static_cast<float*>(p.pooled);
+  return arguments;
 }
 
 // Loads the tiles and leaves Z of the block's channels, each tile summed while later ones arrive.
@@ -43,7 +45,7 @@ MPK_DEVICE void pool_tiles(const Plan& plan, const Part& part) {
     sum_columns(plan, part, tile_of<T>(plan, i), values + plan.at.scratch,
                 values + plan.at.sums + i * plan.channels);
   else
-    pool_rows(plan, part, tile_of<T>(plan, i), values + plan.at.z + i * plan.channels_a_block);
+    pool_rows(plan, part, tile_of<T>(plan, i), values + plan.at.z + i * plan.channels_per_block);
   if constexpr (i + 1 < M) pool_tiles<T, M, i + 1>(plan, part);
 }
 
@@ -54,7 +56,7 @@ MPK_DEVICE void exchange_sums(const Plan& plan, const Part& part) {
   for (int at = thread(); at < plan.inputs * part.channels; at += threads()) {
     const int i = at / part.channels, c = at % part.channels;
     const float* sums = values + plan.at.sums + i * plan.channels + part.first_channel + c;
-    values[plan.at.z + i * plan.channels_a_block + c] =
+    values[plan.at.z + i * plan.channels_per_block + c] =
         sum_over_cluster(plan, sums) / float(plan.positions);
   }
 }
@@ -65,7 +67,7 @@ MPK_DEVICE void store_pooled(const CrossConnectArguments& p, const Part& part) {
   for (int at = thread(); at < plan.inputs * part.channels; at += threads()) {
     const int i = at / part.channels, c = at % part.channels;
     write_float(p.pooled + (part.sample * plan.inputs + i) * plan.channels + part.first_channel + c,
-                z[i * plan.channels_a_block + c]);
+                z[i * plan.channels_per_block + c]);
   }
 }
 

@@ -1,6 +1,6 @@
 // The backward's kernels.
 #include "cuda/cross_connect_backward.cuh"
-#include "cuda/gate_weights.cuh"
+#include "cuda/gate_parameter_grads.cuh"
 #include "cuda/launch.h"
 #include "cuda/variants.cuh"
 

@@ -2,7 +2,7 @@
 // whose gradients one block, or the blocks of one cluster, keep on chip.
 //
 // dX_i = sum_j g_ij dY_j + dZ_i / S needs only what is kept, so each dY_j element and each X_i
-// element is loaded once: (m + n)|X| + m|X| bytes, and w1 twice a sample, from L2.
+// element is loaded once: (m + n)|X| + m|X| bytes, and w1 twice per sample, from L2.
 #pragma once
 
 #include "cuda/gate.cuh"
@@ -13,7 +13,7 @@ struct CrossConnectBackwardArguments {
   Plan plan;
   GateArguments gate;
   Map xs[max_paths];
-  Map grad_ys[max_kept];        // those that there are; if there is none, one of zeros
+  Map grad_ys[max_kept];        // the gradients present; one zero tile if there is none
   int32_t output_of[max_kept];  // which output each of them is
   Map grad_xs[max_paths];       // data is null where no gradient is wanted
   const float* grad_gates;      // [B, m, n], or null
@@ -29,30 +29,32 @@ inline CrossConnectBackwardArguments arguments_of(const CrossConnectBackward& p,
                                                   int64_t threads) {
   const GateParameters& gate = p.gate;
   const int64_t kept = p.present > 0 ? p.present : 1;
-  CrossConnectBackwardArguments made{};
-  made.plan =
+  CrossConnectBackwardArguments arguments{};
+  arguments.plan =
       plan_for(p.geometry, gate.inputs, gate.outputs, gate.hidden, kept, cluster, threads, true);
-  see(made.plan, p.geometry, p.xs, gate.inputs);
-  see(made.plan, p.geometry, p.grad_ys, p.present);
-  see(made.plan, p.geometry, p.grad_xs, gate.inputs);
-  made.gate = {static_cast<const float*>(gate.w1), static_cast<const float*>(gate.b1),
-               static_cast<const float*>(gate.w2), nullptr};
+  see(arguments.plan, p.geometry, p.xs, gate.inputs);
+  see(arguments.plan, p.geometry, p.grad_ys, p.present);
+  see(arguments.plan, p.geometry, p.grad_xs, gate.inputs);
+  arguments.gate = {.w1 = static_cast<const float*>(gate.w1),
+                    .b1 = static_cast<const float*>(gate.b1),
+                    .w2 = static_cast<const float*>(gate.w2),
+                    .b2 = nullptr};
   for (int64_t o = 0; o < p.present; o++) {
-    made.grad_ys[o] = p.grad_ys[o];
-    made.output_of[o] = int32_t(p.output_of[o]);
+    arguments.grad_ys[o] = p.grad_ys[o];
+    arguments.output_of[o] = int32_t(p.output_of[o]);
   }
   for (int64_t i = 0; i < gate.inputs; i++) {
-    made.xs[i] = p.xs[i];
-    made.grad_xs[i] = p.grad_xs[i];
+    arguments.xs[i] = p.xs[i];
+    arguments.grad_xs[i] = p.grad_xs[i];
   }
-  made.grad_gates = static_cast<const float*>(p.grad_gates);
-  made.gates = static_cast<const float*>(p.gates);
-  made.pooled = static_cast<const float*>(p.pooled);
-  made.grad_logits = static_cast<float*>(p.grad_logits);
-  made.grad_hidden = static_cast<float*>(p.grad_hidden);
-  made.hidden = static_cast<float*>(p.hidden);
-  made.parameters_wanted = p.parameters_wanted;
-  return made;
+  arguments.grad_gates = static_cast<const float*>(p.grad_gates);
+  arguments.gates = static_cast<const float*>(p.gates);
+  arguments.pooled = static_cast<const float*>(p.pooled);
+  arguments.grad_logits = static_cast<float*>(p.grad_logits);
+  arguments.grad_hidden = static_cast<float*>(p.grad_hidden);
+  arguments.hidden = static_cast<float*>(p.hidden);
+  arguments.parameters_wanted = p.parameters_wanted;
+  return arguments;
 }
 
 // Whatever fills a tile, a thread fills the elements that it will multiply itself.
@@ -71,7 +73,7 @@ MPK_DEVICE void load_saved(const CrossConnectBackwardArguments& p, const Part& p
   float* values = shared_memory();
   for (int i = 0; i < plan.inputs; i++)
     load_values(p.pooled + (part.sample * plan.inputs + i) * plan.channels + part.first_channel,
-                part.channels, values + plan.at.z + i * plan.channels_a_block);
+                part.channels, values + plan.at.z + i * plan.channels_per_block);
   const int pairs = plan.inputs * plan.outputs;
   load_values(p.gates + part.sample * pairs, pairs, values + plan.at.gates);
 }
@@ -167,8 +169,8 @@ MPK_DEVICE void gather_grad_z(const Plan& plan) {
   float* values = shared_memory();
   sync_cluster(plan.cluster);
   for (int at = thread(); at < plan.inputs * plan.channels; at += threads()) {
-    const int i = at / plan.channels, c = at % plan.channels, rank = c / plan.channels_a_block;
-    const int from = i * plan.channels_a_block + c - rank * plan.channels_a_block;
+    const int i = at / plan.channels, c = at % plan.channels, rank = c / plan.channels_per_block;
+    const int from = i * plan.channels_per_block + c - rank * plan.channels_per_block;
     values[plan.at.grad_z_all + at] = *remote(values + plan.at.grad_z + from, rank);
   }
 }
@@ -194,7 +196,7 @@ MPK_DEVICE void grad_part(const CrossConnectBackwardArguments& p, const Part& pa
   const float* values = shared_memory();
   const float* gates = values + plan.at.gates;
   const float* grad_z = values + (plan.channels_last ? plan.at.grad_z_all : plan.at.grad_z);
-  const int stride = plan.channels_last ? plan.channels : plan.channels_a_block;
+  const int stride = plan.channels_last ? plan.channels : plan.channels_per_block;
   const int size = part.rows * plan.cols;
   for (int at = thread() * W; at < size; at += threads() * W) {
     const int row = at / plan.cols, col = at - row * plan.cols;

@@ -1,6 +1,6 @@
 // The gate MLP of all paths of one sample, in shared memory (Eq. 2 and 3).
 //
-// Every block of a cluster multiplies its own channels with W1, which is read once a sample; the
+// Every block of a cluster multiplies its own channels with W1, which is read once per sample; the
 // small rest is done by every block for itself.
 #pragma once
 
@@ -24,7 +24,7 @@ struct Parameters {
 MPK_DEVICE Parameters parameters_of(const Plan& plan) {
   float* at = shared_memory() + plan.at.parameters;
   const int units = plan.inputs * plan.hidden;
-  return {at, at + units, at + units + units * plan.outputs};
+  return {.b1 = at, .w2 = at + units, .b2 = at + units + units * plan.outputs};
 }
 
 MPK_DEVICE void load_values(const float* from, int size, float* to) {
@@ -45,7 +45,7 @@ MPK_DEVICE void multiply_channels(const Plan& plan, const Part& part, const floa
   const int lane = thread() % 32;
   for (int at = thread() / 32; at < plan.inputs * plan.hidden; at += threads() / 32) {
     const float* row = w1 + int64_t(at) * plan.channels + part.first_channel;
-    const float* of_path = z + at / plan.hidden * plan.channels_a_block;
+    const float* of_path = z + at / plan.hidden * plan.channels_per_block;
     float sum = 0;
     for (int c = lane; c < part.channels; c += 32) sum += read_float(row + c) * of_path[c];
     sum = sum_lanes(sum, 32);
@@ -120,7 +120,7 @@ MPK_DEVICE void differentiate_pool(const Plan& plan, const Part& part, const flo
 #pragma unroll 4
     for (int k = 0; k < plan.hidden; k++)
       sum += read_float(column + int64_t(k) * plan.channels) * grad_hidden[i * plan.hidden + k];
-    grad_z[i * plan.channels_a_block + c] = sum / float(plan.positions);
+    grad_z[i * plan.channels_per_block + c] = sum / float(plan.positions);
   }
 }
 

@@ -47,12 +47,12 @@ std::vector<Tensor> mix(std::vector<Tensor> xs, Tensor gates) {
   MixArguments p{};
   for (int64_t i = 0; i < inputs.size(); i++) p.xs[i] = inputs.data()[i];
   for (int64_t j = 0; j < outputs.size(); j++) p.ys[j] = outputs.data()[j];
-  p.gates = {values.data_ptr(),
-             values.stride(0),
-             values.stride(1),
-             values.stride(2),
-             by_channel ? values.stride(3) : 0,
-             by_channel};
+  p.gates = {.data = values.data_ptr(),
+             .batch_stride = values.stride(0),
+             .input_stride = values.stride(1),
+             .output_stride = values.stride(2),
+             .channel_stride = by_channel ? values.stride(3) : 0,
+             .by_channel = by_channel};
   p.batch = geometry.batch;
   p.rows = geometry.rows();
   p.cols = geometry.cols();

@@ -33,10 +33,10 @@ struct Plan {
   int32_t threads;  // of a block
   int32_t rows, cols, channels, positions;
   int32_t inputs, outputs, hidden, kept;
-  int32_t rows_a_block, channels_a_block;
-  int32_t tile;         // elements of a tile, a multiple of 16 bytes
-  int32_t lanes_a_row;  // NCHW: lanes of a warp that sum a row together
-  int32_t groups;       // channels_last: groups of rows that are summed side by side
+  int32_t rows_per_block, channels_per_block;
+  int32_t tile;           // elements of a tile, a multiple of 16 bytes
+  int32_t lanes_per_row;  // NCHW: lanes of a warp that sum a row together
+  int32_t groups;         // channels_last: groups of rows that are summed side by side
   bool channels_last;
   bool wide_rows;  // rows are whole vectors of 16 bytes, hence start at one in a tile
   bool wide;       // all maps are read and written 16 bytes at a time
@@ -75,7 +75,7 @@ inline void place_values(Plan& plan, int64_t tile_floats, bool backward) {
   Offsets& at = plan.at;
   at.exchanged = take(units + (backward ? m * plan.kept : 0));
   at.parameters = take(units + n * units + m * n);
-  at.z = take(m * plan.channels_a_block);
+  at.z = take(m * plan.channels_per_block);
   at.hidden = take(units);
   at.gates = take(m * n);
   at.sums = take(plan.channels_last && !backward ? m * plan.channels : 0);
@@ -84,7 +84,7 @@ inline void place_values(Plan& plan, int64_t tile_floats, bool backward) {
                                          : 0);
   at.grad_gates = take(backward ? m * n : 0);
   at.grad_hidden = take(backward ? units : 0);
-  at.grad_z = take(backward ? m * plan.channels_a_block : 0);
+  at.grad_z = take(backward ? m * plan.channels_per_block : 0);
   at.grad_z_all = take(backward && plan.channels_last ? m * plan.channels : 0);
   at.end = int32_t(next);
 }
@@ -105,18 +105,19 @@ inline Plan plan_for(const Geometry& geometry, int64_t inputs, int64_t outputs, 
   plan.hidden = int32_t(hidden);
   plan.kept = int32_t(kept);
   plan.channels_last = geometry.channels_last;
-  plan.rows_a_block = round_up(ceil_div(plan.rows, cluster), row_unit(geometry));
-  plan.channels_a_block = plan.channels_last ? ceil_div(plan.channels, cluster) : plan.rows_a_block;
-  plan.tile = round_up(int64_t(plan.rows_a_block) * plan.cols, vector);
+  plan.rows_per_block = round_up(ceil_div(plan.rows, cluster), row_unit(geometry));
+  plan.channels_per_block =
+      plan.channels_last ? ceil_div(plan.channels, cluster) : plan.rows_per_block;
+  plan.tile = round_up(int64_t(plan.rows_per_block) * plan.cols, vector);
   const int64_t kept_bytes = kept * plan.tile * bytes_of(geometry.dtype);
   plan.threads = threads > 0 ? int32_t(threads) : threads_for(kept_bytes);
   plan.wide = plan.dense = true;
   plan.wide_rows = plan.cols % vector == 0;
   const int32_t steps = plan.wide_rows ? plan.cols / vector : plan.cols;
-  plan.lanes_a_row = 1;
-  while (plan.lanes_a_row < 32 && plan.lanes_a_row < steps) plan.lanes_a_row *= 2;
+  plan.lanes_per_row = 1;
+  while (plan.lanes_per_row < 32 && plan.lanes_per_row < steps) plan.lanes_per_row *= 2;
   plan.groups = plan.threads / steps;
-  if (plan.groups > plan.rows_a_block) plan.groups = plan.rows_a_block;
+  if (plan.groups > plan.rows_per_block) plan.groups = plan.rows_per_block;
   if (plan.groups < 1) plan.groups = 1;
   place_values(plan, kept_bytes / 4, backward);
   return plan;

@@ -1,5 +1,7 @@
 // cross_connect for CUDA tensors, as mpkernels::cross_connect_cuda and its backward: checks,
 // outputs, launches. `cluster` is the number of blocks that share a sample.
+#include <algorithm>
+
 #include "cuda/launch.h"
 #include "cuda/limits.h"
 #include "cuda/on_device.h"
@@ -8,20 +10,20 @@
 namespace mpk::cuda {
 namespace {
 
-// The gates' parameters in float32, with the copies that were made of those that are not.
+// The gates' parameters in float32, copied where they have another dtype.
 struct GateTensors {
   Values w1, w2;
   std::optional<Values> b1, b2;
 
   GateParameters parameters(int64_t m, int64_t n, int64_t hidden) const {
-    return {m,
-            n,
-            hidden,
-            w1.data_ptr(),
-            nullptr,
-            b1 ? b1->data_ptr() : nullptr,
-            w2.data_ptr(),
-            b2 ? b2->data_ptr() : nullptr};
+    return {.inputs = m,
+            .outputs = n,
+            .hidden = hidden,
+            .w1 = w1.data_ptr(),
+            .w1_by_channel = nullptr,
+            .b1 = b1 ? b1->data_ptr() : nullptr,
+            .w2 = w2.data_ptr(),
+            .b2 = b2 ? b2->data_ptr() : nullptr};
   }
 };
 
@@ -49,16 +51,21 @@ std::tuple<std::vector<Tensor>, Tensor, Tensor> forward(std::vector<Tensor> xs, 
   check(geometry, m, w1, b1, w2, b2, cluster);
   const OnDevice device(xs[0]);
   const int64_t n = w2.size(1), hidden = w1.size(1);
-  const GateTensors gate{Values(w1, Dtype::f32), Values(w2, Dtype::f32), values_of(b1, Dtype::f32),
-                         values_of(b2, Dtype::f32)};
+  const GateTensors gate{.w1 = Values(w1, Dtype::f32),
+                         .w2 = Values(w2, Dtype::f32),
+                         .b1 = values_of(b1, Dtype::f32),
+                         .b2 = values_of(b2, Dtype::f32)};
   Maps inputs(m), outputs(n);
   for (const Tensor& x : xs) inputs.read(x, geometry);
   for (int64_t j = 0; j < n; j++) outputs.write(xs[0], geometry);
   Tensor gates = empty(xs[0], {geometry.batch, m, n}, Dtype::f32);
   Tensor pooled = empty(xs[0], {geometry.batch, m, geometry.channels}, Dtype::f32);
-  const CrossConnect problem{geometry,         gate.parameters(m, n, hidden),
-                             inputs.data(),    outputs.data(),
-                             gates.data_ptr(), pooled.data_ptr()};
+  const CrossConnect problem{.geometry = geometry,
+                             .gate = gate.parameters(m, n, hidden),
+                             .xs = inputs.data(),
+                             .ys = outputs.data(),
+                             .gates = gates.data_ptr(),
+                             .pooled = pooled.data_ptr()};
   cross_connect(problem, cluster, device.stream());
   return {outputs.finish(), std::move(gates), std::move(pooled)};
 }
@@ -72,32 +79,33 @@ struct GateGradients {
         hidden(empty(x, {batch, m, units}, Dtype::f32)) {}
 };
 
-// The wanted ones of dW1, db1, dW2, db2, in this order and in the dtype of their parameters.
+// Those of dW1, db1, dW2 and db2 that are wanted, in this order and the dtype of their parameters.
 std::vector<Tensor> parameter_gradients(const GateGradients& gradients, const void* pooled,
                                         int64_t batch, const Tensor& w1, const OptionalTensor& b1,
                                         const Tensor& w2, const OptionalTensor& b2,
                                         const std::vector<bool>& wanted, void* stream) {
-  ParameterGradients made({&w1, b1 ? &*b1 : nullptr, &w2, b2 ? &*b2 : nullptr}, wanted, Dtype::f32);
-  if (made.any())
+  ParameterGradients grads({&w1, b1 ? &*b1 : nullptr, &w2, b2 ? &*b2 : nullptr}, wanted,
+                           Dtype::f32);
+  if (grads.any())
     gate_weight_gradients(
         GateWeightGradients{
-            Dtype::f32,
-            batch,
-            w1.size(2),
-            w1.size(0),
-            w2.size(1),
-            w1.size(1),
-            pooled,
-            gradients.hidden.data_ptr(),
-            gradients.grad_logits.data_ptr(),
-            gradients.grad_hidden.data_ptr(),
-            made.data(0),
-            made.data(1),
-            made.data(2),
-            made.data(3),
+            .dtype = Dtype::f32,
+            .batch = batch,
+            .channels = w1.size(2),
+            .inputs = w1.size(0),
+            .outputs = w2.size(1),
+            .hidden_units = w1.size(1),
+            .pooled = pooled,
+            .hidden = gradients.hidden.data_ptr(),
+            .grad_logits = gradients.grad_logits.data_ptr(),
+            .grad_hidden = gradients.grad_hidden.data_ptr(),
+            .grad_w1 = grads.data(0),
+            .grad_b1 = grads.data(1),
+            .grad_w2 = grads.data(2),
+            .grad_b2 = grads.data(3),
         },
         stream);
-  return made.finish();
+  return grads.finish();
 }
 
 std::tuple<std::vector<Tensor>, std::vector<Tensor>> backward(
@@ -118,26 +126,31 @@ std::tuple<std::vector<Tensor>, std::vector<Tensor>> backward(
   STD_TORCH_CHECK(pooled.has_shape({batch, m, geometry.channels}), "pooled must be [B, m, C]");
   const OnDevice device(xs[0]);
   BackwardMaps maps(grad_ys, xs, wanted, geometry);
-  const GateTensors gate{Values(w1, Dtype::f32), Values(w2, Dtype::f32), values_of(b1, Dtype::f32),
-                         std::nullopt};
+  const GateTensors gate{.w1 = Values(w1, Dtype::f32),
+                         .w2 = Values(w2, Dtype::f32),
+                         .b1 = values_of(b1, Dtype::f32),
+                         .b2 = std::nullopt};
   const Values g(gates, Dtype::f32), z(pooled, Dtype::f32);
   const std::optional<Values> dg = values_of(grad_gates, Dtype::f32);
   const GateGradients gradients(xs[0], batch, m, n, hidden);
-  CrossConnectBackward problem{};
-  problem.geometry = geometry;
-  problem.gate = gate.parameters(m, n, hidden);
-  problem.xs = maps.inputs.data();
-  problem.grad_ys = maps.grad_outputs.data();
-  problem.output_of = maps.output_of.data();
-  problem.present = maps.grad_outputs.size();
-  problem.grad_xs = maps.grad_inputs.data();
-  problem.grad_gates = dg ? dg->data_ptr() : nullptr;
-  problem.gates = g.data_ptr();
-  problem.pooled = z.data_ptr();
-  problem.grad_logits = gradients.grad_logits.data_ptr();
-  problem.grad_hidden = gradients.grad_hidden.data_ptr();
-  problem.hidden = gradients.hidden.data_ptr();
-  for (size_t q = xs.size(); q < wanted.size(); q++) problem.parameters_wanted |= wanted[q];
+  const bool any = std::find(wanted.begin() + m, wanted.end(), true) != wanted.end();
+  const CrossConnectBackward problem{
+      .geometry = geometry,
+      .gate = gate.parameters(m, n, hidden),
+      .xs = maps.inputs.data(),
+      .grad_ys = maps.grad_outputs.data(),
+      .output_of = maps.output_of.data(),
+      .present = maps.grad_outputs.size(),
+      .grad_xs = maps.grad_inputs.data(),
+      .grad_gates = dg ? dg->data_ptr() : nullptr,
+      .gates = g.data_ptr(),
+      .pooled = z.data_ptr(),
+      .grad_pooled = nullptr,
+      .grad_logits = gradients.grad_logits.data_ptr(),
+      .grad_hidden = gradients.grad_hidden.data_ptr(),
+      .hidden = gradients.hidden.data_ptr(),
+      .parameters_wanted = any,
+  };
   cross_connect_backward(problem, cluster, device.stream());
   std::vector<Tensor> of_parameters =
       parameter_gradients(gradients, z.data_ptr(), batch, w1, b1, w2, b2, wanted, device.stream());

@@ -20,10 +20,10 @@ MPK_DEVICE Part part_of(const Plan& plan) {
   Part part;
   part.sample = block() / plan.cluster;
   part.rank = int(block() % plan.cluster);
-  part.first_row = part.rank * plan.rows_a_block;
-  part.rows = limited(plan.rows - part.first_row, plan.rows_a_block);
-  part.first_channel = part.rank * plan.channels_a_block;
-  part.channels = limited(plan.channels - part.first_channel, plan.channels_a_block);
+  part.first_row = part.rank * plan.rows_per_block;
+  part.rows = limited(plan.rows - part.first_row, plan.rows_per_block);
+  part.first_channel = part.rank * plan.channels_per_block;
+  part.channels = limited(plan.channels - part.first_channel, plan.channels_per_block);
   return part;
 }
 
@@ -75,7 +75,7 @@ MPK_DEVICE float sum_lanes(float value, int lanes) {
 // NCHW: the mean of each row of a tile.
 template <class T, int W>
 MPK_DEVICE void pool_rows_by(const Plan& plan, const Part& part, const T* tile, float* z) {
-  const int lanes = plan.lanes_a_row, lane = thread() % lanes, mine = thread() / lanes;
+  const int lanes = plan.lanes_per_row, lane = thread() % lanes, mine = thread() / lanes;
   for (int first = 0; first < part.rows; first += threads() / lanes) {
     const int row = first + mine;
     float sum = 0;

@@ -19,6 +19,22 @@ FLOATING = (torch.float32, torch.float64, torch.bfloat16, torch.float16)
 _ORDINARY = (Tensor, Parameter)
 _STRIDED = torch.strided
 
+# Device types that support autocast. Evaluated at import because Dynamo in torch 2.11 cannot trace
+# the call. A device that is not PyTorch's own is loaded, and has its name, when torch is imported.
+AUTOCAST = frozenset(
+    kind
+    for kind in (
+        "cpu",
+        "cuda",
+        "xpu",
+        "mps",
+        "hpu",
+        "mtia",
+        torch.device("privateuseone").type,
+    )
+    if torch.amp.is_autocast_available(kind)
+)
+
 
 def shape(sizes: Iterable[int]) -> str:
     """Sizes as messages show them."""
@@ -132,17 +148,17 @@ def check_sizes(**sizes: Any) -> list[int]:
         TypeError: one is no integer; the message names it.
         ValueError: one is not positive.
     """
-    found = []
+    integers = []
     for name, size in sizes.items():
         if isinstance(size, bool):
             raise TypeError(f"{name} must be an integer, got {size!r}")
         try:
-            found.append(operator.index(size))  # a NumPy integer too
+            integers.append(operator.index(size))  # a NumPy integer too
         except TypeError as error:
             raise TypeError(f"{name} must be an integer, got {size!r}") from error
-        if found[-1] < 1:
+        if integers[-1] < 1:
             raise ValueError(f"{name} must be at least 1, got {size}")
-    return found
+    return integers
 
 
 def check_flags(**flags: Any) -> None:
@@ -158,3 +174,10 @@ def check_parameter_dtype(dtype: Any) -> None:
         raise TypeError(
             f"dtype must be torch.float32, float64, bfloat16 or float16, or None, got {dtype!r}"
         )
+
+
+def check_dtype(x: Tensor, weight: Tensor, device: str) -> None:
+    """Raises unless the convolution takes both, or autocast on `device` sees to that."""
+    casts = device in AUTOCAST and torch.is_autocast_enabled(device)
+    if x.dtype != weight.dtype and not (casts and torch.float64 not in (x.dtype, weight.dtype)):
+        raise TypeError(f"xs[0] must be {weight.dtype} as weight, got {x.dtype}")

@@ -1,8 +1,8 @@
 """Cross-prediction routers: every path predicts every output, and gates weight the predictions.
 
-One convolution (or dense layer) of a path makes its predictions for all n outputs, stacked in
-channels: on CPU that was the fastest of it, m*n small convolutions, and one grouped convolution
-over the joined paths, in both layouts, forward and backward.
+One convolution (or dense layer) per path computes its predictions for all n outputs, stacked in
+channels. On CPU this beat both m*n small convolutions and one grouped convolution over the joined
+paths, in both layouts, forward and backward.
 """
 
 from __future__ import annotations
@@ -19,6 +19,7 @@ from torch.nn.functional import conv2d, linear
 from mpkernels.eager import functional
 from mpkernels.eager.arguments import (
     check_dense,
+    check_dtype,
     check_flags,
     check_floating,
     check_sizes,
@@ -45,13 +46,6 @@ def _pair(name: str, value: Sizes, least: int) -> tuple[int, int]:
     if min(height, width) < least:
         raise ValueError(message)
     return height, width
-
-
-def check_dtype(x: Tensor, weight: Tensor, device: str) -> None:
-    """Raises unless the convolution takes both, or autocast on `device` sees to that."""
-    casts = device in functional.AUTOCAST and torch.is_autocast_enabled(device)
-    if x.dtype != weight.dtype and not (casts and torch.float64 not in (x.dtype, weight.dtype)):
-        raise TypeError(f"xs[0] must be {weight.dtype} as weight, got {x.dtype}")
 
 
 class CrossPredict(Gated):
@@ -84,14 +78,14 @@ class CrossPredict(Gated):
         self.relu = relu
         inputs, outputs = self.inputs, self.outputs
         rows = outputs * out_channels
-        made: dict[str, Any] = {"device": device, "dtype": dtype}
-        self.weight = nn.Parameter(torch.empty(inputs, rows, in_channels, *kernel, **made))
+        options: dict[str, Any] = {"device": device, "dtype": dtype}
+        self.weight = nn.Parameter(torch.empty(inputs, rows, in_channels, *kernel, **options))
         self.register_parameter(
-            "bias", nn.Parameter(torch.empty(inputs, rows, **made)) if bias else None
+            "bias", nn.Parameter(torch.empty(inputs, rows, **options)) if bias else None
         )
         self.norms = nn.ModuleList()
         if norm is not None:
-            self.norms.extend(norm(out_channels, **made) for _ in range(outputs))
+            self.norms.extend(norm(out_channels, **options) for _ in range(outputs))
         self.reset_parameters()
 
     def reset_parameters(self) -> None:

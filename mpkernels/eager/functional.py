@@ -14,23 +14,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import linear
 
-from mpkernels.eager.arguments import is_dense
-
-# Types of devices with autocast; asked here, since Dynamo of torch 2.11 cannot trace the question.
-# A device that is not PyTorch's own is loaded, and has its name, when torch is imported.
-AUTOCAST = frozenset(
-    kind
-    for kind in (
-        "cpu",
-        "cuda",
-        "xpu",
-        "mps",
-        "hpu",
-        "mtia",
-        torch.device("privateuseone").type,
-    )
-    if torch.amp.is_autocast_available(kind)
-)
+from mpkernels.eager.arguments import AUTOCAST, is_dense
 
 _CAST = (torch.float32, torch.bfloat16, torch.float16)
 

@@ -52,14 +52,14 @@ def mix(
     weights = gates.to(dtype) if gates.dim() == 4 else gates.to(dtype).unsqueeze(-1)
     weights = _spread(weights, dims - 2)
     grads = _wide(grad_ys, dtype)
-    given = [(j, grad) for j, grad in enumerate(grads) if grad is not None]
-    found = [
-        _sum([weights[:, i, j] * grad for j, grad in given], x.to(dtype)).to(x.dtype)
+    present = [(j, grad) for j, grad in enumerate(grads) if grad is not None]
+    grad_xs = [
+        _sum([weights[:, i, j] * grad for j, grad in present], x.to(dtype)).to(x.dtype)
         for i, x in enumerate(xs)
         if wanted[i]
     ]
     if not wanted[len(xs)]:
-        return found
+        return grad_xs
     summed = tuple(range(gates.dim() - 2, dims))
 
     def inner(x: Tensor, grad: Tensor | None) -> Tensor:
@@ -69,7 +69,7 @@ def mix(
         return product.sum(summed) if summed else product
 
     rows = [torch.stack([inner(x, grad) for grad in grads], 1) for x in xs]
-    return [*found, torch.stack(rows, 1).to(gates.dtype)]
+    return [*grad_xs, torch.stack(rows, 1).to(gates.dtype)]
 
 
 def gate(
@@ -109,7 +109,7 @@ def gate(
                 grad_logits.sum(0),
             ]
         )
-    grad_pooled, *of_parameters = (list(found) for found in zip(*of_paths))
+    grad_pooled, *of_parameters = (list(grads) for grads in zip(*of_paths))
     chosen = zip((w1, b1, w2, b2), of_parameters, wanted)
     return torch.stack(grad_pooled, 1).to(pooled.dtype), [
         torch.stack(grads).to(p.dtype) for p, grads, w in chosen if w and p is not None
@@ -234,8 +234,8 @@ def cross_predict(
     gates = gate_of(xs, w1, b1, w2, b2)
     us = [linear(x, w) for x, w in zip(xs, weight.unbind())]
     flags = [True] * (m + 1) + [of_bias, of_scale, of_shift]
-    found = combine(grad_ys, us, gates, bias, scale, shift, relu, flags)
-    grad_us, grad_g, of_rest = found[:m], found[m], found[m + 1 :]
+    of_combine = combine(grad_ys, us, gates, bias, scale, shift, relu, flags)
+    grad_us, grad_g, of_rest = of_combine[:m], of_combine[m], of_combine[m + 1 :]
     if grad_gates is not None:
         grad_g = grad_g + grad_gates.to(grad_g.dtype)
     grad_pooled, of_parameters = gate(grad_g, pooled, w1, b1, w2, b2, of_gate)

@@ -46,14 +46,14 @@ _OWN: dict[type[nn.Module], tuple[Any, ...]] = {
 
 
 def why_watched(norm: nn.Module) -> str | None:
-    """What else than a batch norm a call of this module does, as the end of a sentence, or None."""
+    """What a call of this module does beside a batch norm, as the end of a sentence, or None."""
     kind = type(norm)
     if kind not in _OWN:
         return f"is a {kind.__name__}"
-    given = norm.__dict__  # lists below, not generators: these run at every call
-    if not _are_own(kind) or [step for step in _STEPS if step in given]:
+    attributes = norm.__dict__  # lists below, not generators: these run at every call
+    if not _are_own(kind) or [step for step in _STEPS if step in attributes]:
         return f"has another forward than {kind.__name__}"
-    if [name for name in _HOOKS if given.get(name, True)]:
+    if [name for name in _HOOKS if attributes.get(name, True)]:
         return "has hooks to run"
     # Private names: where one is missing, hooks may be kept elsewhere.
     if [name for name in _GLOBAL_HOOKS if getattr(_module, name, True)]:

@@ -13,7 +13,7 @@ from mpkernels.availability import why_no_gpu
 from mpkernels.eager.cross_prediction import CrossPredict
 from mpkernels.explain.choice import autocast_dtype
 from mpkernels.explain.combining import explain_combining
-from mpkernels.explain.found import Explanation
+from mpkernels.explain.explanation import Explanation
 from mpkernels.explain.mixing import explain_mixing
 
 
@@ -26,7 +26,7 @@ def explain(
         router: a CrossConnect, CrossStitch, CrossPredictConv2d or CrossPredictLinear, fused or
             eager.
         xs: m maps [B, C, *spatial] or vectors [B, C]; only shapes, strides and dtypes are read,
-            so meta and fake tensors do.
+            so meta and fake tensors work too.
         device: asks about another type of device than that of xs: "cpu" or "cuda".
 
     Returns:
@@ -40,8 +40,8 @@ def explain(
 
     Example:
         >>> router = CrossConnect(32, inputs=2, outputs=2)
-        >>> found = explain(router, [torch.randn(8, 32, 16, 16) for _ in range(2)], device="cuda")
-        >>> found.forward.floor == (2 + 2) * 4 * 8 * 32 * 16 * 16
+        >>> xs = [torch.randn(8, 32, 16, 16) for _ in range(2)]
+        >>> explain(router, xs, device="cuda").forward.floor == (2 + 2) * 4 * 8 * 32 * 16 * 16
         True
     """
     if not isinstance(router, (eager.CrossConnect, eager.CrossStitch, CrossPredict)):
@@ -55,12 +55,12 @@ def explain(
     dtype = autocast_dtype(paths[0], device)
     maps = [torch.empty_strided(x.shape, x.stride(), dtype=x.dtype, device="meta") for x in paths]
     if isinstance(router, CrossPredict):
-        found = explain_combining(router, maps, device, dtype)
+        explanation = explain_combining(router, maps, device, dtype)
     else:
-        found = explain_mixing(router, maps, device, dtype)
-    notes = list(found.notes)
+        explanation = explain_mixing(router, maps, device, dtype)
+    notes = list(explanation.notes)
     if dtype != paths[0].dtype:
         notes.append(f"autocast first casts every path from {paths[0].dtype} to {dtype}")
     if device == "cuda" and (reason := why_no_gpu()):
         notes.append(f"{reason}: this is what a machine with a GPU would run")
-    return replace(found, notes=tuple(notes))
+    return replace(explanation, notes=tuple(notes))

@@ -8,14 +8,15 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from mpkernels import functional, modules
-from mpkernels.eager.cross_prediction import CrossPredict, check_dtype
+from mpkernels import modules
+from mpkernels.eager.arguments import check_dtype
+from mpkernels.eager.cross_prediction import CrossPredict
 from mpkernels.explain.choice import choose, instruction_set
 from mpkernels.explain.copies import copies
-from mpkernels.explain.cpu import notes_of_parts, shares_samples
-from mpkernels.explain.found import Cost, Explanation, Step, readable
+from mpkernels.explain.explanation import Cost, Explanation, Step, readable
 from mpkernels.fold import why_not_folded
 from mpkernels.ops.check import check_gate
+from mpkernels.ops.cross_predict import is_small
 from mpkernels.ops.layout import Geometry, empty_map, geometry_of, is_channels_last
 from mpkernels.triton.launch import combine_grad_launches, parameter_launches
 
@@ -62,25 +63,21 @@ def _predictions(router: CrossPredict, xs: list[Tensor], device: str) -> list[Te
 
 
 def _gate_step(problem: _Problem) -> Step:
-    xs, batch = problem.xs, len(problem.xs[0])
+    xs = problem.xs
     one = xs[0].numel() * problem.itemsize
     what = f"G of {len(xs)} paths"
     if problem.backend == "eager":
         return Step("gate", what, Cost(None, len(xs) * one, len(xs) * one))
     copied, _, _ = copies(xs, "xs")
     forward = Cost(1 + copied, len(xs) * one, (len(xs) + 2 * copied) * one)
-    launches = 1 + parameter_launches(batch)
-    if problem.backend == "native":
-        pooled = Geometry(True, batch, xs[0].shape[1], 1)
-        launches = 2 * batch if shares_samples(pooled, 2 * len(xs) + problem.outputs) else 1
-        launches += 1
+    launches = 1 if problem.backend == "native" else 1 + parameter_launches(len(xs[0]))
     return Step("gate", what, forward, Cost(launches, 0, 0))
 
 
 def _predict_step(router: CrossPredict, problem: _Problem) -> Step:
     x, u, n = problem.xs[0], problem.us[0], problem.outputs
     kind = "convolution" if x.dim() == 4 else "dense layer"
-    many = f"{len(problem.us)} {kind}s, one a path" if len(problem.us) > 1 else kind
+    many = f"{len(problem.us)} {kind}s, one per path" if len(problem.us) > 1 else kind
     sizes = ", ".join([str(len(u)), f"{n} x {u.shape[1] // n}", *map(str, u.shape[2:])])
     whose = "C++'s" if problem.together else "PyTorch's"
     return Step("predict", f"{whose} {many}: X {list(x.shape)} to U [{sizes}]")
@@ -96,7 +93,7 @@ def _combine_costs(problem: _Problem) -> tuple[Cost, Cost, list[str]]:
         maps += 2 * n * (2 * problem.folded + problem.relu)
         return Cost(None, floors[0], maps * one), Cost(None, floors[1], 3 * maps * one), []
     forward_copies, backward_copies, notes = copies(problem.us, "us")
-    launches = 2
+    launches = 1
     if problem.backend == "triton":
         parameters = problem.biased or problem.folded
         launches = combine_grad_launches(problem.geometry, problem.itemsize, m, parameters)
@@ -114,7 +111,7 @@ def _norms_step(router: CrossPredict, problem: _Problem) -> Sequence[Step]:
     relu = ", then ReLU" if router.relu else ""
     reason = why_not_folded(router)
     why = f"; not folded: {reason}" if reason else ""
-    return (Step("norms", f"PyTorch's {len(router.norms)}, one an output{relu}{why}"),)
+    return (Step("norms", f"PyTorch's {len(router.norms)}, one per output{relu}{why}"),)
 
 
 def explain_combining(
@@ -138,8 +135,7 @@ def explain_combining(
         router.bias is not None,
         folded,
         router.relu and (folded or not router.norms),
-        (backend, device) == ("native", "cpu")
-        and functional.is_one_operator(seen[0], router.weight),
+        (backend, device) == ("native", "cpu") and is_small(seen[0], router.weight),
     )
     forward, backward, why = _combine_costs(problem)
     notes += why + (copies(seen, "xs")[2] if backend != "eager" else [])
@@ -151,9 +147,6 @@ def explain_combining(
     if folded:
         notes.append("the batch norms are in eval mode: a scale and a shift of combine")
     instructions = instruction_set(backend, device)
-    if instructions:
-        maps = (len(xs) + 1) * router.outputs
-        notes += notes_of_parts(problem.geometry, maps)
     return Explanation(
         "combine",
         device,

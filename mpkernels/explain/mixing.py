@@ -11,8 +11,7 @@ from mpkernels import eager
 from mpkernels.availability import why_no_gpu
 from mpkernels.explain.choice import choose, instruction_set
 from mpkernels.explain.copies import copies
-from mpkernels.explain.cpu import notes_of_samples, shares_samples
-from mpkernels.explain.found import Cost, Explanation
+from mpkernels.explain.explanation import Cost, Explanation
 from mpkernels.ops import native
 from mpkernels.ops.check import check_gate, check_mix
 from mpkernels.ops.layout import Geometry, geometry_of
@@ -61,10 +60,10 @@ def _on_chip(problem: _Problem, backward: bool) -> OnChip | None:
 
 def _why_not_on_chip(problem: _Problem, backward: bool) -> str:
     """Why a sample that is walked is not kept in shared memory."""
-    if (found := _on_chip(problem, backward)) is None:
+    if (kept := _on_chip(problem, backward)) is None:
         return "nor does the shared memory of a cluster of blocks keep it"
     return (
-        f"CUDA C++ could keep it, cluster of {found.cluster} block(s), but two passes were faster "
+        f"CUDA C++ could keep it, cluster of {kept.cluster} block(s), but two passes were faster "
         f"on an H100 in nearly all cases timed; {native.why_no_cuda or '`tune` tries both'}"
     )
 
@@ -136,7 +135,7 @@ def _read_again(problem: _Problem, backend: str) -> tuple[int, int, list[str]]:
 
 
 def _device(problem: _Problem) -> torch.device | None:
-    """The GPU that is asked about, if there is one."""
+    """The GPU in question, if there is one."""
     if problem.device != "cuda" or why_no_gpu():
         return None
     return torch.device("cuda", torch.cuda.current_device())
@@ -152,13 +151,8 @@ def _launch(problem: _Problem, backward: bool) -> Resident | OnChip | Walk:
 
 def _launches(problem: _Problem, backend: str, backward: bool) -> int:
     """Of the router's own kernels, without those of the parameters' gradients."""
-    if problem.operator != "cross_connect":
+    if (backend, problem.operator) != ("triton", "cross_connect"):
         return 1
-    if backend != "triton" and problem.device == "cuda":
-        return 1
-    if backend != "triton":
-        maps = len(problem.xs) * (1 + backward) + problem.outputs
-        return 2 * problem.geometry.batch if shares_samples(problem.geometry, maps) else 1
     launch = _launch(problem, backward)
     if not isinstance(launch, Walk) or launch.method == "streamed":
         return 1
@@ -169,7 +163,7 @@ def _fused_costs(problem: _Problem, backend: str) -> tuple[Cost, Cost, list[str]
     m, n, one = len(problem.xs), problem.outputs, problem.one
     forward_copies, backward_copies, notes = copies(problem.xs, "xs")
     forward_again, backward_again, why = _read_again(problem, backend)
-    of_parameters = 1
+    of_parameters = 0 if (backend, problem.device) == ("native", "cpu") else 1
     if (backend, problem.operator) == ("triton", "cross_connect"):
         on_chip_here = isinstance(_launch(problem, True), OnChip)
         of_parameters = 1 if on_chip_here else parameter_launches(problem.geometry.batch)
@@ -205,8 +199,6 @@ def explain_mixing(
     if backend == "triton" and routed:
         method = _launch(problem, False).method
     instructions = instruction_set(backend, device)
-    if instructions:
-        notes += notes_of_samples(problem.geometry, len(xs) + problem.outputs)
     return Explanation(
         operator, device, backend, method, instructions, forward, backward, tuple(notes)
     )

@@ -1,4 +1,4 @@
-"""The step of an operator below autograd, shared by all of them.
+"""How every operator gets from Python through autograd to its kernel.
 
 An operator called from Python passes the dispatcher twice: to its Autograd kernel, which applies an
 autograd.Function, whose forward calls the operator again. Each pass costs more than the kernel on
@@ -117,8 +117,8 @@ class Operator:
 def applier(function: Any) -> Callable[..., Any]:
     """`function.apply` at a third of its cost.
 
-    Saved are its look at the signature of forward, and the separate `setup_context`, for which it
-    imports a module at every call. Only torch.func's transforms need that one.
+    Skips what `Function.apply` does on every call: inspecting forward's signature and importing a
+    module to call `setup_context`. Only torch.func's transforms need that one.
     """
     compute, set_up, derive = function.forward, function.setup_context, function.backward
 
@@ -140,14 +140,14 @@ def applier(function: Any) -> Callable[..., Any]:
         with thread_runs(backend):
             return derive(ctx, *grads)
 
-    def made(**members: Callable[..., Any]) -> Any:
+    def subclass(**members: Callable[..., Any]) -> Any:
         static = {name: staticmethod(member) for name, member in members.items()}
         return type(function.__name__, (torch.autograd.Function,), static)
 
-    public = made(forward=compute, setup_context=remember, backward=backward)
+    public = subclass(forward=compute, setup_context=remember, backward=backward)
     if not SHORT_WAY or unwrap_dead_wrappers is None:
         return public.apply  # type: ignore[no-any-return]
-    combined = made(forward=forward, backward=backward)
+    combined = subclass(forward=forward, backward=backward)
     record = super(torch.autograd.Function, combined).apply  # type: ignore[misc]
 
     def apply(*arguments: Any) -> Any:

@@ -150,7 +150,7 @@ def _why_no_triton_on_cpu(name: str) -> str | None:
     return "Triton needs a GPU, or TRITON_INTERPRET=1 set before triton is imported"
 
 
-def _why_not(name: str, backend: str, device: str) -> str | None:
+def why_refused(name: str, backend: str, device: str) -> str | None:
     """Why a forced backend cannot run an operator on a type of device, or None."""
     if backend in ("auto", "eager"):
         return None
@@ -169,7 +169,7 @@ def _by_python(name: str, device: str | None = None) -> Callable[..., Any]:
 
     def kernel(*arguments: Any) -> Any:
         backend, here = active_backend(), device or tensors_of(arguments)[0].device.type
-        if reason := _why_not(name, backend, here):
+        if reason := why_refused(name, backend, here):
             raise RuntimeError(_refusal(name, backend, here, reason))
         if backend == "eager" or here not in ("cpu", "cuda"):
             return _EAGER[name](*arguments)
@@ -194,7 +194,7 @@ def _served_by(name: str) -> str:
     backend = active_backend()
     if backend in _COMPILED:
         return "native"
-    reason = _why_not(name, backend, "cpu")
+    reason = why_refused(name, backend, "cpu")
     return "!" + _refusal(name, backend, "cpu", reason) if reason else "python"
 
 
@@ -203,18 +203,18 @@ def _for_compiled(name: str) -> Callable[..., str]:
 
     def kernel(*arguments: Any) -> str:
         try:
-            found = run(*arguments)
+            results = run(*arguments)
         except Exception as error:
             return f"!{error}"
-        _results.found = list(found) if isinstance(found, tuple) else [found]
-        return "".join("T" if isinstance(value, Tensor) else "L" for value in _results.found)
+        _results.values = list(results) if isinstance(results, tuple) else [results]
+        return "".join("T" if isinstance(value, Tensor) else "L" for value in _results.values)
 
     return kernel
 
 
 def _fetch(at: int) -> Any:
-    found, _results.found[at] = _results.found[at], None
-    return found
+    value, _results.values[at] = _results.values[at], None
+    return value
 
 
 _COMPILED = ("auto", "native")
@@ -224,8 +224,8 @@ _PLAIN = frozenset((Tensor, Parameter, type(None)))
 def kernel_checks(tensors: Sequence[Any]) -> bool:
     """Whether a call with these arguments runs a kernel that refuses bad ones by itself.
 
-    The compiled CPU kernels do, in less time than Python needs to look at one shape. Autocast
-    changes dtypes before the call, so it is no case for this.
+    The compiled CPU kernels do, in less time than Python needs to look at one shape. Not under
+    autocast, which casts the maps before the call.
     """
     if native.why_no_cpu is not None or any_autocast() or not nothing_above(tensors):
         return False

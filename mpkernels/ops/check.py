@@ -15,6 +15,7 @@ from mpkernels.eager.arguments import (
     FLOATING,
     as_list,
     check_dense,
+    check_dtype,
     check_floating,
     check_maps,
     hint_of_channels,
@@ -22,7 +23,6 @@ from mpkernels.eager.arguments import (
     is_dense,
     shape,
 )
-from mpkernels.eager.cross_prediction import check_dtype
 
 
 def paths_of(function: str, xs: Tensor | Sequence[Tensor], name: str = "xs") -> list[Tensor]:

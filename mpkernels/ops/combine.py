@@ -13,7 +13,7 @@ from mpkernels.eager.functional import without_autocast
 from mpkernels.ops.autograd import Operator, applier, place
 from mpkernels.ops.check import check_combine
 from mpkernels.ops.differentiate import pull_back
-from mpkernels.ops.layout import empty_map, in_format_of
+from mpkernels.ops.layout import empty_map, empty_parameters, in_format_of
 
 _op = torch.ops.mpkernels.combine.default
 _backward_op = torch.ops.mpkernels.combine_backward.default
@@ -45,8 +45,7 @@ def fake_backward(
 ) -> tuple[list[Tensor], list[Tensor]]:
     """Gradients without values."""
     grad_us = [empty_map(u) for u, w in zip(us, wanted) if w]
-    parameters = zip((gates, bias, scale, shift), wanted[len(us) :])
-    return grad_us, [p.new_empty(p.shape) for p, w in parameters if w and p is not None]
+    return grad_us, empty_parameters((gates, bias, scale, shift), wanted[len(us) :])
 
 
 def run_eager(

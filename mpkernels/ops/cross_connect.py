@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -14,7 +13,7 @@ from mpkernels.eager.functional import accumulate_dtype, without_autocast
 from mpkernels.ops.autograd import Operator, applier, place
 from mpkernels.ops.check import check_gate
 from mpkernels.ops.differentiate import pull_back
-from mpkernels.ops.layout import empty_map, in_format_of
+from mpkernels.ops.layout import empty_map, empty_parameters, in_format_of
 
 Parameters = tuple[Tensor, Tensor | None, Tensor, Tensor | None]
 _op = torch.ops.mpkernels.cross_connect.default
@@ -47,11 +46,6 @@ def fake_backward(
     """Gradients without values."""
     grad_xs = [empty_map(x) for x, w in zip(xs, wanted) if w]
     return grad_xs, empty_parameters((w1, b1, w2, b2), wanted[len(xs) :])
-
-
-def empty_parameters(parameters: Parameters, wanted: Sequence[bool]) -> list[Tensor]:
-    """New contiguous tensors like the wanted parameters."""
-    return [p.new_empty(p.shape) for p, w in zip(parameters, wanted) if w and p is not None]
 
 
 def run_eager(

@@ -1,7 +1,7 @@
-"""cross_predict: the whole layer of small vectors, its fake and eager kernels and its gradient.
+"""cross_predict: a whole layer of small vectors, its fake and eager kernels and its gradient.
 
-Eq. 2 to 4. Large products belong to a matrix library: `fuses` says where this operator is faster
-than its parts.
+Eq. 2 to 4. `fuses` decides where this operator runs instead of its parts: a matrix library computes
+large products faster.
 """
 
 from __future__ import annotations
@@ -13,15 +13,39 @@ from torch import Tensor
 
 from mpkernels import eager
 from mpkernels.eager import gradients
+from mpkernels.eager.arguments import is_dense
 from mpkernels.eager.functional import without_autocast
+from mpkernels.ops import native
 from mpkernels.ops.autograd import Operator, applier, place
 from mpkernels.ops.check import check_cross_predict
 from mpkernels.ops.differentiate import pull_back
+from mpkernels.ops.layout import empty_parameters
 
 _op = torch.ops.mpkernels.cross_predict.default
 _backward_op = torch.ops.mpkernels.cross_predict_backward.default
 
 # Eight parameters stand between xs and relu: weight, bias, w1, b1, w2, b2, scale, shift.
+
+# Beyond this many weights in all, a matrix library's products are faster than this operator.
+FUSED_WEIGHTS = 1 << 14
+
+
+def is_small(x: Tensor, weight: Tensor) -> bool:
+    """Whether C++ computes a layer of such vectors and weights faster than its parts."""
+    wide = weight.dtype in (torch.float32, torch.float64)
+    return x.dim() == 2 and x.dtype == weight.dtype and wide and weight.numel() <= FUSED_WEIGHTS
+
+
+def fuses(paths: list[Any], weight: Any) -> bool:
+    """Whether the operator takes these arguments, which may be anything; it reports bad ones.
+
+    The backend in force plays no part: compiled code must be right under any that it later meets.
+    """
+    if native.why_no_cpu is not None or not paths:
+        return False
+    if not all(is_dense(t) and t.is_cpu for t in (*paths, weight)):
+        return False
+    return not torch.is_autocast_enabled("cpu") and is_small(paths[0], weight)
 
 
 def fake(
@@ -55,8 +79,7 @@ def fake_backward(
     *parameters, _, wanted = rest
     m = len(xs)
     grad_xs = [x.new_empty(x.shape) for x, w in zip(xs, wanted) if w]
-    made = [p.new_empty(p.shape) for p, w in zip(parameters, wanted[m:]) if w and p is not None]
-    return grad_xs, made
+    return grad_xs, empty_parameters(parameters, wanted[m:])
 
 
 def run_eager(xs: list[Tensor], *rest: Any) -> tuple[list[Tensor], Tensor, Tensor]:

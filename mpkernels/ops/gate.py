@@ -13,9 +13,8 @@ from mpkernels.eager import gradients
 from mpkernels.eager.functional import accumulate_dtype, without_autocast
 from mpkernels.ops.autograd import Operator, applier, place
 from mpkernels.ops.check import check_gate
-from mpkernels.ops.cross_connect import empty_parameters
 from mpkernels.ops.differentiate import pull_back
-from mpkernels.ops.layout import copied, is_channels_last
+from mpkernels.ops.layout import copied, empty_parameters, is_channels_last
 
 _op = torch.ops.mpkernels.gate.default
 _backward_op = torch.ops.mpkernels.gate_backward.default

@@ -21,12 +21,12 @@ missing: list[str] = []
 
 def _named(path: str) -> Any:
     """What torch has under this name, or None, which is remembered."""
-    found: Any = torch
+    value: Any = torch
     for name in path.split(".")[1:]:
-        found = getattr(found, name, None)
-    if found is None:
+        value = getattr(value, name, None)
+    if value is None:
         missing.append(path)
-    return found
+    return value
 
 
 def _always(*arguments: Any) -> bool:

@@ -33,7 +33,7 @@ class Chip(NamedTuple):
     cluster: int
 
 
-# An H100: what is asked about where there is no GPU.
+# An H100: assumed where there is no GPU.
 ASSUMED = Chip(232448, 233472, 16)
 
 
@@ -54,14 +54,14 @@ def chip_of(device: torch.device) -> Chip | None:
     """The chip behind a CUDA device, or None where the CUDA C++ library has no kernels for it."""
     if device.type != "cuda" or not has_kernel("mpkernels::cross_connect_cuda", "CUDA"):
         return None
-    found = torch.cuda.get_device_properties(device)
-    generation = (found.major, found.minor)
+    properties = torch.cuda.get_device_properties(device)
+    generation = (properties.major, properties.minor)
     if generation < (8, 0):
         return None
-    cluster = 16 if found.major in (9, 10) else 8 if found.major > 10 else 1
+    cluster = 16 if properties.major in (9, 10) else 8 if properties.major > 10 else 1
     return Chip(
-        found.shared_memory_per_block_optin,  # type: ignore[attr-defined]
-        found.shared_memory_per_multiprocessor,
+        properties.shared_memory_per_block_optin,  # type: ignore[attr-defined]
+        properties.shared_memory_per_multiprocessor,
         cluster,
     )
 
@@ -141,7 +141,7 @@ def on_chip(
         return None
     if geometry.channels * geometry.positions == 0:
         return None
-    found = [
+    candidates = [
         OnChip(
             cluster,
             shared_bytes(geometry, inputs, outputs, hidden, itemsize, kept, cluster, backward),
@@ -152,7 +152,7 @@ def on_chip(
     half = chip.multiprocessor_bytes // 2 - RESERVED_BYTES
     for most in (half, chip.block_bytes):
         # 16 blocks are not portable, and find a place for few clusters: the last choice.
-        for one in found:
+        for one in candidates:
             if one.bytes <= most and (one.cluster <= 8 or most == chip.block_bytes):
                 return one
     return None
@@ -161,9 +161,9 @@ def on_chip(
 def _launch(xs: list[Tensor], w1: Tensor, w2: Tensor, backward: bool) -> OnChip:
     x, chip = xs[0], chip_of(xs[0].device)
     sizes = len(xs), w2.shape[1], w1.shape[1], x.dtype.itemsize
-    found = chip and on_chip(geometry_of(x), *sizes, chip, backward)
-    if found:
-        return found
+    kept = chip and on_chip(geometry_of(x), *sizes, chip, backward)
+    if kept:
+        return kept
     raise RuntimeError(
         f"mpkernels.cross_connect: use_backend('native') cannot run on these CUDA tensors: no "
         f"cluster of blocks keeps a sample of {len(xs)} to {w2.shape[1]} maps "

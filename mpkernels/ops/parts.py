@@ -1,4 +1,4 @@
-"""cross_predict as its parts: `gate`, a matrix product a path, and `combine`.
+"""cross_predict as its parts: `gate`, one matrix product per path, and `combine`.
 
 For backends that have these two and not the whole layer.
 """

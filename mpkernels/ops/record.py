@@ -87,8 +87,8 @@ def why_unusable(name: str) -> str | None:
 
 
 def _why_altered(path: Path, size: int, digest: str) -> str | None:
-    if (found := path.stat().st_size) != size:
-        return f"{path.name} has {found} bytes, but had {size} when it was built"
+    if (now := path.stat().st_size) != size:
+        return f"{path.name} has {now} bytes, but had {size} when it was built"
     content = hashlib.sha256()
     with path.open("rb", buffering=0) as file:
         while chunk := file.read(_CHUNK):

@@ -15,17 +15,17 @@ import triton.language as tl
 from torch import Tensor
 
 from mpkernels.ops.layout import Geometry
-from mpkernels.triton.combine_sums import add_tiles, kept, new_left
+from mpkernels.triton.combine_parameter_grads import add_tiles, allocate_partials, kept
 from mpkernels.triton.launch import Tile, combine_tile, on_device_of
-from mpkernels.triton.maps import (
+from mpkernels.triton.launch_arguments import (
     contiguous,
     finished,
     geometry_like,
     new_maps,
     reading,
+    triton_dtype,
     writing,
 )
-from mpkernels.triton.mix import triton_dtype
 
 
 @triton.jit
@@ -57,7 +57,7 @@ def _map_of(maps, batch_strides, row_strides, j, OUTPUTS: tl.constexpr):
 
 @triton.jit
 def _of_channels(parameter, first, c, CHANNELS: tl.constexpr, ACC: tl.constexpr):
-    """A row or a column of a parameter of one value a channel."""
+    """A row or a column of a parameter of one value per channel."""
     return tl.load(parameter + first + c, mask=c < CHANNELS, other=0.0).to(ACC)
 
 
@@ -239,8 +239,8 @@ def combine(
     u, outputs = us[0], gates.shape[2]
     geometry = geometry_like(u)
     one = geometry._replace(channels=geometry.channels // outputs)
-    made = new_maps([u] * outputs, one.channels)
-    ys = writing(made, one, u)
+    maps = new_maps([u] * outputs, one.channels)
+    ys = writing(maps, one, u)
     tile = combine_tile(one, u.element_size())
     programs = one.batch * outputs * math.prod(tile.counts(one))
     if programs > 0:
@@ -254,7 +254,7 @@ def combine(
                 RELU=relu,
                 **_constants(one, gates, u, tile),
             )
-    return finished(made, ys)
+    return finished(maps, ys)
 
 
 def combine_backward(
@@ -271,22 +271,22 @@ def combine_backward(
     u, inputs, outputs = us[0], len(us), gates.shape[2]
     geometry = geometry_like(u)
     one = geometry._replace(channels=geometry.channels // outputs)
-    made = new_maps([x if w else None for x, w in zip(us, wanted)])
-    grad_us = writing(made, geometry, u)
+    maps = new_maps([x if w else None for x, w in zip(us, wanted)])
+    grad_us = writing(maps, geometry, u)
     parameters = (gates, bias, scale, shift)
     grads = [
         p.new_empty(p.shape) if w and p is not None else None
         for p, w in zip(parameters, wanted[inputs:])
     ]
-    asked = [grad for grad in grads if grad is not None]
+    of_parameters = [grad for grad in grads if grad is not None]
     tile = combine_tile(one, u.element_size(), inputs)
-    left = new_left(u, gates, grads, one, tile)
-    if one.batch * left.tiles == 0:
-        return finished(made, grad_us), [grad.zero_() for grad in asked]
+    partials = allocate_partials(u, gates, grads, one, tile)
+    if one.batch * partials.tiles == 0:
+        return finished(maps, grad_us), [grad.zero_() for grad in of_parameters]
     bias, scale, shift = contiguous(bias, scale, shift)
     present = sum(1 << j for j, grad in enumerate(grad_ys) if grad is not None)
     with on_device_of(u):
-        _combine_backward_kernel[(one.batch * left.tiles * outputs,)](
+        _combine_backward_kernel[(one.batch * partials.tiles * outputs,)](
             *reading(grad_ys, one, u),
             *reading(us, geometry, u),
             *grad_us,
@@ -294,15 +294,15 @@ def combine_backward(
             bias,
             scale,
             shift,
-            left.gates,
-            left.sums,
-            left.products,
+            partials.gates,
+            partials.sums,
+            partials.products,
             *gates.stride(),
             RELU=relu,
-            READS=relu or left.gates is not None or left.products is not None,
+            READS=relu or partials.gates is not None or partials.products is not None,
             PRESENT=present,
             WANTED=sum(1 << i for i, w in enumerate(wanted[:inputs]) if w),
             **_constants(one, gates, u, tile),
         )
-    add_tiles(left, gates, scale, grads, one, present)
-    return finished(made, grad_us), asked
+    add_tiles(partials, gates, scale, grads, one, present)
+    return finished(maps, grad_us), of_parameters

@@ -15,6 +15,7 @@ from torch import Tensor
 
 from mpkernels.ops.layout import Geometry
 from mpkernels.ops.onchip import OnChip
+from mpkernels.triton.gate_parameter_grads import parameter_gradients
 from mpkernels.triton.launch import (
     Resident,
     Walk,
@@ -22,7 +23,7 @@ from mpkernels.triton.launch import (
     next_power_of_2,
     on_device_of,
 )
-from mpkernels.triton.maps import (
+from mpkernels.triton.launch_arguments import (
     Arguments,
     contiguous,
     finished,
@@ -32,7 +33,6 @@ from mpkernels.triton.maps import (
     rows_of,
     writing,
 )
-from mpkernels.triton.parameters import parameter_gradients
 from mpkernels.triton.resident import resident_backward_kernel, resident_kernel
 from mpkernels.triton.split import (
     split_dot_kernel,
@@ -148,13 +148,13 @@ def cross_connect(
             xs, w1, b1, w2, b2, launch.cluster
         )
     accumulate = torch.float64 if dtype == torch.float64 else torch.float32
-    made = new_maps([x] * n)
+    maps = new_maps([x] * n)
     gates = torch.empty((geometry.batch, m, n), dtype=accumulate, device=x.device)
     pooled = torch.empty((geometry.batch, m, geometry.channels), dtype=accumulate, device=x.device)
     if geometry.batch == 0:
-        return finished(made, (tuple(made), (), ())), gates, pooled  # type: ignore[arg-type]
+        return finished(maps, (tuple(maps), (), ())), gates, pooled  # type: ignore[arg-type]
     assert not isinstance(launch, OnChip)
-    inputs, outputs = reading(xs, geometry, x), writing(made, geometry, x)
+    inputs, outputs = reading(xs, geometry, x), writing(maps, geometry, x)
     constants = _constants(geometry, launch, m, n, units)
     parameters = contiguous(w1, b1, w2, b2)
     with on_device_of(x):
@@ -173,7 +173,7 @@ def cross_connect(
             )
         else:
             _walk(launch, geometry, constants, inputs, outputs, parameters, gates, pooled)
-    return finished(made, outputs), gates, pooled
+    return finished(maps, outputs), gates, pooled
 
 
 def _walk_backward(
@@ -185,7 +185,7 @@ def _walk_backward(
     inputs: Arguments,
     grads: Arguments,
     saved: list[Tensor | None],
-    made: list[Tensor],
+    gate_grads: list[Tensor],
 ) -> None:
     grad_gates, gates, pooled, w1, b1, w2 = saved
     assert pooled is not None
@@ -199,7 +199,7 @@ def _walk_backward(
     sizes = (channels, geometry.positions, chunks)
     if launch.method == "streamed":
         streamed_backward_kernel[(min(batch, launch.samples),)](
-            *outer, *inputs, *grads, grad_gates, gates, pooled, w1, b1, w2, *made,
+            *outer, *inputs, *grads, grad_gates, gates, pooled, w1, b1, w2, *gate_grads,
             dots, partial, grad_pooled, batch, *sizes,
             DENSE=rows.dense, WIDE=rows.wide, UNIT=rows.unit,
             **masks, **_only(constants, "BLOCK_POSITIONS"),
@@ -213,7 +213,7 @@ def _walk_backward(
             DENSE=rows.dense, WIDE=rows.wide, PRESENT=masks["PRESENT"], **of_dot,
         )  # fmt: skip
         split_grad_kernel[(grid,)](
-            *outer, *grads, grad_gates, gates, w1, b1, w2, *made,
+            *outer, *grads, grad_gates, gates, w1, b1, w2, *gate_grads,
             dots, partial, grad_pooled, first, *sizes,
             DENSE=rows.dense, WIDE=rows.wide, UNIT=rows.unit, **masks, **of_grad,
         )  # fmt: skip
@@ -240,11 +240,11 @@ def cross_connect_backward(
         return torch.ops.mpkernels.cross_connect_backward_cuda(  # type: ignore[no-any-return]
             grad_ys, grad_gates, xs, gates, pooled, w1, b1, w2, b2, wanted, launch.cluster
         )
-    made = new_maps([x if w else None for x, w in zip(xs, wanted)])
+    maps = new_maps([x if w else None for x, w in zip(xs, wanted)])
     grad_logits = pooled.new_empty((batch, m, n))
     grad_hidden, hidden = (pooled.new_empty((batch, m, units)) for _ in range(2))
     outer, inputs = reading(grad_ys, geometry, x), reading(xs, geometry, x)
-    grads = writing(made, geometry, x)
+    grads = writing(maps, geometry, x)
     if batch > 0:
         assert not isinstance(launch, OnChip)
         constants = _constants(geometry, launch, m, n, units)
@@ -274,6 +274,6 @@ def cross_connect_backward(
                 _walk_backward(
                     launch, geometry, constants, masks, outer, inputs, grads, saved, scratch
                 )
-    return finished(made, grads), parameter_gradients(
+    return finished(maps, grads), parameter_gradients(
         grad_logits, grad_hidden, hidden, pooled, (w1, b1, w2, b2), wanted[m:]
     )

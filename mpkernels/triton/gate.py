@@ -1,4 +1,4 @@
-"""gate: pool, MLP and softmax (paper Eq. 1 to 3) for given maps.
+"""gate: pool, MLP and softmax (paper Eq. 1 to 3) of maps.
 
 Forward reads m|X| once and writes 4 B m (n + C) bytes; one program owns one sample.
 """
@@ -10,6 +10,8 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
+from mpkernels.triton.gate_mlp import activate, differentiate_gate, times_w1, times_w1_transposed
+from mpkernels.triton.gate_parameter_grads import parameter_gradients
 from mpkernels.triton.launch import (
     WALK_WEIGHTS,
     chunk_constants,
@@ -18,9 +20,7 @@ from mpkernels.triton.launch import (
     next_power_of_2,
     on_device_of,
 )
-from mpkernels.triton.maps import contiguous, geometry_like, reading, rows_of
-from mpkernels.triton.mlp import activate, differentiate_gate, times_w1, times_w1_transposed
-from mpkernels.triton.parameters import parameter_gradients
+from mpkernels.triton.launch_arguments import contiguous, geometry_like, reading, rows_of
 from mpkernels.triton.stages import gates_stage, pool_stage
 from mpkernels.triton.sums import end_of, span_of, spans_of
 

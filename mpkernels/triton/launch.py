@@ -48,10 +48,10 @@ SUM_TILES = 512**2
 L2_SHARE = 0.6
 # Below this share of busy multiprocessors a sample is split over several blocks.
 BUSY_SHARE = 0.75
-# Samples whose gradients of the parameters one program adds; see triton/parameters.py.
+# Samples whose gradients of the parameters one program adds; see triton/gate_parameter_grads.py.
 PARAMETER_SAMPLES = 128
 # A tile of combine: 16 values for each of 128 threads. Its backward keeps m + 1 of them at a time,
-# in 256 threads, and leaves one value a channel and tile: twice as many values halve those.
+# in 256 threads, and leaves one value per channel and tile: twice as many values halve those.
 COMBINE_ELEMENTS = 2048
 COMBINE_GRAD_ELEMENTS = 4096
 # Tiles along the positions that one program adds to the gradients of combine's parameters.
@@ -75,9 +75,9 @@ def card_of(device: torch.device) -> Card:
     """The card behind a CUDA device; the assumed one for any other."""
     if device.type != "cuda":
         return ASSUMED
-    found = torch.cuda.get_device_properties(device)
-    l2_bytes = found.L2_cache_size or ASSUMED.l2_bytes
-    return Card(found.multi_processor_count, l2_bytes, chip_of(device))
+    properties = torch.cuda.get_device_properties(device)
+    l2_bytes = properties.L2_cache_size or ASSUMED.l2_bytes
+    return Card(properties.multi_processor_count, l2_bytes, chip_of(device))
 
 
 class Resident(NamedTuple):
@@ -201,7 +201,7 @@ def cross_connect_launch(
             and 2 * samples * weights <= most
         ):
             samples *= 2
-        # 64 to 128 values a thread leave room for addresses below the 255 registers of a thread.
+        # 64 to 128 values per thread leave room for addresses below the 255 registers of a thread.
         warps = 4 if samples * elements <= 8192 else 8
         return Resident(samples, rows, cols, warps)
     chunks = chunks_of(geometry, hidden, itemsize, inputs * outputs)
@@ -264,7 +264,7 @@ def combine_tile(geometry: Geometry, itemsize: int, terms: int = 0) -> Tile:
         most = 1024 if terms else 512
     cols = _width_of(geometry.cols, most)
     rows = min(next_power_of_2(geometry.rows), elements // cols)
-    # More than four terms leave room for 8 values a thread.
+    # More than four terms leave room for 8 values per thread.
     warps = rows * cols // (512 if terms <= 4 and itemsize < 8 else 256)
     return Tile(rows, cols, max(1, min(warps, 8)))
 
@@ -281,12 +281,12 @@ def _width_of(cols: int, most: int) -> int:
 
 
 def parameter_launches(batch: int) -> int:
-    """How often the parameters' gradients launch: once more where a batch has several parts."""
+    """Launches for the parameter gradients: 1, or 2 if the batch is split."""
     return 1 if batch <= PARAMETER_SAMPLES else 2
 
 
 def combine_samples(along: int) -> int:
-    """Samples of which one program adds what `along` tiles along the positions of each left.
+    """Samples for which one program adds the partial sums of `along` tiles along the positions.
 
     Fewer where samples have many tiles; it does not depend on the batch.
     """
@@ -294,7 +294,7 @@ def combine_samples(along: int) -> int:
 
 
 def combine_grad_launches(one: Geometry, itemsize: int, inputs: int, parameters: bool) -> int:
-    """How often a backward of combine launches that wants the gradients of its gates.
+    """Launches of a backward of combine that wants the gradients of its gates.
 
     Args:
         one: geometry of one output.

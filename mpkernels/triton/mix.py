@@ -1,4 +1,4 @@
-"""mix: Y_j = sum_i g_ij X_i with given gates of any strides, one a sample or one a channel.
+"""mix: Y_j = sum_i g_ij X_i with gates of any strides, one per sample or one per channel.
 
 Forward moves (m + n)|X|: programs own tiles. Backward: dX is a mix of dY; one program owns one path
 of a sample, so that the gates' gradients are sums in a fixed order, and reads (m + m n)|X|.
@@ -11,10 +11,17 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from mpkernels.eager.functional import accumulate_dtype
 from mpkernels.ops.layout import Geometry
 from mpkernels.triton.launch import is_long, on_device_of, tile_of
-from mpkernels.triton.maps import Arguments, finished, geometry_like, new_maps, reading, writing
+from mpkernels.triton.launch_arguments import (
+    Arguments,
+    finished,
+    geometry_like,
+    new_maps,
+    reading,
+    triton_dtype,
+    writing,
+)
 from mpkernels.triton.sums import end_of, span_of, spans_of
 
 
@@ -25,7 +32,7 @@ def _weight(
     BY_CHANNEL: tl.constexpr, CHANNELS: tl.constexpr, CHANNELS_LAST: tl.constexpr,
     ACC: tl.constexpr,
 ):  # fmt: skip
-    """g_ij of a sample: a scalar, or a row or column of one value a channel."""
+    """g_ij of a sample: a scalar, or a row or column of one value per channel."""
     at = gates + sample * batch_stride + i * input_stride + o * output_stride
     if BY_CHANNEL:
         c = col if CHANNELS_LAST else row
@@ -210,11 +217,6 @@ def _launch_mix(
         )
 
 
-def triton_dtype(x: Tensor) -> tl.dtype:
-    """Triton's name for the accumulate dtype of x."""
-    return tl.float64 if accumulate_dtype(x.dtype).itemsize == 8 else tl.float32
-
-
 def _selected(gates: Tensor, inputs: list[int], outputs: list[int]) -> Tensor:
     """The gates of these paths, without an index tensor, which would come from the host."""
     if len(inputs) < gates.shape[1]:
@@ -227,10 +229,10 @@ def _selected(gates: Tensor, inputs: list[int], outputs: list[int]) -> Tensor:
 def mix(xs: list[Tensor], gates: Tensor) -> list[Tensor]:
     """Launches once: ys."""
     x = xs[0]
-    geometry, made = geometry_like(x), new_maps([x] * gates.shape[2])
-    outputs = writing(made, geometry, x)
+    geometry, maps = geometry_like(x), new_maps([x] * gates.shape[2])
+    outputs = writing(maps, geometry, x)
     _launch_mix(reading(xs, geometry, x), outputs, gates, geometry, x)
-    return finished(made, outputs)
+    return finished(maps, outputs)
 
 
 def mix_backward(
@@ -240,13 +242,13 @@ def mix_backward(
     x = xs[0]
     geometry = geometry_like(x)
     present = [j for j, grad in enumerate(grad_ys) if grad is not None]
-    asked = [i for i, w in enumerate(wanted[:-1]) if w]
-    made = new_maps([xs[i] for i in asked])
-    grads = writing(made, geometry, x)
-    if asked and present:
+    paths = [i for i, w in enumerate(wanted[:-1]) if w]
+    maps = new_maps([xs[i] for i in paths])
+    grads = writing(maps, geometry, x)
+    if paths and present:
         outer = reading([grad_ys[j] for j in present], geometry, x)
-        _launch_mix(outer, grads, _selected(gates, asked, present).transpose(1, 2), geometry, x)
-    grad_xs = finished(made, grads)
+        _launch_mix(outer, grads, _selected(gates, paths, present).transpose(1, 2), geometry, x)
+    grad_xs = finished(maps, grads)
     if not wanted[-1]:
         return grad_xs, []
     grad_gates = gates.new_empty(gates.shape)

@@ -10,7 +10,7 @@ from __future__ import annotations
 import triton
 import triton.language as tl
 
-from mpkernels.triton.mlp import (
+from mpkernels.triton.gate_mlp import (
     activate,
     differentiate_gate,
     element,
@@ -159,7 +159,7 @@ def resident_backward_kernel(
                 for o in tl.static_range(OUTPUTS):
                     if (PRESENT >> o) & 1:
                         if BLOCK_SAMPLES == 1:
-                            # A sum of everything takes half the barriers of a sum a row.
+                            # A sum of everything takes half the barriers of a sum per row.
                             dot = tl.sum(tiles[o] * x)
                         else:
                             dot = tl.sum(tl.sum(tiles[o] * x, 2), 1)[:, None]

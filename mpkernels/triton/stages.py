@@ -15,7 +15,7 @@ from __future__ import annotations
 import triton
 import triton.language as tl
 
-from mpkernels.triton.mlp import (
+from mpkernels.triton.gate_mlp import (
     activate,
     differentiate_gate,
     element,
@@ -259,7 +259,7 @@ def differentiate_stage(
     INPUTS: tl.constexpr, OUTPUTS: tl.constexpr, HIDDEN: tl.constexpr,
     BLOCK_HIDDEN: tl.constexpr, BLOCK_OUTPUTS: tl.constexpr, BLOCK_CHUNKS: tl.constexpr,
 ):  # fmt: skip
-    """M * n scalars g_ij and m rows dH_i of a sample. Chunk 0 stores dA, dH and h."""
+    """m * n scalars g_ij and m rows dH_i of a sample. Chunk 0 stores dA, dH and h."""
     j, k = tl.arange(0, BLOCK_OUTPUTS)[None, :], tl.arange(0, BLOCK_HIDDEN)[None, :]
     first = (chunk + tl.zeros([1, 1], tl.int32)) == 0
     weights, grads = (), ()

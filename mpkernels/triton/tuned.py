@@ -71,12 +71,12 @@ def _method(ruled: Resident | Walk, launch: Resident | OnChip | Walk) -> str:
 def _table(path: Path) -> dict[str, list[object]]:
     """What the file holds; ValueError or OSError if that is no table."""
     try:
-        found = json.loads(path.read_text())
+        table = json.loads(path.read_text())
     except FileNotFoundError:
         return {}
-    if not isinstance(found, dict):
-        raise ValueError(f"a {type(found).__name__} instead of a table")
-    return found
+    if not isinstance(table, dict):
+        raise ValueError(f"a {type(table).__name__} instead of a table")
+    return table
 
 
 def _warn(path: Path, what: str) -> None:
@@ -114,13 +114,13 @@ def launch_for(
     sizes = (inputs, outputs, hidden, itemsize)
     for method in _methods(ruled):
         key = key_of(geometry, *sizes, backward, method)
-        found = _read(device).get(key)
-        if found is None:
+        entry = _read(device).get(key)
+        if entry is None:
             continue
         for candidate in candidates(ruled, geometry, *sizes, card, backward):
-            if found == describe(candidate) and method == _method(ruled, candidate):
+            if entry == describe(candidate) and method == _method(ruled, candidate):
                 return candidate
-        what = f"{key!r} is {found}, which this installation does not know; tune again"
+        what = f"{key!r} is {entry}, which this installation does not know; tune again"
         _warn(table_of(device), what)
     return ruled
 
@@ -186,12 +186,12 @@ def entries(
 ) -> dict[str, list[object] | None]:
     """What the table is to hold, for `write`, where `best` is to take the place of the rule's."""
     sizes = (inputs, outputs, hidden, itemsize, backward)
-    found = {key_of(geometry, *sizes, method): None for method in _methods(ruled)}
+    entries = {key_of(geometry, *sizes, method): None for method in _methods(ruled)}
     of_best = {key_of(geometry, *sizes, _method(ruled, best)): describe(best)}
-    return {**found, **(of_best if best != ruled else {})}
+    return {**entries, **(of_best if best != ruled else {})}
 
 
-def write(device: torch.device, found: Mapping[str, list[object] | None]) -> Path:
+def write(device: torch.device, entries: Mapping[str, list[object] | None]) -> Path:
     """Adds launches to the card's table, whole or not at all; None removes one."""
     path = table_of(device)
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -202,7 +202,7 @@ def write(device: torch.device, found: Mapping[str, list[object] | None]) -> Pat
         path.replace(aside)
         _warn(path, f"was no table of tuned launches ({error}); it is {aside.name} now")
         table = {}
-    merged = {key: value for key, value in {**table, **found}.items() if value is not None}
+    merged = {key: value for key, value in {**table, **entries}.items() if value is not None}
     partly = path.with_suffix(f".{os.getpid()}.part")
     partly.write_text(json.dumps(merged, indent=1) + "\n")
     partly.replace(path)

@@ -13,7 +13,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from mpkernels.triton.maps import finished, geometry_like, new_maps, reading, writing
+from mpkernels.triton.launch_arguments import finished, geometry_like, new_maps, reading, writing
 from proof.where import ROOT
 
 HERE = Path(__file__).parent

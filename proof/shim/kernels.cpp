@@ -1,7 +1,7 @@
 // The shipped kernels on the machine of machine.h, for callers that know only C.
 #include "cuda/cross_connect.cuh"
 #include "cuda/cross_connect_backward.cuh"
-#include "cuda/gate_weights.cuh"
+#include "cuda/gate_parameter_grads.cuh"
 
 namespace mpk::cuda {
 namespace {

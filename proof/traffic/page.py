@@ -18,7 +18,7 @@ from mpkernels.triton import cross_connect as launcher
 from mpkernels.triton.combine import combine, combine_backward
 from mpkernels.triton.cross_connect import cross_connect, cross_connect_backward
 from mpkernels.triton.launch import ASSUMED, L2_SHARE, Resident, Walk, cross_connect_launch
-from mpkernels.triton.maps import geometry_like
+from mpkernels.triton.launch_arguments import geometry_like
 from proof.problems.networks import NETWORKS, PREDICTED, Router, shape
 from proof.traffic.meter import Meter
 from proof.where import ROOT

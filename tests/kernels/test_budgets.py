@@ -13,7 +13,7 @@ import triton
 import triton.language as tl
 
 from mpkernels.triton import resident
-from mpkernels.triton.mlp import element
+from mpkernels.triton.gate_mlp import element
 from proof.launches import KERNELS
 from proof.machine_code.aot import Compiled, compile_for
 from proof.machine_code.budgets import (

@@ -20,7 +20,7 @@ if not INTERPRETED and where.DEVICE == "cpu":
 
 from mpkernels import eager, functional, use_backend
 from mpkernels.ops.layout import is_channels_last
-from mpkernels.triton import combine, cross_connect, launch, maps, mix
+from mpkernels.triton import combine, cross_connect, launch, launch_arguments, mix
 from mpkernels.triton.tuned import launch_for
 
 # The interpreter computes with NumPy, which warns of NaN.
@@ -229,7 +229,7 @@ def strided(monkeypatch):
     def made(likes, channels=None):
         return [
             None if x is None else _apart(x, at)
-            for at, x in enumerate(maps.new_maps(likes, channels))
+            for at, x in enumerate(launch_arguments.new_maps(likes, channels))
         ]
 
     for module in (combine, cross_connect, mix):

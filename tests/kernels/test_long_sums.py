@@ -24,7 +24,14 @@ import triton.language as tl
 
 from mpkernels import eager, functional, use_backend
 from mpkernels.ops.layout import Geometry
-from mpkernels.triton import combine, combine_sums, launch, mix, parameters, sums
+from mpkernels.triton import (
+    combine,
+    combine_parameter_grads,
+    gate_parameter_grads,
+    launch,
+    mix,
+    sums,
+)
 from mpkernels.triton.tuned import launch_for
 
 LAYOUTS = ["nchw", "channels_last"]
@@ -66,11 +73,11 @@ def short(monkeypatch):
     monkeypatch.setattr(launch, "RESIDENT_WEIGHTS", 0)
     monkeypatch.setattr(mix, "tile_of", lambda *_: launch.Tile(4, 8, 4))
     monkeypatch.setattr(combine, "combine_tile", lambda *_: launch.Tile(4, 8, 4))
-    monkeypatch.setattr(combine_sums, "_VALUES", 64)
-    monkeypatch.setattr(combine_sums, "_GATES", 16)
+    monkeypatch.setattr(combine_parameter_grads, "_VALUES", 64)
+    monkeypatch.setattr(combine_parameter_grads, "_GATES", 16)
     # Parts of one sample: of 37 samples, steps of 16 are more than an accumulator takes.
     monkeypatch.setattr(launch, "PARAMETER_SAMPLES", 1)
-    monkeypatch.setattr(parameters, "PARAMETER_SAMPLES", 1)
+    monkeypatch.setattr(gate_parameter_grads, "PARAMETER_SAMPLES", 1)
     launch_for.cache_clear()
     yield
     launch_for.cache_clear()
@@ -201,7 +208,7 @@ def test_parts_of_a_large_batch():
     """More than an accumulator takes, each the same."""
     parts = torch.full((2**16, 3), BIASED, device=where.DEVICE)
     grad = torch.empty(3, device=where.DEVICE)
-    parameters.add_parts([parts], [grad])
+    gate_parameter_grads.add_parts([parts], [grad])
     wanted = exact(parts).sum(0)
     # A lane takes 128 steps of 16 parts, and 32 such sums follow: not 4,096.
     assert ((exact(grad) - wanted).abs() <= gamma(128 + 16 + 32, F32) * wanted).all()

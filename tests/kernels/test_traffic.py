@@ -17,8 +17,8 @@ import triton.language as tl
 from benchmarks.gpu import kernels, launches
 from mpkernels.triton.combine import combine_backward
 from mpkernels.triton.gate import gate, gate_backward
+from mpkernels.triton.gate_parameter_grads import parameter_gradients
 from mpkernels.triton.mix import mix, mix_backward
-from mpkernels.triton.parameters import parameter_gradients
 from proof.problems.networks import Router
 from proof.traffic.meter import Meter, TrafficError
 from proof.traffic.page import MEASURED, NETWORKS, measure, measure_combine

@@ -9,9 +9,9 @@ import sys
 import numpy as np
 import pytest
 import torch
-from models.data.__main__ import main
 
 from models import data
+from models.data.__main__ import main
 from models.data.images import STATISTICS, pixel_statistics
 
 

@@ -6,7 +6,7 @@ import torch
 import mpkernels as mpk
 from mpkernels import functional
 from mpkernels.ops import native
-from mpkernels.ops.cross_predict import cross_predict
+from mpkernels.ops.cross_predict import FUSED_WEIGHTS, cross_predict
 from proof.checks import check_cross_predict
 from proof.problems.layers import LAYERS, problem, run
 from proof.where import INTERPRETED
@@ -23,7 +23,7 @@ def test_against_float64(layer, backend):
 @pytest.mark.parametrize("layer", LAYERS, ids=str)
 def test_parts_agree(layer, monkeypatch):
     """Beyond so many weights the function runs the gate, products and combine."""
-    monkeypatch.setattr(functional, "FUSED_WEIGHTS", 0)
+    monkeypatch.setattr("mpkernels.ops.cross_predict.FUSED_WEIGHTS", 0)
     check_cross_predict(layer)
 
 
@@ -52,7 +52,7 @@ def test_the_operator_runs_where_it_is_faster(monkeypatch):
         assert called == ["cross_predict", "cross_predict_backward"]
     called.clear()
     large = mpk.CrossPredictLinear(128, 128, 2, 2)
-    assert large.weight.numel() > functional.FUSED_WEIGHTS
+    assert large.weight.numel() > FUSED_WEIGHTS
     large([torch.randn(3, 128) for _ in range(2)])
     router.bfloat16()([torch.randn(3, 32).bfloat16() for _ in range(2)])
     with torch.autocast("cpu", torch.bfloat16):

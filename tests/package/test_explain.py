@@ -3,6 +3,7 @@
 import pytest
 import torch
 from torch.nn.functional import linear
+from torch.utils._python_dispatch import TorchDispatchMode
 
 import mpkernels as mpk
 from mpkernels import eager
@@ -124,7 +125,7 @@ def test_predictions_lie_as_those_of_a_convolution(of_map, of_weight, size, dtyp
 def test_predictions_of_dense_layers():
     router, xs = mpk.CrossPredictLinear(6, 5, 2, 3), [torch.empty(4, 6)] * 2
     found = mpk.explain(router, xs)
-    assert "2 dense layers, one a path: X [4, 6] to U [4, 3 x 5]" in str(found)
+    assert "2 dense layers, one per path: X [4, 6] to U [4, 3 x 5]" in str(found)
     one = 4 * linear(xs[0], router.weight[0, :5]).numel()
     assert (found.forward.floor, found.backward.floor) == ((6 + 3) * one, (6 + 3 + 6) * one)
 
@@ -146,7 +147,7 @@ def test_a_cross_prediction_router_is_explained_in_the_order_in_which_it_runs():
     assert lines[0] == f"combine on cuda: {found.backend}"
     names = ("gate:", "predict:", "forward:", "backward:", "norms:", "note:")
     assert [line.startswith(name) for line, name in zip(lines[1:], names)] == [True] * 6
-    assert "2 convolutions, one a path: X [8, 32, 16, 16] to U [8, 3 x 8, 16, 16]" in lines[2]
+    assert "2 convolutions, one per path: X [8, 32, 16, 16] to U [8, 3 x 8, 16, 16]" in lines[2]
     if found.backend == "triton":
         assert found.forward.moved == found.forward.floor and found.forward.launches == 1
 
@@ -193,6 +194,42 @@ def test_launches_of_combine_and_gate_are_those_that_are_made(batch, size, bias,
     found = [step.forward, step.backward, named.forward, named.backward]
     made = [of_gate, of_gate_backward, forward, backward]
     assert [cost.launches for cost in found] == [len(launches) for launches in made]
+
+
+class Called(TorchDispatchMode):
+    """Counts the operators of the library."""
+
+    def __init__(self):
+        super().__init__()
+        self.count = 0
+
+    def __torch_dispatch__(self, operator, types, arguments=(), named=None):
+        self.count += operator.namespace == "mpkernels"
+        return operator(*arguments, **(named or {}))
+
+
+@pytest.mark.parametrize(
+    "router",
+    [mpk.CrossConnect(32, 2, 3), mpk.CrossStitch(2), predicting(), predicting(norm=True).eval()],
+    ids=["cross_connect", "mix", "combine", "combine folded"],
+)
+@pytest.mark.parametrize("batch", [1, 8])
+@pytest.mark.parametrize("threads", [1, 4])
+def test_launches_on_cpu_are_operators_of_the_library(router, batch, threads):
+    xs = [x.requires_grad_() for x in maps(size=32, batch=batch)]
+    before = torch.get_num_threads()
+    torch.set_num_threads(threads)
+    named = mpk.explain(router, xs)
+    torch.set_num_threads(before)
+    if named.backend == "eager":
+        pytest.skip("the eager definition has no operators")
+    with Called() as forward:
+        ys = router(xs)
+    with Called() as backward:
+        sum(y.sum() for y in ys).backward()
+    steps = [*named.before, named]
+    assert forward.count == sum(step.forward.launches for step in steps if step.forward)
+    assert backward.count == sum(step.backward.launches for step in steps if step.backward)
 
 
 def test_paths_of_two_formats_are_copied_twice():

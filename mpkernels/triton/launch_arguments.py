@@ -1,4 +1,4 @@
-"""Maps and small tensors as kernels take them; what follows from shapes alone is found once."""
+"""Maps and small tensors as kernels take them; what follows from shapes alone is cached."""
 
 from __future__ import annotations
 
@@ -8,8 +8,10 @@ from functools import lru_cache
 from typing import NamedTuple
 
 import torch
+import triton.language as tl
 from torch import Tensor
 
+from mpkernels.eager.functional import accumulate_dtype
 from mpkernels.ops.layout import Geometry, Strides, empty_map, geometry_of, strides_in_place
 
 # Tensors, elements from sample to sample, elements from row to row.
@@ -34,6 +36,11 @@ def _like(
     return new.shape, new.stride()
 
 
+def triton_dtype(x: Tensor) -> tl.dtype:
+    """Triton's name for the accumulate dtype of x."""
+    return tl.float64 if accumulate_dtype(x.dtype).itemsize == 8 else tl.float32
+
+
 def geometry_like(x: Tensor) -> Geometry:
     """`geometry_of`, remembered."""
     return _geometry(x.shape, x.stride())
@@ -47,13 +54,13 @@ def _arguments(
         if x is None:
             x, strides = unused, Strides(0, geometry.cols)
         else:
-            found = _strides(x.shape, x.stride(), geometry)
-            if found is None:
+            in_place = _strides(x.shape, x.stride(), geometry)
+            if in_place is None:
                 other = empty_map(x, geometry.channels_last and x.dim() > 2)
                 x = other.copy_(x) if copied else other
-                found = _strides(x.shape, x.stride(), geometry)
-                assert found is not None
-            strides = found
+                in_place = _strides(x.shape, x.stride(), geometry)
+                assert in_place is not None
+            strides = in_place
         tensors.append(x)
         batch.append(strides.batch)
         row.append(strides.row)
@@ -65,9 +72,9 @@ def reading(xs: Sequence[Tensor | None], geometry: Geometry, unused: Tensor) -> 
     return _arguments(xs, geometry, unused, True)
 
 
-def writing(made: Sequence[Tensor | None], geometry: Geometry, unused: Tensor) -> Arguments:
+def writing(maps: Sequence[Tensor | None], geometry: Geometry, unused: Tensor) -> Arguments:
     """New maps to write, each in place or into one of the kernel's format; see `finished`."""
-    return _arguments(made, geometry, unused, False)
+    return _arguments(maps, geometry, unused, False)
 
 
 def new_maps(likes: Sequence[Tensor | None], channels: int | None = None) -> list[Tensor | None]:
@@ -82,11 +89,11 @@ def new_maps(likes: Sequence[Tensor | None], channels: int | None = None) -> lis
     ]
 
 
-def finished(made: Sequence[Tensor | None], written: Arguments) -> list[Tensor]:
+def finished(maps: Sequence[Tensor | None], written: Arguments) -> list[Tensor]:
     """The new maps, filled from where the kernel wrote if that was another format's copy."""
     return [
         x if x is target else x.copy_(target)
-        for x, target in zip(made, written[0])
+        for x, target in zip(maps, written[0])
         if x is not None
     ]
 

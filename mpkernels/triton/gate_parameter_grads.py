@@ -123,9 +123,9 @@ def parameter_gradients(
     grads = [
         p.new_empty(p.shape) if w and p is not None else None for p, w in zip(parameters, wanted)
     ]
-    made = [g for g in grads if g is not None]
-    if not made:
-        return made
+    written = [g for g in grads if g is not None]
+    if not written:
+        return written
     batch, inputs, channels = pooled.shape
     count = -(-batch // PARAMETER_SAMPLES) or 1
     parts = grads
@@ -158,8 +158,8 @@ def parameter_gradients(
             num_warps=4,
         )
         if count > 1:
-            add_parts([part for part in parts if part is not None], made)
-    return made
+            add_parts([part for part in parts if part is not None], written)
+    return written
 
 
 def add_parts(parts: Sequence[Tensor], grads: Sequence[Tensor]) -> None:

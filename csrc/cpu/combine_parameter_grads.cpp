@@ -4,7 +4,6 @@
 #include <cstring>
 
 #include "cpu/dispatch.h"
-#include "cpu/entry.h"
 #include "cpu/kernels.h"
 #include "cpu/pairwise.h"
 

@@ -1,7 +1,7 @@
-"""Sums over tiles and samples that gradients of combine's gates and parameters are.
+"""Sums over tiles and samples that form the gradients of combine's gates and parameters.
 
-Every tile of the backward leaves a value a path and two a channel, in float32 (float64 for
-float64): 8 bytes a channel beside 2 m + 1 maps of its positions. The order of all sums is fixed.
+Every tile of the backward leaves one value per path and two per channel, in float32 (float64 for
+float64): 8 bytes per channel beside 2 m + 1 maps of its positions. The order of all sums is fixed.
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ from torch import Tensor
 
 from mpkernels.eager.functional import accumulate_dtype
 from mpkernels.ops.layout import Geometry
+from mpkernels.triton.gate_parameter_grads import add_parts
 from mpkernels.triton.launch import (
     Tile,
     combine_samples,
@@ -21,8 +22,7 @@ from mpkernels.triton.launch import (
     next_power_of_2,
     on_device_of,
 )
-from mpkernels.triton.mix import triton_dtype
-from mpkernels.triton.parameters import add_parts
+from mpkernels.triton.launch_arguments import triton_dtype
 from mpkernels.triton.sums import end_of, span_of, spans_of
 
 _GATES = 64  # that a program adds tiles of
@@ -125,7 +125,7 @@ def _combine_sums_kernel(
         tl.store(grad_gates + q, whole.to(grad_gates.dtype.element_ty), mask=of_gates)
 
 
-class Left(NamedTuple):
+class TilePartials(NamedTuple):
     """What the tiles of a backward leave for the gradients of gates and parameters."""
 
     gates: Tensor | None  # [B, tiles, m, n]: with one tile a sample, the gradient itself
@@ -135,9 +135,9 @@ class Left(NamedTuple):
     along: int  # of them along the positions
 
 
-def new_left(
+def allocate_partials(
     u: Tensor, gates: Tensor, grads: list[Tensor | None], one: Geometry, tile: Tile
-) -> Left:
+) -> TilePartials:
     """Allocates it, for the gradients that are wanted."""
     grad_gates, grad_bias, grad_scale, grad_shift = grads
     rows, cols = tile.counts(one)
@@ -152,11 +152,11 @@ def new_left(
     summed = grad_bias is not None or grad_shift is not None
     sums = new(*of_channels) if summed else None
     products = None if grad_scale is None else new(*of_channels)
-    return Left(of_gates, sums, products, tiles, along)
+    return TilePartials(of_gates, sums, products, tiles, along)
 
 
 def add_tiles(
-    left: Left,
+    partials: TilePartials,
     gates: Tensor,
     scale: Tensor | None,
     grads: list[Tensor | None],
@@ -168,29 +168,29 @@ def add_tiles(
     Launches once if anything is left, once more where the batch has several parts.
     """
     grad_gates, *of_parameters = grads
-    made = [grad for grad in of_parameters if grad is not None]
-    of_gates = left.gates is not None and left.tiles > 1
-    if not (made or of_gates):
+    written = [grad for grad in of_parameters if grad is not None]
+    of_gates = partials.gates is not None and partials.tiles > 1
+    if not (written or of_gates):
         return
     inputs, outputs = gates.shape[1:]
-    samples = combine_samples(left.along)
-    count = -(-one.batch // samples) if made else 1
-    parts, like = of_parameters, left.gates
-    if made:
-        like = left.sums if left.products is None else left.products
+    samples = combine_samples(partials.along)
+    count = -(-one.batch // samples) if written else 1
+    parts, like = of_parameters, partials.gates
+    if written:
+        like = partials.sums if partials.products is None else partials.products
     assert like is not None
     if count > 1:
         parts = [None if p is None else like.new_empty((count, *p.shape)) for p in of_parameters]
     block_channels = min(next_power_of_2(one.channels), 16)
     block_along = _VALUES // block_channels
-    block_tiles = min(next_power_of_2(left.tiles), _VALUES // _GATES)
-    programs = count * outputs * -(-one.channels // block_channels) if made else 0
+    block_tiles = min(next_power_of_2(partials.tiles), _VALUES // _GATES)
+    programs = count * outputs * -(-one.channels // block_channels) if written else 0
     gate_programs = -(-gates.numel() // _GATES) if of_gates else 0
     with on_device_of(gates):
         _combine_sums_kernel[(programs + gate_programs,)](
-            left.sums,
-            left.products,
-            left.gates if of_gates else None,
+            partials.sums,
+            partials.products,
+            partials.gates if of_gates else None,
             gates,
             scale,
             *parts,
@@ -202,11 +202,11 @@ def add_tiles(
             INPUTS=inputs,
             OUTPUTS=outputs,
             CHANNELS=one.channels,
-            ALONG=left.along,
-            TILES=left.tiles,
+            ALONG=partials.along,
+            TILES=partials.tiles,
             SAMPLES=samples,
-            LONG=is_long(-(-samples * left.along // block_along)),
-            MANY=is_long(-(-left.tiles // block_tiles)),
+            LONG=is_long(-(-samples * partials.along // block_along)),
+            MANY=is_long(-(-partials.tiles // block_tiles)),
             BLOCK_ALONG=block_along,
             BLOCK_CHANNELS=block_channels,
             BLOCK_TILES=block_tiles,
@@ -215,4 +215,4 @@ def add_tiles(
             num_warps=4,
         )
         if count > 1:
-            add_parts([part for part in parts if part is not None], made)
+            add_parts([part for part in parts if part is not None], written)

@@ -1,7 +1,6 @@
 // Gradients of the gates' parameters: sums over the batch, always in the order of the batch, so
 // that they do not depend on the number of threads.
 #include "cpu/batch_sums.h"
-#include "cpu/entry.h"
 
 namespace mpk::cpu::MPK_NAMESPACE {
 namespace {

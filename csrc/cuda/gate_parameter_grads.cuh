@@ -45,12 +45,19 @@ inline GateWeightArguments arguments_of(const GateWeightGradients& p) {
   const auto floats = [](const void* at) { return static_cast<const float*>(at); };
   const auto to = [](void* at) { return static_cast<float*>(at); };
   const auto size = [](int64_t value) { return int32_t(value); };
-  return {{{floats(p.grad_hidden), floats(p.pooled), size(p.hidden_units), size(p.channels),
-            to(p.grad_w1), to(p.grad_b1)},
-           {floats(p.grad_logits), floats(p.hidden), size(p.outputs), size(p.hidden_units),
-            to(p.grad_w2), to(p.grad_b2)}},
-          p.batch,
-          size(p.inputs)};
+  const SumOfProducts first{.left = floats(p.grad_hidden),
+                            .right = floats(p.pooled),
+                            .rows = size(p.hidden_units),
+                            .cols = size(p.channels),
+                            .weight = to(p.grad_w1),
+                            .bias = to(p.grad_b1)};
+  const SumOfProducts second{.left = floats(p.grad_logits),
+                             .right = floats(p.hidden),
+                             .rows = size(p.outputs),
+                             .cols = size(p.hidden_units),
+                             .weight = to(p.grad_w2),
+                             .bias = to(p.grad_b2)};
+  return {.layers = {first, second}, .batch = p.batch, .inputs = size(p.inputs)};
 }
 
 // Rows from `row` on and the column of each lane, of path i.

@@ -84,7 +84,7 @@ def differentiate_gate(
     HIDDEN: tl.constexpr, OUTPUTS: tl.constexpr,
     BLOCK_HIDDEN: tl.constexpr, BLOCK_OUTPUTS: tl.constexpr,
 ):  # fmt: skip
-    """DA = g (d - <g, d>) and dH = 1(h > 0) W2^T dA."""
+    """dA = g (d - <g, d>) and dH = 1(h > 0) W2^T dA."""
     grad_logits = g * (d - tl.sum(g * d, 1)[:, None])
     w = load_w2(w2, i, h, HIDDEN, OUTPUTS, BLOCK_HIDDEN, BLOCK_OUTPUTS)
     # As in PyTorch's relu, a NaN activation lets its gradient through.
@@ -97,6 +97,6 @@ def times_w1_transposed(
     w1, i, grad_hidden, c0, channels,
     HIDDEN: tl.constexpr, BLOCK_HIDDEN: tl.constexpr, BLOCK_CHANNELS: tl.constexpr,
 ):  # fmt: skip
-    """DZ = W1_i^T dH of channels [c0, c0 + BLOCK_CHANNELS): [N, BLOCK_CHANNELS]."""
+    """dZ = W1_i^T dH of channels [c0, c0 + BLOCK_CHANNELS): [N, BLOCK_CHANNELS]."""
     w = load_w1(w1, i, c0, channels, grad_hidden, HIDDEN, BLOCK_HIDDEN, BLOCK_CHANNELS)
     return tl.sum(w[None, :, :] * grad_hidden[:, :, None], 1)

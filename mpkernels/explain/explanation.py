@@ -1,4 +1,4 @@
-"""What `explain` finds, and how it reads."""
+"""The answer of `explain`, and how it reads."""
 
 from __future__ import annotations
 
@@ -13,7 +13,8 @@ class Cost:
     not counted.
     """
 
-    launches: int | None  # kernels on a GPU, parallel loops on CPU; None: one a PyTorch operator
+    # Kernels on a GPU, operators of the C++ library on CPU; None: one per PyTorch operator.
+    launches: int | None
     floor: int  # bytes if every map is read once and written once
     moved: int  # the floor and copies; for the eager definition, about what its operators move
     again: int = 0  # bytes read once more, from a cache while the samples in flight fit there
@@ -45,7 +46,7 @@ class Step:
 
 @dataclass(frozen=True)
 class Explanation:
-    """What `explain` found; `str` of it is meant to be read."""
+    """The answer of `explain`; `str` of it is meant to be read."""
 
     operator: str  # "cross_connect", "mix" or "combine"
     device: str
