@@ -2,8 +2,3 @@
 
 `python -m benchmarks` runs the suites of `cpu`, `python -m benchmarks.gpu` the steps of `gpu`.
 """
-
-from pathlib import Path
-
-ROOT = Path(__file__).parents[1]
-RESULTS = Path(__file__).parent / "results"

@@ -14,10 +14,11 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from benchmarks import RESULTS, machine
+from benchmarks import machine
 from benchmarks.cases import DTYPES
 from benchmarks.cpu import combine, layers, memory, overhead, profile, routers, scaling, steps
 from benchmarks.cpu.suite import Choice, Row
+from benchmarks.report import RESULTS
 from models.training.files import write_whole
 
 SUITES = {

@@ -11,11 +11,12 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from benchmarks import RESULTS, ROOT, plots
+from benchmarks import plots
 from benchmarks.cases import BARS, LAYOUTS
 from benchmarks.cpu.suite import Row
 from benchmarks.measure import apart
 from models.training.files import write_whole
+from proof.where import ROOT
 
 README, DOCUMENT = ROOT / "README.md", ROOT / "docs" / "benchmarks.md"
 BEGIN, END = "<!-- results: begin -->", "<!-- results: end -->"
@@ -169,6 +170,7 @@ def in_short(results: Results) -> list[str]:
     return ["", " ".join(sentences)]
 
 
+RESULTS = ROOT / "benchmarks/results"
 ABOUT = {
     "routers": "Every router of the paper's networks, each shape once, and the README's set. "
     "operator: the fused operators called without autograd. copy: torch's `copy_` of as many "

@@ -9,9 +9,9 @@ from typing import Any
 
 import torch
 
-from benchmarks import ROOT
 from benchmarks.measure import Step
 from benchmarks.workload import Workload, copy_step
+from proof.where import ROOT
 
 FLOORS = ("copy", "plain loop", "streaming loop", "two-pass loop")
 

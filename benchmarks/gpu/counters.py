@@ -11,9 +11,10 @@ import subprocess
 import sys
 from typing import Any
 
-from benchmarks import ROOT, baselines
+from benchmarks import baselines
 from benchmarks.cases import Case
 from benchmarks.problem import Problem
+from proof.where import ROOT
 
 METRICS = {
     "gpu__time_duration.sum": "microseconds",

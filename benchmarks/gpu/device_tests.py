@@ -10,7 +10,7 @@ import xml.etree.ElementTree as ElementTree
 from pathlib import Path
 from typing import Any
 
-from benchmarks import ROOT
+from proof.where import ROOT
 
 # Test files that take --device, the most telling first.
 FILES = (

@@ -9,8 +9,8 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
-from benchmarks import ROOT
 from benchmarks.gpu.plan import Step
+from proof.where import ROOT
 
 # wrong: the case ran, and a value is outside its bound. not reached: its step ran out of time.
 STATES = ("done", "wrong", "failed", "timed out", "not reached")

@@ -13,7 +13,7 @@ import subprocess
 import sys
 from typing import Any
 
-from benchmarks import ROOT
+from proof.where import ROOT
 
 SECONDS = 95.0
 

@@ -18,8 +18,8 @@ import threading
 import time
 from collections.abc import Iterator, Mapping, Sequence
 
-from benchmarks import ROOT
 from benchmarks.gpu.rows import Row
+from proof.where import ROOT
 
 START_SECONDS = 90.0  # to import torch and open the card
 STACK_SECONDS = 2.0  # to write the stack of a hanging case

@@ -56,9 +56,7 @@ def method(request, monkeypatch):
     monkeypatch.setattr(launch, "RESIDENT_UNALIGNED", 0)
     monkeypatch.setattr(launch, "CHUNK_ELEMENTS", 256)  # several chunks of small maps
     monkeypatch.setattr(launch, "BUSY_SHARE", 0 if request.param == "streamed" else 1e9)
-    monkeypatch.setattr(
-        gate_parameter_grads, "PARAMETER_SAMPLES", 1
-    )  # several parts of a small batch
+    monkeypatch.setattr(gate_parameter_grads, "PARAMETER_SAMPLES", 1)  # several parts of the batch
     taken = set()
 
     def launch_of(*sizes):
