@@ -18,6 +18,7 @@ from benchmarks.measure import apart
 from models.training.files import write_whole
 from proof.where import ROOT
 
+RESULTS = ROOT / "benchmarks" / "results"
 README, DOCUMENT = ROOT / "README.md", ROOT / "docs" / "benchmarks.md"
 BEGIN, END = "<!-- results: begin -->", "<!-- results: end -->"
 NOTHING = "Not measured yet: `python -m benchmarks`, then `python -m benchmarks.report`."
