@@ -9,6 +9,9 @@ import models
 HEAVY = {"resnet101", "resnet50", "resnet50_2_cc", "resnext50_2_64", "wide_resnet50_2"}
 HEAVY |= {"aig_resnet110", "blockdrop_resnet110", "capsnet", "hyper_wrn40_2", "se_resnet110"}
 DEEP = {"resnet44", "resnet56", "resnet110", "resnet164", "wrn_40_2"}
+# Those that decide per image which of their parts run; test_adaptive.py builds them smaller still.
+ADAPTIVE = {"aig_resnet110", "blockdrop_resnet110", "capsnet", "highway", "hyper_wrn40_2"}
+ADAPTIVE |= {"se_basecnn", "se_deepcnn", "se_resnet110"}
 ROUTED = models.list("*_cc") + models.list("*_cp") + ["cr_stitch_2"]
 
 

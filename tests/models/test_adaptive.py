@@ -9,6 +9,7 @@ from torch.nn.functional import interpolate
 
 import models
 from models.training import judge
+from proof.problems.small_networks import ADAPTIVE
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
@@ -35,6 +36,7 @@ SMALL = {
     "blockdrop_resnet110": {"size": 8, "depth": 1},
     "aig_resnet110": {"size": 8, "depth": 1},
 }
+assert set(COUNTS) == set(SMALL) == ADAPTIVE
 STAGES = ("pretrain", "curriculum", "joint")
 CASES = [(name, {}) for name in SMALL if not name.startswith("blockdrop")]
 CASES += [("blockdrop_resnet110", {"stage": stage}) for stage in STAGES]

@@ -11,16 +11,9 @@ import mpkernels as mpk
 from models.networks.layers import GlobalPool
 from proof.problems.small_networks import HEAVY, ROUTED, small
 
+pytestmark = pytest.mark.usefixtures("one_thread")
+
 RESNETS = [name for name in ROUTED if name.startswith("resnet") and name.endswith("_cc")]
-
-
-@pytest.fixture(autouse=True)
-def one_thread():
-    """Images are too small to be shared among threads."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
 
 
 def named(names, slow=HEAVY):
