@@ -23,10 +23,10 @@ from benchmarks.measure import CudaClock, Step, WallClock, contest
 from benchmarks.training import build, router_step, training_step
 from models import data
 from models.data import Images, normalise
+from models.environment import environment
 from models.training.files import write_whole
 from models.training.loop import fit
 from models.training.recipe import recipe_for
-from models.training.runs import environment
 
 NAME = "basecnn_2_cc"
 KINDS = ("fused", "eager")

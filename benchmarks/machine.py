@@ -11,7 +11,7 @@ from typing import Any
 
 import torch
 
-from models.training.runs import environment
+from models.environment import environment
 from mpkernels.ops import native
 
 # glibc gives large blocks back at once and asks the system for them again, page by page: time

@@ -19,13 +19,13 @@ from torch import Tensor, nn
 from . import data
 from .cli import add_classes, add_device, add_folder, add_workers, device_of
 from .data import DataSet
+from .environment import environment
 from .networks import registry
 from .networks.ensemble import Ensemble
 from .paper import pictures, scores
 from .paper.scores import predict
 from .training.checkpoint import file_of, load_network
 from .training.files import write_text
-from .training.runs import environment
 
 WARM_UP, ROUNDS = 3, 15
 

@@ -94,7 +94,14 @@ ALLOWED = {
     "models/networks": {"models.networks", "mpkernels"},
     "models/data/__main__.py": {"models.data", "models.cli"},
     "models/data": {"models.data"},
-    "models/training": {"models.training", "models.networks", "models.data", "mpkernels"},
+    "models/environment.py": {"mpkernels"},
+    "models/training": {
+        "models.environment",
+        "models.training",
+        "models.networks",
+        "models.data",
+        "mpkernels",
+    },
     "models/paper": {
         "models.paper",
         "models.networks",

@@ -8,7 +8,8 @@ import pytest
 import torch
 
 from benchmarks.gpu.rehearsal import planted
-from proof.where import INTERPRETED
+from proof.fresh import python
+from proof.where import INTERPRETED, ROOT
 
 if INTERPRETED:
     pytest.skip("runs in the other process", allow_module_level=True)
@@ -246,3 +247,20 @@ def test_the_steps_are_those_of_the_documentation():
         counts = (len(step.module().cases()), step.workers, f"{step.seconds:.0f}")
         line = next(line for line in document.splitlines() if line.startswith(f"| {step.name} |"))
         assert line.endswith(f"| {' | '.join(map(str, counts))} |"), line
+
+
+def test_the_report_needs_neither_what_training_needs_nor_what_tests_need():
+    """A machine with a GPU may have torch and no network to install more from."""
+    done = python(
+        """
+        import importlib, sys
+        for name in ("safetensors", "matplotlib", "scipy", "sklearn", "torchvision", "tqdm"):
+            sys.modules[name] = None
+        import benchmarks.gpu.__main__
+        from benchmarks.gpu import plan
+        for step in (*plan.FIRST, *plan.STEPS):
+            assert step.module().cases()
+        """,
+        path=ROOT,
+    )
+    assert done.returncode == 0, done.stderr

@@ -13,12 +13,12 @@ import torch
 import models
 from models import compare
 from models.compare import main, scaled
+from models.environment import environment
 from models.paper import report as comparison
 from models.paper.report import Result, by_chance, verdict
 from models.paper.suites import CLAIMS, ENSEMBLES, ERRORS, SUITES, Claim
 from models.paper.tables import ROWS
 from models.training import fit
-from models.training.runs import environment
 from models.training.step import Trainer
 
 TINY = ["--suite", "table2", "--data", "digits", "--scale", "0.01", "--epochs", "1"]

@@ -11,12 +11,13 @@ import models
 from models import data
 from models.data import normalise
 from models.data.images import augment
+from models.environment import environment
 from models.train import main
 from models.training import fit, judge
 from models.training.nonfinite import culprit
 from models.training.parallel import Processes
 from models.training.recipe import read, recipe_for
-from models.training.runs import Run, environment
+from models.training.runs import Run
 from models.training.step import COMPILE_MODES
 
 TIMING = ("images_per_second", "seconds")
