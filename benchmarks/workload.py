@@ -81,6 +81,17 @@ class Workload:
             ys, [*self.xs, *self.parameters], self.grads, retain_graph=True
         )
 
+    def steps(
+        self, contenders: dict[str, Operator], verdicts: dict[str, str]
+    ) -> dict[tuple[str, str], Step]:
+        """Forward, and forward with backward, of the contenders that are right: by (name, part)."""
+        steps = {}
+        for name, contender in contenders.items():
+            if verdicts[name] == "right":
+                steps[name, "forward"] = self.forward(contender)
+                steps[name, "forward+backward"] = self.both(contender)
+        return steps
+
     def verdicts(self, contenders: dict[str, Operator]) -> dict[str, str]:
         """Of each contender "right" or "wrong", or "failed" where it raises an error.
 

@@ -11,7 +11,7 @@ from benchmarks import baselines
 from benchmarks.cases import DTYPES, LAYOUTS, Case
 from benchmarks.cpu.floor import copies
 from benchmarks.cpu.suite import Choice, Row, head, timed_rows, using
-from benchmarks.measure import Step, contest
+from benchmarks.measure import contest
 from benchmarks.workload import Workload, in_layout, map_like
 from mpkernels import functional
 
@@ -78,11 +78,7 @@ def _case_rows(case: Case, threads: int, names: list[str], rounds: int) -> Itera
         workload = combining(case)
         ways = baselines.contenders(names, loops, stacked, functional.combine)
         verdicts = workload.verdicts(ways)
-        steps: dict[tuple[str, str], Step] = {}
-        for name, combine in ways.items():
-            if verdicts[name] == "right":
-                steps[name, "forward"] = workload.forward(combine)
-                steps[name, "forward+backward"] = workload.both(combine)
+        steps = workload.steps(ways, verdicts)
         if "copy" in names:
             steps |= copies(workload)
         times = contest(steps, rounds)

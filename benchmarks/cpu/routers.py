@@ -10,7 +10,7 @@ from benchmarks import baselines
 from benchmarks.cases import BARS, Case, network_cases, picked
 from benchmarks.cpu.floor import FLOORS, floors
 from benchmarks.cpu.suite import Choice, Row, head, timed_rows, using
-from benchmarks.measure import Step, contest
+from benchmarks.measure import contest
 from benchmarks.problem import Problem
 
 PARTS = ("forward", "forward+backward")
@@ -35,11 +35,7 @@ def case_rows(case: Case, threads: int, names: list[str], rounds: int) -> list[R
         problem = Problem(case)
         routers = baselines.routers(names)
         verdicts = problem.verdicts(routers)
-        steps: dict[tuple[str, str], Step] = {}
-        for name, router in routers.items():
-            if verdicts[name] == "right":
-                steps[name, "forward"] = problem.forward(router)
-                steps[name, "forward+backward"] = problem.both(router)
+        steps = problem.steps(routers, verdicts)
         if "operator" in names and verdicts.get("fused") in ("right", None):
             steps["operator", "forward"] = problem.operator_forward()
             steps["operator", "forward+backward"] = problem.operator_both()
