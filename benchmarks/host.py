@@ -31,11 +31,11 @@ class _Nothing:
 @contextlib.contextmanager
 def no_launches() -> Iterator[None]:
     """Every kernel of the launchers does nothing."""
-    from mpkernels.triton import cross_connect, gate, mix, parameters
+    from mpkernels.triton import cross_connect, gate, gate_parameter_grads, mix
 
     saved = [
         (module, name, kernel)
-        for module in (cross_connect, gate, mix, parameters)
+        for module in (cross_connect, gate, gate_parameter_grads, mix)
         for name, kernel in vars(module).items()
         if name.endswith("_kernel")
     ]

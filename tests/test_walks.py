@@ -22,7 +22,7 @@ import triton.language as tl
 from mpkernels import use_backend
 from mpkernels.ops.layout import Geometry, geometry_of
 from mpkernels.triton import cross_connect as launcher
-from mpkernels.triton import launch, parameters
+from mpkernels.triton import gate_parameter_grads, launch
 from mpkernels.triton.launch_arguments import _rows
 from mpkernels.triton.stages import chunk_size, elements
 from mpkernels.triton.tuned import launch_for
@@ -53,7 +53,8 @@ def method(request, monkeypatch):
     monkeypatch.setattr(launch, "RESIDENT_UNALIGNED", 0)
     monkeypatch.setattr(launch, "CHUNK_ELEMENTS", 256)  # several chunks of small maps
     monkeypatch.setattr(launch, "BUSY_SHARE", 0 if request.param == "streamed" else 1e9)
-    monkeypatch.setattr(parameters, "PARAMETER_SAMPLES", 1)  # several parts of a small batch
+    # Several parts of a small batch.
+    monkeypatch.setattr(gate_parameter_grads, "PARAMETER_SAMPLES", 1)
     taken = set()
 
     def launch_of(*sizes):
