@@ -21,18 +21,18 @@ class Step(NamedTuple):
 
     def module(self) -> Any:
         """The step's module."""
-        return importlib.import_module(f"benchmarks.gpu.{self.name}")
+        return importlib.import_module(f"benchmarks.gpu.steps.{self.name}")
 
 
 # cuBLAS needs it where torch is told to be deterministic, which fills new tensors with NaN.
 DETERMINISTIC = {"CUBLAS_WORKSPACE_CONFIG": ":4096:8"}
 CHECKED = (
-    "benchmarks/gpu/correctness.py", "benchmarks/gpu/drawn.py", "benchmarks/gpu/float64.py",
+    *(f"benchmarks/gpu/steps/{name}.py" for name in ("correctness", "drawn", "float64")),
     "proof/*.py",
 )  # fmt: skip
 TABLES = ("proof/*.py", "proof/problems/*.py", "tests/operators/*.py", "tests/kernels/*.py")
 TIMED = (
-    "benchmarks/gpu/graphs.py", "benchmarks/measure.py", "benchmarks/workload.py",
+    "benchmarks/gpu/steps/graphs.py", "benchmarks/measure.py", "benchmarks/workload.py",
     "benchmarks/problem.py", "benchmarks/baselines.py", "benchmarks/training.py",
 )  # fmt: skip
 INDUCTOR = {"TORCHINDUCTOR_COMPILE_THREADS": "2"}  # per process, of which there are eight
@@ -45,14 +45,7 @@ STEPS = [
     Step("host", 1, 15, 15, {}, TIMED),
     Step("networks", 1, 40, 50, {}, TIMED),
     Step("compiled", 8, 100, 110, INDUCTOR, TIMED),
-    Step(
-        "device_tests",
-        16,
-        100,
-        110,
-        DETERMINISTIC,
-        TABLES,
-    ),
+    Step("device_tests", 16, 100, 110, DETERMINISTIC, TABLES),
     Step("compiled_networks", 8, 170, 180, INDUCTOR, TIMED),
     Step("tuning", 1, 15, 40),
     Step("counters", 1, 20, 60),

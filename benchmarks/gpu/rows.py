@@ -22,7 +22,7 @@ Row = dict[str, Any]
 
 def source_hash(step: Step) -> str:
     """A hash of the package's sources, the step's module and the other files that it names."""
-    patterns = (*PACKAGE, f"benchmarks/gpu/{step.name}.py", *step.sources)
+    patterns = (*PACKAGE, f"benchmarks/gpu/steps/{step.name}.py", *step.sources)
     total = hashlib.sha256()
     for path in sorted({path for pattern in patterns for path in ROOT.glob(pattern)}):
         total.update(path.relative_to(ROOT).as_posix().encode() + b"\0" + path.read_bytes())

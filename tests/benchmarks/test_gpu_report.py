@@ -15,9 +15,10 @@ if INTERPRETED:
     pytest.skip("runs in the other process", allow_module_level=True)
 
 from benchmarks.gpu import __main__ as command
-from benchmarks.gpu import correctness, page, plan, rows, tables
-from benchmarks.gpu.drawn import Case
+from benchmarks.gpu import page, plan, rows, tables
 from benchmarks.gpu.plan import Step
+from benchmarks.gpu.steps import correctness
+from benchmarks.gpu.steps.drawn import Case
 from benchmarks.gpu.workers import Pool
 
 WORKER = [sys.executable, "-m", "benchmarks.gpu.rehearsal.planted"]
@@ -66,7 +67,7 @@ def test_what_time_was_too_short_for_is_not_reached_and_never_wrong():
 @pytest.fixture
 def two_steps(monkeypatch):
     """The command with an environment and the planted step; returns what runs it."""
-    monkeypatch.setitem(sys.modules, "benchmarks.gpu.planted", planted)
+    monkeypatch.setitem(sys.modules, "benchmarks.gpu.steps.planted", planted)
     monkeypatch.setattr(command, "STEPS", [Step("planted", 3, 4, 300)])
     monkeypatch.setattr(command, "FIRST", [])
     return lambda *options: command.main(list(options), WORKER)
@@ -106,7 +107,7 @@ def test_failed_repeats_what_is_not_settled(two_steps, tmp_path, monkeypatch):
 
 def test_the_hash_is_of_the_sources(tmp_path, monkeypatch):
     monkeypatch.setattr(rows, "ROOT", tmp_path)
-    for name in ("mpkernels/a.py", "csrc/b.h", "benchmarks/gpu/routers.py", "shared.py"):
+    for name in ("mpkernels/a.py", "csrc/b.h", "benchmarks/gpu/steps/routers.py", "shared.py"):
         (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / name).write_text(name)
     step = Step("routers", 1, 1, 1, {}, ("shared.py",))

@@ -14,7 +14,8 @@ if not INTERPRETED:
 import triton
 import triton.language as tl
 
-from benchmarks.gpu import kernels, launches
+from benchmarks.gpu import kernels
+from benchmarks.gpu.steps import launches
 from mpkernels.triton.combine import combine_backward
 from mpkernels.triton.gate import gate, gate_backward
 from mpkernels.triton.gate_parameter_grads import parameter_gradients

@@ -37,7 +37,14 @@ def work(step: str) -> None:
         *(shape if isinstance(shape[0], int) else shape[:1])
     )
     from benchmarks import problem
-    from benchmarks.gpu import compiled_networks, correctness, environment, graphs, networks, worker
+    from benchmarks.gpu import worker
+    from benchmarks.gpu.steps import (
+        compiled_networks,
+        correctness,
+        environment,
+        graphs,
+        networks,
+    )
 
     problem.Problem.verdicts = lambda self, routers: dict.fromkeys(routers, "right")
     correctness.expected = lambda operator, problem: {}
@@ -62,7 +69,7 @@ def work(step: str) -> None:
 
 def plant(kind: str) -> None:
     """What is to go wrong with mix in the step `launches`."""
-    from benchmarks.gpu import launches
+    from benchmarks.gpu.steps import launches
 
     real = launches.check
 

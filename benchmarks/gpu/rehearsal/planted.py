@@ -42,5 +42,5 @@ if __name__ == "__main__":
         return real(step, case)
 
     worker.row_of = row_of
-    sys.modules["benchmarks.gpu.planted"] = sys.modules["__main__"]
+    sys.modules["benchmarks.gpu.steps.planted"] = sys.modules["__main__"]
     worker.main("planted")

@@ -6,9 +6,9 @@ from typing import Any
 
 import torch
 
-from benchmarks.gpu import alone
-from benchmarks.gpu.graphs import captured
-from benchmarks.gpu.networks import BATCHES, ROUNDS, WARM_UP, trained
+from benchmarks.gpu.steps import alone
+from benchmarks.gpu.steps.graphs import captured
+from benchmarks.gpu.steps.networks import BATCHES, ROUNDS, WARM_UP, trained
 from benchmarks.measure import CudaClock, contest, spread
 from benchmarks.training import build, images, training_step
 

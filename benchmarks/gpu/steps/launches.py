@@ -1,7 +1,7 @@
 """Every kernel once, on small maps, by every method, whatever the rule would choose.
 
-Results are checked as in `correctness`. `python -m benchmarks.gpu.launches` runs all cases in one
-process, for tools that watch one.
+Results are checked as in `correctness`. `python -m benchmarks.gpu.steps.launches` runs all cases in
+one process, for tools that watch one.
 """
 
 from __future__ import annotations
@@ -12,8 +12,8 @@ from typing import Any, NamedTuple
 import torch
 
 import mpkernels as mpk
-from benchmarks.gpu.correctness import check
-from benchmarks.gpu.drawn import Case, Router
+from benchmarks.gpu.steps.correctness import check
+from benchmarks.gpu.steps.drawn import Case, Router
 from mpkernels.ops.layout import Geometry
 from mpkernels.ops.onchip import CLUSTERS, OnChip
 from mpkernels.triton import cross_connect

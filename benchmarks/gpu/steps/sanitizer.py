@@ -29,7 +29,7 @@ def run(tool: str) -> dict[str, Any]:
     sanitizer = shutil.which("compute-sanitizer") or shutil.which(f"{home}/bin/compute-sanitizer")
     if sanitizer is None:
         raise RuntimeError("compute-sanitizer is not installed")
-    watched = [sys.executable, "-u", "-m", "benchmarks.gpu.launches"]
+    watched = [sys.executable, "-u", "-m", "benchmarks.gpu.steps.launches"]
     process = subprocess.Popen(
         [sanitizer, "--tool", tool, "--error-exitcode", "7", *watched], cwd=ROOT,
         stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,

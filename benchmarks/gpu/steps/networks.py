@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from benchmarks.gpu.graphs import captured
+from benchmarks.gpu.steps.graphs import captured
 from benchmarks.measure import CudaClock, Step, contest, spread
 from benchmarks.training import build, images, is_right, training_step
 

@@ -9,7 +9,7 @@ import torch
 import mpkernels as mpk
 from benchmarks import baselines
 from benchmarks.cases import LAYOUTS, Case
-from benchmarks.gpu.graphs import calls_for, captured, timed
+from benchmarks.gpu.steps.graphs import calls_for, captured, timed
 from benchmarks.measure import Step
 from benchmarks.problem import HIDDEN, Problem
 from benchmarks.workload import copy_step

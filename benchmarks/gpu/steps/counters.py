@@ -1,6 +1,6 @@
 """What Nsight Compute counts per launch: bytes of memory, hits in L2, active warps.
 
-`python -m benchmarks.gpu.counters CASE` makes the launches that ncu watches.
+`python -m benchmarks.gpu.steps.counters CASE` makes the launches that ncu watches.
 """
 
 from __future__ import annotations
@@ -46,7 +46,7 @@ def run(name: str) -> dict[str, Any]:
     process = subprocess.run(
         ["ncu", "--csv", "--print-units", "base", "--kernel-name", KERNELS,
          "--metrics", ",".join(METRICS),
-         sys.executable, "-m", "benchmarks.gpu.counters", name],
+         sys.executable, "-m", "benchmarks.gpu.steps.counters", name],
         cwd=ROOT, capture_output=True, text=True,
     )  # fmt: skip
     lines = [line for line in process.stdout.splitlines() if line.startswith('"')]

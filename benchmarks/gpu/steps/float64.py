@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from benchmarks.gpu.drawn import COMBINED, PARAMETERS, Problem
+from benchmarks.gpu.steps.drawn import COMBINED, PARAMETERS, Problem
 from proof import expected as expected_of
 from proof.closeness import ROUNDOFF, rounded
 

@@ -14,7 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from benchmarks.gpu.drawn import (
+from benchmarks.gpu.steps.drawn import (
     COMBINED,
     OPERATORS,
     PARAMETERS,
@@ -24,7 +24,7 @@ from benchmarks.gpu.drawn import (
     draw,
     run_operator,
 )
-from benchmarks.gpu.float64 import expected, shares
+from benchmarks.gpu.steps.float64 import expected, shares
 from proof.problems.networks import NETWORKS
 
 # The networks that are timed come first; half and double precision are checked on theirs alone.

@@ -9,8 +9,8 @@ import torch._functorch.config
 
 from benchmarks import baselines
 from benchmarks.cases import Case
-from benchmarks.gpu import alone, routers
-from benchmarks.gpu.graphs import timed
+from benchmarks.gpu.steps import alone, routers
+from benchmarks.gpu.steps.graphs import timed
 
 CASES = {
     str(case): case

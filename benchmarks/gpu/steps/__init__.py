@@ -1,0 +1,1 @@
+"""What the GPU report does: per step a module with `cases()`, their names, and `run(name)`."""
