@@ -14,7 +14,7 @@ if INTERPRETED:
 
 
 SMALL = [
-    Layer("all", batch=2, channels=3, made=2, hidden=3, dtype=F64),
+    Layer("all", batch=2, channels=3, out_channels=2, hidden=3, dtype=F64),
     Layer("bare", 2, 3, 2, 1, 2, 3, F64, absent=("bias", "b1", "b2", "scale", "shift"), relu=False),
 ]
 
