@@ -1,6 +1,6 @@
-"""Values in float64, and bounds of the errors with which a kernel may know them.
+"""Values in float64, each with a bound on the error a kernel may make.
 
-Errors of intermediate values are carried through the formulas of the operators.
+Errors of intermediate values are propagated through the formulas of the operators.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from proof.closeness import gamma
 
 @dataclass
 class Bounded:
-    """A float64 value and a bound of the error with which a kernel may know it."""
+    """A float64 value and a bound on the error a kernel may make in it."""
 
     value: Tensor
     error: Tensor
@@ -28,7 +28,7 @@ def _sum_paths(weights: Tensor, weight_errors: Tensor, maps: Tensor, terms: floa
 
 
 class GateBounds:
-    """Bounds of pooled values, hidden units and gates of all paths, [B, m, ...]."""
+    """Bounds on the pooled values, hidden units and gates of all paths, [B, m, ...]."""
 
     def __init__(self, xs: list[Tensor], parameters: list[Tensor | None], a: float) -> None:
         w1, b1, w2, b2 = parameters
@@ -45,7 +45,7 @@ class GateBounds:
             pre, size = pre + b1, size + b1.abs()
         pre_error = torch.einsum("mkc,bmc->bmk", w1.abs(), z_error) + gamma(channels + 3, a) * size
         self.z, self.h = Bounded(z, z_error), Bounded(pre.relu(), pre_error)
-        # Within its error of 0 a unit may be on or off: its gradient is then uncertain by itself.
+        # A unit closer to 0 than its error may be on or off, so its whole gradient is uncertain.
         self.on, self.uncertain = (pre > 0).double(), (pre.abs() <= pre_error).double()
         logits = torch.einsum("mnk,bmk->bmn", w2, self.h.value)
         size = torch.einsum("mnk,bmk->bmn", w2.abs(), self.h.value)
@@ -53,14 +53,14 @@ class GateBounds:
             logits, size = logits + b2, size + b2.abs()
         error = torch.einsum("mnk,bmk->bmn", w2.abs(), pre_error) + gamma(hidden + 3, a) * size
         g = logits.softmax(-1)
-        # exp amplifies the error of its argument; itself, the sum and the quotient add some ulps.
+        # exp amplifies the error of its argument; exp, the sum and the quotient add some ulps.
         largest = error.amax(-1, keepdim=True)
         spread = (logits.amax(-1, keepdim=True) - logits).abs()
         relative = a * (spread + spread.amax(-1, keepdim=True) + g.shape[-1] + 10)
         self.g = Bounded(g, g * (torch.exp(2 * largest) * (1 + relative) - 1))
 
     def backward(self, d: Bounded) -> tuple[Bounded, Bounded, Bounded]:
-        """Bounds of dA [B, m, n], dH [B, m, K] and dZ [B, m, C] for dL/dG."""
+        """Bounds on dA [B, m, n], dH [B, m, K] and dZ [B, m, C], given d = dL/dG."""
         a, g, n = self.a, self.g, self.w2.shape[1]
         mean = (g.value * d.value).sum(-1, keepdim=True)
         size = (g.value * d.value.abs()).sum(-1, keepdim=True)
@@ -83,7 +83,7 @@ class GateBounds:
         return Bounded(da, da_error), Bounded(dh, dh_error), Bounded(dz, dz_error)
 
     def parameters(self, da: Bounded, dh: Bounded) -> dict[str, Bounded]:
-        """Bounds of dW1, db1, dW2, db2: sums over the batch."""
+        """Bounds on dW1, db1, dW2 and db2, which are sums over the batch."""
         terms = gamma(da.value.shape[0] + 2, self.a)
 
         def outer(left: Bounded, right: Bounded) -> Bounded:
@@ -110,7 +110,7 @@ def dot_bound(x: Tensor, y: Tensor, a: float, dims: tuple[int, ...]) -> Tensor:
 
 
 def over_maps(weights: Tensor, dims: int) -> Tensor:
-    """[B, m, n] as [m, n, B, 1, ...] to weight maps of so many dimensions."""
+    """Gates [B, m, n] as [m, n, B, 1, ...], to multiply maps of `dims` dimensions."""
     return weights.permute(1, 2, 0)[(...,) + (None,) * (dims - 1)]
 
 
@@ -124,13 +124,13 @@ def mixed_error(g: Bounded, maps: Tensor, a: float, transposed: bool = False) ->
     return [_sum_paths(value[:, j], error[:, j], maps, terms) for j in range(value.shape[1])]
 
 
-def _of_channels(values: Tensor, dims: int) -> Tensor:
-    """[..., n, C] as [..., n, 1, C, 1, ...] beside maps [n, B, C, *spatial] of so many axes."""
+def _per_channel(values: Tensor, dims: int) -> Tensor:
+    """[..., n, C] as [..., n, 1, C, 1, ...], to broadcast with maps [n, B, C, *spatial]."""
     return values.unsqueeze(-2)[(...,) + (None,) * (dims - 2)]
 
 
 class CombineBounds:
-    """Bounds of all that combine computes, from float64 values.
+    """Bounds on everything that combine computes, from float64 values.
 
     Args:
         us: m predictions [B, n*C, *spatial].
@@ -149,9 +149,9 @@ class CombineBounds:
         split = torch.stack([torch.stack(u.tensor_split(n, 1)) for u in us])  # [m, n, B, C, ...]
         self.g = over_maps(gates, dims)
         one = torch.ones(()).double()
-        b = 0 * one if bias is None else _of_channels(bias.unflatten(1, (n, -1)), dims)
-        self.scale = one if scale is None else _of_channels(scale, dims)
-        offset = 0 * one if shift is None else _of_channels(shift, dims)
+        b = 0 * one if bias is None else _per_channel(bias.unflatten(1, (n, -1)), dims)
+        self.scale = one if scale is None else _per_channel(scale, dims)
+        offset = 0 * one if shift is None else _per_channel(shift, dims)
         self.predictions, self.sizes = split + b, split.abs() + b.abs()
         terms = gamma(2 * len(us) + 4, a)
         self.t_size = sum_size = (self.g * self.sizes).abs().sum(0)
@@ -159,41 +159,41 @@ class CombineBounds:
         y = self.scale * self.t.value + offset
         error = terms * (self.scale.abs() * sum_size + offset.abs())
         self.y = Bounded(y.relu() if relu else y, error)
-        # Within its error of 0 an output may be on or off: its gradient is then uncertain.
+        # An output closer to 0 than its error may be on or off, so its gradient is uncertain.
         self.on = (y > 0).double() if relu else torch.ones_like(y)
         self.uncertain = (y.abs() <= error).double() if relu else torch.zeros_like(y)
 
     def backward(self, grad_ys: Tensor) -> dict[str, Bounded]:
-        """Bounds of the gradients of `us` [m, ...] and of the parameters for dY [n, B, C, ...]."""
+        """Bounds on the gradients of `us` [m, ...] and the parameters, given dY [n, B, C, ...]."""
         a, dims = self.a, self.dims
         d = Bounded(self.on * grad_ys, self.uncertain * grad_ys.abs())
         scaled = Bounded(self.scale * d.value, self.scale.abs() * d.error)
-        places = tuple(range(3, dims + 1))  # of positions, behind [n, B, C]
+        places = tuple(range(3, dims + 1))  # axes of positions, which follow [n, B, C]
 
-        def sums(value: Tensor, error: Tensor, size: Tensor, of: tuple[int, ...]) -> Bounded:
-            terms = gamma(math.prod(value.shape[axis] for axis in of) + 2 * len(self.g) + 8, a)
-            if not of:
+        def sums(value: Tensor, error: Tensor, size: Tensor, axes: tuple[int, ...]) -> Bounded:
+            terms = gamma(math.prod(value.shape[axis] for axis in axes) + 2 * len(self.g) + 8, a)
+            if not axes:
                 return Bounded(value, error + terms * size)
-            return Bounded(value.sum(of), error.sum(of) + terms * size.sum(of))
+            return Bounded(value.sum(axes), error.sum(axes) + terms * size.sum(axes))
 
-        def flat(t: Tensor) -> Tensor:  # [m, n, ...] with the outputs beside the channels
+        def flat(t: Tensor) -> Tensor:  # merges the outputs of [m, n, ...] into the channels
             return torch.cat(list(t.unbind(1)), 2 if t.dim() > 3 else 1)
 
         u = Bounded(self.g * scaled.value, self.g.abs() * scaled.error)
         u.error = u.error + gamma(4, a) * u.value.abs()
         most = d.value.abs() + d.error
-        of_gates = sums(
+        grad_gates = sums(
             scaled.value * self.predictions,
             scaled.error * self.sizes,
             (self.scale * most).abs() * self.sizes,
             tuple(x + 1 for x in (2, *places)),
         )
         along = (1, *places)
-        of_bias = sums(u.value, u.error, u.value.abs(), tuple(x + 1 for x in along))
+        grad_bias = sums(u.value, u.error, u.value.abs(), tuple(x + 1 for x in along))
         return {
             "us": Bounded(flat(u.value), flat(u.error)),
-            "gates": Bounded(of_gates.value.permute(2, 0, 1), of_gates.error.permute(2, 0, 1)),
-            "bias": Bounded(flat(of_bias.value), flat(of_bias.error)),
+            "gates": Bounded(grad_gates.value.permute(2, 0, 1), grad_gates.error.permute(2, 0, 1)),
+            "bias": Bounded(flat(grad_bias.value), flat(grad_bias.error)),
             "scale": sums(
                 d.value * self.t.value,
                 d.error * self.t_size + d.value.abs() * self.t.error,
@@ -205,12 +205,12 @@ class CombineBounds:
 
 
 class PredictBounds:
-    """Bounds of all that cross_predict of vectors computes.
+    """Bounds on everything that cross_predict computes for vectors.
 
-    Predictions have an error of their own, which is carried through the bounds of combine.
+    Predictions have errors of their own, which are propagated through the bounds of combine.
 
     Args:
-        layer: the problem, of proof.problems.layers.
+        layer: the problem, from proof.problems.layers.
         xs: float64 vectors.
         parameters: float64 values by name; None if absent.
         a: unit roundoff of the dtype.
@@ -227,7 +227,7 @@ class PredictBounds:
         ]
         parameters = [self.gate.g.value, flat["bias"], flat["scale"], flat["shift"]]
         self.combine = CombineBounds(us, parameters, layer.relu, a)
-        # Errors of gates and predictions: d(sum g p) = dg p + g dp, in sizes.
+        # Errors of gates and predictions add |dg| |p| + |g| |dp| to each sum of g p.
         combine, n = self.combine, layer.outputs
         self.p_errors = torch.stack([torch.stack(e.tensor_split(n, 1)) for e in self.u_errors])
         self.g_errors = self.gate.g.error.permute(1, 2, 0)[..., None]
@@ -243,36 +243,35 @@ class PredictBounds:
             combine.uncertain = (before.abs() <= error).double()
 
     def backward(self, layer, grad_ys, grad_gates):
-        """Bounds of the gradients by name."""
+        """Bounds on the gradients, by name."""
         a, combine = self.a, self.combine
-        found = combine.backward(grad_ys)
-        on, unsure = combine.on * grad_ys, combine.uncertain * grad_ys.abs()
-        scaled = combine.scale.abs() * (on.abs() + unsure)  # sizes of what reaches the sums
-        more = (self.g_errors * scaled).sum(2)  # of the bias, summed over the batch
-        found["bias"].error = found["bias"].error + more.flatten(1)
+        grads = combine.backward(grad_ys)
+        on, uncertain = combine.on * grad_ys, combine.uncertain * grad_ys.abs()
+        scaled = combine.scale.abs() * (on.abs() + uncertain)  # magnitudes that reach the sums
+        gate_error = (self.g_errors * scaled).sum(2)  # share of the bias, summed over the batch
+        grads["bias"].error = grads["bias"].error + gate_error.flatten(1)
         through = (scaled * self.p_errors).sum(3).permute(2, 0, 1)
-        value = found["gates"].value
-        error = found["gates"].error + through
+        value = grads["gates"].value
+        error = grads["gates"].error + through
         if grad_gates is not None:
             value = value + grad_gates
             error = error + 3 * a * (value.abs() + grad_gates.abs())
         da, dh, dz = self.gate.backward(Bounded(value, error))
-        found.update(self.gate.parameters(da, dh))
-        # Of scale: D T, whose T has the errors of gates and predictions.
-        du, terms = found.pop("us"), gamma(layer.batch + 2, a)
+        grads.update(self.gate.parameters(da, dh))
+        du, terms = grads.pop("us"), gamma(layer.batch + 2, a)
         m, n = layer.inputs, layer.outputs
         extra = (self.g_errors * scaled).permute(0, 2, 1, 3).reshape(m, layer.batch, -1)
         du_error = du.error + extra
         x = torch.stack(self.xs)
         outer = torch.einsum("mbr,mbc->mrc", du.value, x)
         size = torch.einsum("mbr,mbc->mrc", du.value.abs(), x.abs())
-        found["weight"] = Bounded(
+        grads["weight"] = Bounded(
             outer, torch.einsum("mbr,mbc->mrc", du_error, x.abs()) + terms * size
         )
-        rows = gamma(n * layer.made + 3, a)
+        rows = gamma(n * layer.out_channels + 3, a)
         for i, w in enumerate(self.weight):
             back = du.value[i] @ w + dz.value[:, i]
             size = du.value[i].abs() @ w.abs() + dz.value[:, i].abs()
             error = du_error[i] @ w.abs() + dz.error[:, i] + rows * size
-            found[f"x{i}"] = Bounded(back, error)
-        return found
+            grads[f"x{i}"] = Bounded(back, error)
+        return grads

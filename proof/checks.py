@@ -1,7 +1,7 @@
-"""Checks of an operator, forward and backward: outputs and gradients against float64.
+"""Checks of every operator, forward and backward, against float64.
 
-Each runs the operator on the backend that is in force, in the precision of its case, and compares
-every result, element by element, with its value in float64 within the derived bound, and as a whole
+Each check runs the operator on the active backend in the precision of its case. It compares every
+element of every result with its float64 value within the derived bound, and each tensor as a whole
 within the statistical one.
 """
 
@@ -22,15 +22,15 @@ from proof.problems.cases import (
     make_predictions,
 )
 
-# Whether scale and shift are there, and whether a ReLU is.
+# Kinds of combine: whether scale and shift are present, and whether a ReLU is.
 COMBINED = {"relu": (False, True), "folded_relu": (True, True), "folded": (True, False)}
 
 
 def backward(outputs, grads):
     """Runs autograd from the outputs that have a gradient."""
-    kept = [(y, g) for y, g in zip(outputs, grads) if g is not None and y.requires_grad]
-    if kept:
-        torch.autograd.backward([y for y, _ in kept], [g for _, g in kept])
+    pairs = [(y, g) for y, g in zip(outputs, grads) if g is not None and y.requires_grad]
+    if pairs:
+        torch.autograd.backward([y for y, _ in pairs], [g for _, g in pairs])
 
 
 def wide(tensors):
@@ -44,33 +44,34 @@ def compare(case, outputs, leaves, compute, reached=True):
     """Compares outputs and gradients of leaves with `compute(a)`, under both kinds of bounds.
 
     Args:
-        case: of which the dtype of maps counts.
-        outputs: by name.
-        leaves: by name; those that require a gradient must have one, unless none was `reached`.
-        compute: expected values by name, for a unit roundoff.
+        case: the problem; only its dtype is read.
+        outputs: tensors by name.
+        leaves: tensors by name; each that requires a gradient must have one if `reached`.
+        compute: gives the expected values by name, for a unit roundoff.
+        reached: whether any gradient flows back to the leaves.
     """
     accumulate = torch.float64 if case.dtype == torch.float64 else torch.float32
 
     def compare_once():
-        wanted = compute(ROUNDOFF[accumulate])
+        references = compute(ROUNDOFF[accumulate])
         for name, t in outputs.items():
             assert name == "gates" or t.dtype == case.dtype
-            value, error = wanted[name].value, wanted[name].error
+            value, error = references[name].value, references[name].error
             assert_close(name, t, value, rounded(value, error, t.dtype, accumulate))
         for name, leaf in leaves.items():
             if not leaf.requires_grad or not reached:
                 assert leaf.grad is None, name
                 continue
             name = f"grad_{name}"
-            value, error = wanted[name].value, wanted[name].error
+            value, error = references[name].value, references[name].error
             assert_close(name, leaf.grad, value, rounded(value, error, leaf.dtype, accumulate))
 
     check_both(compare_once)
 
 
 def named(letter, tensors):
-    """x0, x1, ..."""
-    return {f"{letter}{at}": t for at, t in enumerate(tensors)}
+    """The tensors by name: x0, x1, ... for the letter x."""
+    return {f"{letter}{index}": t for index, t in enumerate(tensors)}
 
 
 def present(parameters):
@@ -134,9 +135,9 @@ def check_cross_predict(layer, function=functional.cross_predict):
     backward([*ys, gates], grads)
     assert all(y.is_contiguous() for y in ys)
     leaves = named("x", xs) | present(parameters)
-    if layer.gradient == "gates_only":  # which the products and what follows them do not reach
-        of_gates = {*named("x", xs), "w1", "b1", "w2", "b2"}
-        leaves = {k: t for k, t in leaves.items() if k in of_gates or t.grad is not None}
+    if layer.gradient == "gates_only":  # the products and what follows them get no gradient
+        gate_leaves = {*named("x", xs), "w1", "b1", "w2", "b2"}
+        leaves = {k: t for k, t in leaves.items() if k in gate_leaves or t.grad is not None}
     arguments = wide(xs), wide(parameters), wide(grad_ys), exact(grad_gates)
     compare(
         layer, named("y", ys) | {"gates": gates}, leaves,

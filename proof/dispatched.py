@@ -1,4 +1,4 @@
-"""The operators that a piece of code runs."""
+"""A record of the operators that a piece of code runs."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 
 class Dispatched(TorchDispatchMode):
-    """Within it, the names of all operators that the dispatcher runs, in order."""
+    """Records the names of all operators that the dispatcher runs within it, in order."""
 
     def __init__(self):
         super().__init__()
@@ -17,5 +17,5 @@ class Dispatched(TorchDispatchMode):
         return function(*args, **(kwargs or {}))
 
     def count(self, part):
-        """Operators with this in their names."""
+        """How many operators have `part` in their names."""
         return sum(part in name for name in self.names)

@@ -1,6 +1,7 @@
 """What each operator must return, by name: outputs and gradients in float64, each with its bound.
 
-All arguments are float64, on one device; a gradient that is None counts as zeros.
+All arguments are float64 on one device; a gradient of None counts as zeros. `a` is the unit
+roundoff of the accumulate dtype.
 """
 
 from __future__ import annotations
@@ -33,9 +34,9 @@ def _stacked(grads: Sequence[Tensor | None], like: Tensor) -> Tensor:
 def _gate_gradients(
     bounds: GateBounds, xs: list[Tensor], d: Bounded, outer: Tensor | None = None
 ) -> Expected:
-    """Gradients of parameters and paths for dL/dG = d and dL/dY = `outer`."""
+    """Gradients of parameters and paths, given d = dL/dG and `outer` = dL/dY."""
     da, dh, dz = bounds.backward(d)
-    found = {f"grad_{name}": b for name, b in bounds.parameters(da, dh).items()}
+    grads = {f"grad_{name}": b for name, b in bounds.parameters(da, dh).items()}
     positions, a = bounds.positions, bounds.a
     for i, x in enumerate(xs):
         trailing = (...,) + (None,) * (x.dim() - 2)
@@ -46,12 +47,12 @@ def _gate_gradients(
             value = value + (over_maps(bounds.g.value, x.dim())[i] * outer).sum(0)
             mixed = mixed_error(bounds.g, outer, a, transposed=True)[i]
             error = error + mixed + gamma(len(outer) + 3, a) * value.abs()
-        found[f"grad_x{i}"] = Bounded(value, error)
-    return found
+        grads[f"grad_x{i}"] = Bounded(value, error)
+    return grads
 
 
 def gate(xs: list[Tensor], parameters: Parameters, grad_gates: Tensor, a: float) -> Expected:
-    """Of `gate`; `a` is the unit roundoff of the accumulate dtype, here and below."""
+    """Results of `gate`."""
     bounds = GateBounds(xs, list(parameters.values()), a)
     d = Bounded(grad_gates, torch.zeros_like(grad_gates))
     return {"gates": bounds.g} | _gate_gradients(bounds, xs, d)
@@ -64,23 +65,23 @@ def cross_connect(
     grad_gates: Tensor,
     a: float,
 ) -> Expected:
-    """Of `cross_connect`, with the gradients that reach it through maps and through gates."""
+    """Results of `cross_connect`, whose gradients arrive through maps and through gates."""
     bounds = GateBounds(xs, list(parameters.values()), a)
     maps, outer = torch.stack(xs), _stacked(grad_ys, xs[0])
     weights, errors = over_maps(bounds.g.value, xs[0].dim()), mixed_error(bounds.g, maps, a)
-    found = {"gates": bounds.g}
-    found |= {f"y{j}": Bounded((weights[:, j] * maps).sum(0), e) for j, e in enumerate(errors)}
+    results = {"gates": bounds.g}
+    results |= {f"y{j}": Bounded((weights[:, j] * maps).sum(0), e) for j, e in enumerate(errors)}
     dims = tuple(range(1, xs[0].dim()))
     value = torch.stack([torch.stack([(x * dy).sum(dims) for dy in outer], -1) for x in maps], 1)
     error = torch.stack(
         [torch.stack([dot_bound(x, dy, a, dims) for dy in outer], -1) for x in maps], 1
     )
     d = Bounded(value + grad_gates, error + 3 * a * (value.abs() + grad_gates.abs()))
-    return found | _gate_gradients(bounds, xs, d, outer)
+    return results | _gate_gradients(bounds, xs, d, outer)
 
 
 def mix(xs: list[Tensor], gates: Tensor, grad_ys: Sequence[Tensor | None], a: float) -> Expected:
-    """Of `mix`, with gates of samples [B, m, n] or of channels [B, m, n, C]."""
+    """Results of `mix`, with gates per sample [B, m, n] or per channel [B, m, n, C]."""
     maps, outer, dims = torch.stack(xs), _stacked(grad_ys, xs[0]), xs[0].dim()
     trailing = (...,) + (None,) * (dims - gates.dim() + 2)
     weights = gates.permute(1, 2, 0, *range(3, gates.dim()))[trailing]
@@ -89,8 +90,8 @@ def mix(xs: list[Tensor], gates: Tensor, grad_ys: Sequence[Tensor | None], a: fl
         error = gamma(len(products) + 3, a) * products.abs().sum(0)
         return Bounded(products.sum(0), error)
 
-    found = {f"y{j}": total(weights[:, j] * maps) for j in range(len(outer))}
-    found |= {f"grad_x{i}": total(weights[i] * outer) for i in range(len(maps))}
+    results = {f"y{j}": total(weights[:, j] * maps) for j in range(len(outer))}
+    results |= {f"grad_x{i}": total(weights[i] * outer) for i in range(len(maps))}
     summed = tuple(range(gates.dim() - 2, dims))
     values = [[(x * dy).sum(summed) if summed else x * dy for dy in outer] for x in maps]
     errors = [
@@ -100,7 +101,7 @@ def mix(xs: list[Tensor], gates: Tensor, grad_ys: Sequence[Tensor | None], a: fl
     value, error = (
         torch.stack([torch.stack(row, 1) for row in rows], 1) for rows in (values, errors)
     )
-    return found | {"grad_gates": Bounded(value, error)}
+    return results | {"grad_gates": Bounded(value, error)}
 
 
 def combine(
@@ -110,14 +111,15 @@ def combine(
     grad_ys: Sequence[Tensor | None],
     a: float,
 ) -> Expected:
-    """Of `combine`; parameters are gates, bias, scale and shift."""
+    """Results of `combine`; its parameters are gates, bias, scale and shift."""
     bounds = CombineBounds(us, list(parameters.values()), relu, a)
     y = bounds.y
-    found = {f"y{j}": Bounded(*each) for j, each in enumerate(zip(y.value, y.error))}
+    results = {f"y{j}": Bounded(*each) for j, each in enumerate(zip(y.value, y.error))}
     grads = bounds.backward(_stacked(grad_ys, y.value[0]))
-    of_us = grads.pop("us")
-    found |= {f"grad_u{i}": Bounded(*each) for i, each in enumerate(zip(of_us.value, of_us.error))}
-    return found | {f"grad_{name}": bound for name, bound in grads.items()}
+    grad_us = grads.pop("us")
+    pairs = zip(grad_us.value, grad_us.error)
+    results |= {f"grad_u{i}": Bounded(*each) for i, each in enumerate(pairs)}
+    return results | {f"grad_{name}": bound for name, bound in grads.items()}
 
 
 def cross_predict(
@@ -128,10 +130,10 @@ def cross_predict(
     grad_gates: Tensor | None,
     a: float,
 ) -> Expected:
-    """Of `cross_predict` of vectors."""
+    """Results of `cross_predict`, for vectors."""
     bounds = PredictBounds(layer, xs, parameters, a)
     y = bounds.combine.y
-    found = {"gates": bounds.gate.g}
-    found |= {f"y{j}": Bounded(*each) for j, each in enumerate(zip(y.value, y.error))}
+    results = {"gates": bounds.gate.g}
+    results |= {f"y{j}": Bounded(*each) for j, each in enumerate(zip(y.value, y.error))}
     grads = bounds.backward(layer, _stacked(grad_ys, y.value[0]), grad_gates)
-    return found | {f"grad_{name}": bound for name, bound in grads.items()}
+    return results | {f"grad_{name}": bound for name, bound in grads.items()}

@@ -1,4 +1,4 @@
-"""Code in a fresh interpreter, which finds the package where the test says."""
+"""Code in a fresh interpreter, which imports the package from the path a test gives."""
 
 import os
 import subprocess
@@ -19,7 +19,7 @@ sum((y * y).sum() for y in ys).backward()
 
 
 def python(code, path=PACKAGE.parent, input=None, **environment):
-    """Runs code in a fresh interpreter that finds the package at `path`."""
+    """Runs code in a fresh interpreter that imports the package from `path`."""
     variables = {k: v for k, v in os.environ.items() if k != "TRITON_INTERPRET"}
     return subprocess.run(
         [sys.executable, "-c", textwrap.dedent(code)],
@@ -29,6 +29,7 @@ def python(code, path=PACKAGE.parent, input=None, **environment):
 
 
 def succeeds(code, **options):
+    """Runs code as `python` does, and asserts that it exits with 0."""
     done = python(code, **options)
     assert done.returncode == 0, done.stdout + done.stderr
     return done
@@ -48,11 +49,11 @@ warnings.simplefilter("error", RuntimeWarning)
     + RUN_A_ROUTER
     + """
 again = [x.detach().requires_grad_() for x in xs]
-wanted, wanted_gates = mpk.eager.cross_connect(again, *router.parameters())
-sum((y * y).sum() for y in wanted).backward()
-assert torch.equal(gates, wanted_gates)
-assert all(torch.equal(y, z) for y, z in zip(ys, wanted))
-# The operator and autograd may add the two parts of a gradient in another order.
+expected, expected_gates = mpk.eager.cross_connect(again, *router.parameters())
+sum((y * y).sum() for y in expected).backward()
+assert torch.equal(gates, expected_gates)
+assert all(torch.equal(y, z) for y, z in zip(ys, expected))
+# The operator and autograd may add the two parts of a gradient in a different order.
 error = max((x.grad - z.grad).abs().max() for x, z in zip(xs, again))
 assert error <= 16 * 2**-24 * max(z.grad.abs().max() for z in again), error
 try:

@@ -1,4 +1,4 @@
-"""The Triton kernels that launchers launch, and a way to see or to replace their launches."""
+"""The Triton kernels that launchers launch, and a way to record or replace their launches."""
 
 from __future__ import annotations
 
@@ -14,43 +14,43 @@ _MODULES = [
     importlib.import_module(f"mpkernels.triton.{module.name}")
     for module in pkgutil.iter_modules(mpkernels.triton.__path__)
 ]
-_PLACES = [
+_BINDINGS = [
     (module, name) for module in _MODULES for name in vars(module) if name.endswith("_kernel")
 ]
-KERNELS = sorted({name for _, name in _PLACES})
+KERNELS = sorted({name for _, name in _BINDINGS})
 
 Launch = Callable[..., Any]
 
 
 class _Intercepted:
-    def __init__(self, kernel: Any, instead: Callable[[Any, Any], Launch]) -> None:
-        self._kernel, self._instead = kernel, instead
+    def __init__(self, kernel: Any, replacement: Callable[[Any, Any], Launch]) -> None:
+        self._kernel, self._replacement = kernel, replacement
 
     def __getitem__(self, grid: Any) -> Launch:
-        return self._instead(self._kernel, grid)
+        return self._replacement(self._kernel, grid)
 
 
 @contextlib.contextmanager
-def intercepted(instead: Callable[[Any, Any], Launch]) -> Iterator[None]:
-    """Within it, `kernel[grid](...)` of every launcher runs `instead(kernel, grid)(...)`."""
-    kernels = [getattr(module, name) for module, name in _PLACES]
+def intercepted(replacement: Callable[[Any, Any], Launch]) -> Iterator[None]:
+    """Within it, every launcher's `kernel[grid](...)` runs `replacement(kernel, grid)(...)`."""
+    kernels = [getattr(module, name) for module, name in _BINDINGS]
     try:
-        for (module, name), kernel in zip(_PLACES, kernels):
-            setattr(module, name, _Intercepted(kernel, instead))
+        for (module, name), kernel in zip(_BINDINGS, kernels):
+            setattr(module, name, _Intercepted(kernel, replacement))
         yield
     finally:
-        for (module, name), kernel in zip(_PLACES, kernels):
+        for (module, name), kernel in zip(_BINDINGS, kernels):
             setattr(module, name, kernel)
 
 
 @contextlib.contextmanager
 def launched() -> Iterator[list[str]]:
-    """Yields the names of the kernels that are launched within it, in order."""
+    """Yields the names of the kernels launched within it, in order."""
     names: list[str] = []
 
-    def instead(kernel: Any, grid: Any) -> Launch:
+    def record(kernel: Any, grid: Any) -> Launch:
         names.append(kernel.__name__)
         return kernel[grid]
 
-    with intercepted(instead):
+    with intercepted(record):
         yield names

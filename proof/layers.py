@@ -1,6 +1,6 @@
 """Which file may import which: the layers of the project, as one table.
 
-`python -m proof.layers` prints every file with what it imports of the project, the imports between
+`python -m proof.layers` prints what every file imports from the project, the imports between
 folders, and what breaks the rules: an import that the table does not allow, or a circle.
 """
 
@@ -14,14 +14,14 @@ from pathlib import Path
 from proof.where import ROOT
 
 PUBLIC = {"mpkernels", "mpkernels.eager", "mpkernels.functional"}
-# What the benchmarks of CPUs and of GPUs share.
+# Modules that the CPU and the GPU benchmarks share.
 SHARED = {
     f"benchmarks.{name}"
     for name in ("baselines", "cases", "machine", "measure", "problem", "training", "workload")
 }
 
-# A file, or the folder of a file -> what it may import of this project and of triton. A name
-# allows what lies below it too, except "mpkernels" itself. "(triton)": within functions alone.
+# A file, or its folder -> what it may import from this project and from triton. A name allows
+# everything below it too, except "mpkernels". "(triton)" allows it within functions only.
 ALLOWED = {
     "mpkernels/version.py": set(),
     "mpkernels/eager": {"mpkernels.eager"},
@@ -157,7 +157,7 @@ def is_module(name: str) -> bool:
 
 
 def imported(path: str, source: str) -> Iterator[tuple[str, bool]]:
-    """(name, whether within a function) of every import; names of modules, not of their values."""
+    """(module name, whether it is within a function) of every import."""
     tree = ast.parse(source)
     within = {
         id(node)
@@ -194,8 +194,8 @@ def rule_of(path: str) -> str:
 
 
 def violations(path: str, source: str) -> list[str]:
-    """What a file imports and may not."""
-    allowed, wrong = ALLOWED[rule_of(path)], []
+    """The modules that a file imports but may not."""
+    allowed, refused = ALLOWED[rule_of(path)], []
     for name, within_function in imported(path, source):
         rules = {rule.strip("()") for rule in allowed if within_function or "(" not in rule}
         if path.startswith(("models/", "examples/")) and name.startswith("mpkernels"):
@@ -203,74 +203,74 @@ def violations(path: str, source: str) -> list[str]:
         else:
             inside = any(name == rule or name.startswith(f"{rule}.") for rule in rules)
         if not inside:
-            wrong.append(name)
-    return wrong
+            refused.append(name)
+    return refused
 
 
 def file_of(name: str) -> str | None:
-    """The file behind a module's name; None for a folder without code of its own."""
+    """The file of a module; None for a folder without an __init__.py."""
     path = Path(name.replace(".", "/"))
-    for each in (path.with_suffix(".py"), path / "__init__.py"):
-        if (ROOT / each).exists():
-            return each.as_posix()
+    for file in (path.with_suffix(".py"), path / "__init__.py"):
+        if (ROOT / file).exists():
+            return file.as_posix()
     return None
 
 
 def imports() -> dict[str, list[str]]:
-    """The files that each file imports, within functions too."""
-    found = {}
+    """The files that each file imports, including imports within functions."""
+    files = {}
     for path in sources():
         names = {file_of(name) for name, _ in imported(path, (ROOT / path).read_text())}
-        found[path] = sorted(name for name in names if name not in (None, path))
-    return found
+        files[path] = sorted(name for name in names if name not in (None, path))
+    return files
 
 
 def circle(edges: dict[str, list[str]]) -> list[str]:
-    """One circle among these edges, or nothing."""
+    """One circle among these edges, or an empty list."""
     done: set[str] = set()
-    way: list[str] = []
+    path: list[str] = []
 
     def visit(node: str) -> list[str]:
-        if node in way:
-            return [*way[way.index(node) :], node]
+        if node in path:
+            return [*path[path.index(node) :], node]
         if node not in done:
-            way.append(node)
+            path.append(node)
             for target in edges.get(node, []):
-                if found := visit(target):
-                    return found
-            done.add(way.pop())
+                if cycle := visit(target):
+                    return cycle
+            done.add(path.pop())
         return []
 
-    return next((found for node in edges if (found := visit(node))), [])
+    return next((cycle for node in edges if (cycle := visit(node))), [])
 
 
 def between_rooms(edges: dict[str, list[str]]) -> dict[str, list[str]]:
-    """The same imports between folders; a file at the top of a package stands for itself."""
+    """The same imports between folders; a file at the top of a package counts on its own."""
 
     def room(path: str) -> str:
         folder = path.rpartition("/")[0]
         return folder if "/" in folder else path
 
     rooms: dict[str, set[str]] = {}
-    for path, targets in edges.items():
-        rooms.setdefault(room(path), set()).update(room(target) for target in targets)
-    return {name: sorted(targets - {name}) for name, targets in sorted(rooms.items())}
+    for path, files in edges.items():
+        rooms.setdefault(room(path), set()).update(room(target) for target in files)
+    return {name: sorted(files - {name}) for name, files in sorted(rooms.items())}
 
 
 def main() -> int:
-    """Prints the imports; the exit status is 1 if they break the rules."""
+    """Prints the imports and returns the exit status, 1 if they break the rules."""
     edges = imports()
-    for title, each in (("files", edges), ("folders", between_rooms(edges))):
+    for title, targets_of in (("files", edges), ("folders", between_rooms(edges))):
         print(f"# Imports between {title}")
-        for path, targets in each.items():
+        for path, targets in targets_of.items():
             print(f"{path}: {', '.join(targets) or '-'}")
-    wrong = [
+    problems = [
         f"{p} may not import {n}" for p in edges for n in violations(p, (ROOT / p).read_text())
     ]
-    if found := circle(edges):
-        wrong.append(f"circle: {' -> '.join(found)}")
-    print("# Against the rules", *(wrong or ["nothing"]), sep="\n")
-    return 1 if wrong else 0
+    if cycle := circle(edges):
+        problems.append(f"circle: {' -> '.join(cycle)}")
+    print("# Against the rules", *(problems or ["nothing"]), sep="\n")
+    return 1 if problems else 0
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""Records launches instead of making them: what a launcher would run, with its arguments."""
+"""Records launches instead of running them: which kernel, grid and arguments a launcher chose."""
 
 from __future__ import annotations
 
@@ -11,40 +11,43 @@ from mpkernels.triton import combine, cross_connect, gate, gate_parameter_grads,
 from proof.launches import intercepted
 from proof.problems.networks import Router
 
+COMPILER_OPTIONS = ("num_warps", "maxnreg")
+
 
 class Launched(NamedTuple):
     kernel: object
     grid: tuple
     arguments: tuple
     constants: dict
-    options: dict  # of the compiler
+    options: dict  # for the compiler
 
 
 @contextlib.contextmanager
 def recorded_launches():
-    """Yields the list of launches; nothing runs, outputs stay unset."""
+    """Yields the list of launches; nothing runs, so outputs stay uninitialised."""
     launches: list[Launched] = []
 
-    def instead(kernel, grid):
+    def record(kernel, grid):
         def launch(*arguments, **named):
-            options = {name: named.pop(name) for name in ("num_warps", "maxnreg") if name in named}
-            launches.append(Launched(kernel, grid, arguments, named, options))
+            options = {name: named[name] for name in COMPILER_OPTIONS if name in named}
+            constants = {name: value for name, value in named.items() if name not in options}
+            launches.append(Launched(kernel, grid, arguments, constants, options))
 
         return launch
 
-    with intercepted(instead):
+    with intercepted(record):
         yield launches
 
 
 def empty_paths(router: Router, batch: int, dtype, channels_last=False) -> list[torch.Tensor]:
-    """Maps of a router whose memory nobody touches."""
+    """A router's maps, uninitialised since no kernel runs."""
     shape = (batch, router.channels, *router.spatial)
     format = torch.channels_last if channels_last and router.spatial else torch.contiguous_format
     return [torch.empty(shape, dtype=dtype, memory_format=format) for _ in range(router.inputs)]
 
 
 def empty_predictions(router: Router, batch: int, dtype, channels_last=False):
-    """The m maps and the parameters that combine would take, and the gradients of its n outputs."""
+    """The m maps and the parameters of combine, and the gradients of its n outputs."""
     m, n, c = router.inputs, router.outputs, router.channels
     us = empty_paths(router._replace(channels=n * c), batch, dtype, channels_last)
     grads = empty_paths(router._replace(inputs=n), batch, dtype, channels_last)
@@ -52,7 +55,7 @@ def empty_predictions(router: Router, batch: int, dtype, channels_last=False):
 
 
 def combine_launches_of(router: Router, dtype, batch=128, channels_last=False, frozen=False):
-    """Launches of combine, forward and backward; frozen: no parameter wants a gradient."""
+    """Launches of combine, forward and backward; if frozen, only maps and gates need gradients."""
     us, parameters, grads = empty_predictions(router, batch, dtype, channels_last)
     with recorded_launches() as forward:
         combine.combine(us, *parameters, True)
@@ -63,7 +66,7 @@ def combine_launches_of(router: Router, dtype, batch=128, channels_last=False, f
 
 
 def launches_of(router: Router, dtype, batch=128, channels_last=False, frozen=False):
-    """Launches of a forward and of a backward in which everything (frozen: all maps) is wanted."""
+    """Launches of cross_connect, forward and backward; if frozen, only maps need gradients."""
     m, n, channels = router.inputs, router.outputs, router.channels
     xs = empty_paths(router, batch, dtype, channels_last)
     parameters = [torch.empty(*s) for s in ((m, 16, channels), (m, 16), (m, n, 16), (m, n))]
@@ -76,32 +79,35 @@ def launches_of(router: Router, dtype, batch=128, channels_last=False, frozen=Fa
 
 
 def other_launches_of(router: Router, dtype, batch=4, channels_last=False):
-    """Launches of all launchers of the package, with gradients absent and parameters left out."""
+    """Launches of every launcher, with some gradients and optional parameters absent."""
     m, n, channels = router.inputs, router.outputs, router.channels
     xs = empty_paths(router, batch, dtype, channels_last)
     grads = [None, *empty_paths(router._replace(inputs=n - 1), batch, dtype, channels_last)]
-    given = [torch.empty(*s) for s in ((m, 16, channels), (m, 16), (m, n, 16), (m, n))]
-    of_mix = [torch.empty(batch, m, n), torch.empty(batch, m, n, channels)]
-    us, (of_paths, _, scale, _), of_ys = empty_predictions(router, batch, dtype, channels_last)
-    of_combine = (of_paths, None, scale, None)
+    parameters = [torch.empty(*s) for s in ((m, 16, channels), (m, 16), (m, n, 16), (m, n))]
+    mix_gates = [torch.empty(batch, m, n), torch.empty(batch, m, n, channels)]
+    predictions = empty_predictions(router, batch, dtype, channels_last)
+    us, (combine_gates, _, scale, _), combine_grads = predictions
+    combine_parameters = (combine_gates, None, scale, None)
     with recorded_launches() as forward:
-        ys, gates, pooled = cross_connect.cross_connect(xs, *given)
-        gate.gate(xs, *given)
-        for weights in of_mix:
+        ys, gates, pooled = cross_connect.cross_connect(xs, *parameters)
+        gate.gate(xs, *parameters)
+        for weights in mix_gates:
             mix.mix(xs, weights)
-        combine.combine(us, *of_combine, False)
+        combine.combine(us, *combine_parameters, False)
     wanted = [False, *[True] * (m - 1)]
     with recorded_launches() as backward:
         cross_connect.cross_connect_backward(
-            grads, None, xs, gates, pooled, *given, [*wanted, True, True, True, False]
+            grads, None, xs, gates, pooled, *parameters, [*wanted, True, True, True, False]
         )
-        gate.gate_backward(gates, gates, pooled, *given, [True] * 4)
-        for weights in of_mix:
+        gate.gate_backward(gates, gates, pooled, *parameters, [True] * 4)
+        for weights in mix_gates:
             mix.mix_backward(grads, xs, weights, [*wanted, True])
         combine.combine_backward(
-            [None, *of_ys[1:]], us, *of_combine, False, [*wanted, True, False, True, False]
-        )
-        sizes = (n, 16, 16, channels)  # of a batch of several parts
-        of_parts = [torch.empty(300, m, size) for size in sizes]
-        gate_parameter_grads.parameter_gradients(*of_parts, given, [True] * 4)
+            [None, *combine_grads[1:]], us, *combine_parameters, False,
+            [*wanted, True, False, True, False],
+        )  # fmt: skip
+        sizes = (n, 16, 16, channels)
+        # A batch of 300 is summed in several parts.
+        terms = [torch.empty(300, m, size) for size in sizes]
+        gate_parameter_grads.parameter_gradients(*terms, parameters, [True] * 4)
     return forward, backward

@@ -1,6 +1,6 @@
-"""Threads that call every operator while another one switches backends.
+"""Threads that call every operator while another thread switches backends.
 
-`python -m proof.switching SECONDS` does so for long.
+`python -m proof.switching SECONDS` runs them for that long.
 """
 
 import sys
@@ -41,27 +41,29 @@ def wide(tensors):
 
 
 def threads_and_a_switch(seconds):
-    """Three threads call every operator, forward and backward; one switches all the while."""
+    """Three threads run every operator, forward and backward, while a fourth switches backends."""
     problems = [(name, *arguments(name)) for name in NAMES]
-    wanted = {}
+    expected = {}
     for name, paths, rest in problems:
         paths = [p.requires_grad_() for p in paths]
         rest = [None if t is None else t.detach().requires_grad_() for t in rest]
-        wanted[name] = value_and_gradients(name, eager, wide(paths), wide(rest))
+        expected[name] = value_and_gradients(name, eager, wide(paths), wide(rest))
     stop, errors, counts = time.monotonic() + seconds, [], {}
 
     def check(name, paths, rest):
         rest = [None if t is None else t.detach().requires_grad_() for t in rest]
-        for found, right in zip(value_and_gradients(name, functional, paths, rest), wanted[name]):
-            assert (found - right).abs().max() <= 1e-4 * right.abs().max().clamp(min=1), name
+        results = value_and_gradients(name, functional, paths, rest)
+        for result, reference in zip(results, expected[name]):
+            limit = 1e-4 * reference.abs().max().clamp(min=1)
+            assert (result - reference).abs().max() <= limit, name
 
-    def work(which):
+    def work(worker):
         with torch.random.fork_rng():
             while time.monotonic() < stop and not errors:
                 for name, paths, rest in problems:
-                    counts[which] = counts.get(which, 0) + 1
-                    if counts[which] % 7 == 0:
-                        with mpk.use_backend(("eager", "native")[which % 2]):
+                    counts[worker] = counts.get(worker, 0) + 1
+                    if counts[worker] % 7 == 0:
+                        with mpk.use_backend(("eager", "native")[worker % 2]):
                             check(name, paths, rest)
                     else:
                         check(name, paths, rest)
@@ -74,9 +76,9 @@ def threads_and_a_switch(seconds):
                 with mpk.use_backend("eager"), mpk.use_backend("triton"):
                     time.sleep(1e-4)
 
-    def guarded(run, *given):
+    def guarded(run, *arguments):
         try:
-            run(*given)
+            run(*arguments)
         except BaseException as error:
             errors.append(error)
 

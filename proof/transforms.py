@@ -1,4 +1,7 @@
-"""Every way to derive functions of tensors, and to map over what was derived."""
+"""Every way to differentiate a function of tensors and to batch it, and their combinations.
+
+Each way is a function of (function, flat): what it differentiates, and its tensors.
+"""
 
 from functools import partial
 
@@ -52,7 +55,7 @@ def forward_over_backward(function, flat):
 
 
 def tangents_in_backward(function, flat):
-    """The forward knows of no tangent; the gradient that arrives has one."""
+    """Forward sees no tangents; the gradients that enter backward have them."""
     leaves = [t.detach().clone().requires_grad_() for t in flat]
     ys = function(*leaves)
     with fw.dual_level():
@@ -140,14 +143,14 @@ def vmap_of_the_first(function, flat):
 
 
 def vmap_of_the_last(function, flat):
-    given = many(flat, {len(flat) - 1})
-    moved = [*given[:-1], given[-1].movedim(0, -1)]
+    stacked = many(flat, {len(flat) - 1})
+    moved = [*stacked[:-1], stacked[-1].movedim(0, -1)]
     return vmap(function, (*[None] * (len(flat) - 1), -1))(*moved)
 
 
 def vmap_of_vmap(function, flat):
-    given = many(many(flat, every(flat)), every(flat))
-    return vmap(vmap(function))(*given)
+    stacked = many(many(flat, every(flat)), every(flat))
+    return vmap(vmap(function))(*stacked)
 
 
 def vmap_of_grad(function, flat):
@@ -192,22 +195,22 @@ def reverse_over_reverse(function, flat):
 def batched_gradients(function, flat):
     leaves = [t.detach().clone().requires_grad_() for t in flat]
     ys = function(*leaves)
-    given = [torch.stack([y, 2 * y + 1, y * 0]).detach() for y in ys]
-    return torch.autograd.grad(ys, leaves, given, is_grads_batched=True)
+    cotangents = [torch.stack([y, 2 * y + 1, y * 0]).detach() for y in ys]
+    return torch.autograd.grad(ys, leaves, cotangents, is_grads_batched=True)
 
 
 def batched_second_gradients(function, flat):
     leaves = [t.detach().clone().requires_grad_() for t in flat]
     firsts = torch.autograd.grad(loss(function, *leaves), leaves, create_graph=True)
-    given = [torch.stack([g, 2 * g + 1]).detach() for g in firsts]
-    return torch.autograd.grad(firsts, leaves, given, is_grads_batched=True)
+    cotangents = [torch.stack([g, 2 * g + 1]).detach() for g in firsts]
+    return torch.autograd.grad(firsts, leaves, cotangents, is_grads_batched=True)
 
 
 def gradients_of_batched_gradients(function, flat):
     leaves = [t.detach().clone().requires_grad_() for t in flat]
     ys = function(*leaves)
-    given = [torch.stack([y, 2 * y + 1]).detach() for y in ys]
-    firsts = torch.autograd.grad(ys, leaves, given, is_grads_batched=True, create_graph=True)
+    cotangents = [torch.stack([y, 2 * y + 1]).detach() for y in ys]
+    firsts = torch.autograd.grad(ys, leaves, cotangents, is_grads_batched=True, create_graph=True)
     return torch.autograd.grad(sum_of_squares(firsts), leaves, allow_unused=True)
 
 
@@ -252,16 +255,16 @@ WAYS = [
 ]  # fmt: skip
 
 
-def flattened(found):
-    leaves, _ = torch.utils._pytree.tree_flatten(found)
+def flattened(results):
+    leaves, _ = torch.utils._pytree.tree_flatten(results)
     return leaves
 
 
-def assert_same(found, wanted):
-    found, wanted = flattened(found), flattened(wanted)
-    assert len(found) == len(wanted)
-    for f, w in zip(found, wanted):
-        if f is None or w is None:  # a gradient that is zero may be none
+def assert_same(actual, expected):
+    actual, expected = flattened(actual), flattened(expected)
+    assert len(actual) == len(expected)
+    for f, w in zip(actual, expected):
+        if f is None or w is None:  # None may stand for a gradient of zeros
             assert all(t is None or not t.any() for t in (f, w))
             continue
         assert f.shape == w.shape

@@ -1,4 +1,4 @@
-"""Compiles a Triton kernel for a GPU that is not there, and reads what came out."""
+"""Compiles a Triton kernel for a GPU that this machine lacks, and counts its instructions."""
 
 from __future__ import annotations
 
@@ -27,56 +27,56 @@ _TYPES = {
     torch.bfloat16: "*bf16",
     torch.float16: "*fp16",
 }
-# An instruction, behind its address and a predicate.
+# An instruction, after its address and an optional predicate.
 _SASS = re.compile(r"/\*[0-9a-f]{4,}\*/\s+(?:@!?U?P\w+\s+)?([A-Z][A-Z0-9_.]*)")
 _GCN = re.compile(r"^\s+((?:[sv]|ds|global|buffer|flat|scratch)_\w+)", re.MULTILINE)
 
 
 class Compiled(NamedTuple):
-    """Counts of the machine code, without its NOPs, and what it took to compile."""
+    """Counts from the machine code, without its NOPs, and the time it took to compile."""
 
     instructions: int
     barriers: int
     shared_stores: int
-    spilled_bytes: int  # stack of a thread, and local loads and stores
+    spilled_bytes: int  # stack per thread, plus the number of local loads and stores
     registers: int
-    shared: int  # bytes a block
-    wide_loads: int  # 16 bytes
+    shared: int  # bytes per block
+    wide_loads: int  # of 16 bytes
     wide_stores: int
     atomics: int
     cpu_seconds: float  # of this process and of ptxas
 
 
 def _describe(value, specialize=True):
-    """Triton's type of an argument, and the attributes that a launch would find."""
-    aligned = [["tt.divisibility", 16]] if specialize else []
+    """Triton's type of an argument, and the attributes that a launch would give it."""
+    divisible = [["tt.divisibility", 16]] if specialize else []
     if isinstance(value, torch.Tensor):
-        return _TYPES[value.dtype], aligned if value.data_ptr() % 16 == 0 else []
-    return ("i64" if value >= 2**31 else "i32"), aligned if value % 16 == 0 else []
+        return _TYPES[value.dtype], divisible if value.data_ptr() % 16 == 0 else []
+    return ("i64" if value >= 2**31 else "i32"), divisible if value % 16 == 0 else []
 
 
 def source(kernel, arguments: tuple, constants: dict) -> ASTSource:
     """The specialisation that a launch with these arguments would compile."""
     signature, constexprs, attributes = {}, {}, {}
-    for at, (name, value) in enumerate(zip(kernel.arg_names, arguments)):
-        special = not kernel.params[at].do_not_specialize
+    for index, (name, value) in enumerate(zip(kernel.arg_names, arguments)):
+        special = not kernel.params[index].do_not_specialize
         one = special and type(value) is int and value == 1
-        if value is None or kernel.params[at].is_constexpr or one:
-            signature[name], constexprs[(at,)] = "constexpr", value
+        if value is None or kernel.params[index].is_constexpr or one:
+            signature[name], constexprs[(index,)] = "constexpr", value
         elif isinstance(value, tuple):
             types = []
             for inner, element in enumerate(value):
-                kind, found = _describe(element)
+                kind, attribute = _describe(element)
                 if isinstance(element, int) and element == 1:
-                    kind, constexprs[(at, inner)] = "constexpr", 1
+                    kind, constexprs[(index, inner)] = "constexpr", 1
                 types.append(kind)
-                if found:
-                    attributes[(at, inner)] = found
+                if attribute:
+                    attributes[(index, inner)] = attribute
             signature[name] = tuple(types)
         else:
-            signature[name], found = _describe(value, special)
-            if found:
-                attributes[(at,)] = found
+            signature[name], attribute = _describe(value, special)
+            if attribute:
+                attributes[(index,)] = attribute
     for name, value in constants.items():
         signature[name] = "constexpr"
         constexprs[(kernel.arg_names.index(name),)] = value
@@ -84,12 +84,12 @@ def source(kernel, arguments: tuple, constants: dict) -> ASTSource:
 
 
 def _count(mnemonics: Counter[str], pattern: str) -> int:
-    """How many instructions begin like this."""
+    """How many instructions begin with the pattern."""
     return sum(count for name, count in mnemonics.items() if re.match(pattern, name))
 
 
 def read_cubin(cubin: bytes, shared: int, cpu_seconds: float) -> Compiled:
-    """Counts the machine code of a kernel for NVIDIA's cards."""
+    """Counts the instructions of a kernel for an NVIDIA GPU."""
     tools = Path(triton.__file__).parent / "backends/nvidia/bin"
     with tempfile.NamedTemporaryFile(suffix=".cubin") as file:
         file.write(cubin)
@@ -100,14 +100,14 @@ def read_cubin(cubin: bytes, shared: int, cpu_seconds: float) -> Compiled:
 
         usage = run(tools / "cuobjdump", "-res-usage", file.name)
         code = Counter(_SASS.findall(run(tools / "nvdisasm", "-c", "-ndf", file.name)))
-    found = re.search(r"REG:(\d+) STACK:(\d+)", usage)
-    assert found and code, usage
+    usage_match = re.search(r"REG:(\d+) STACK:(\d+)", usage)
+    assert usage_match and code, usage
     return Compiled(
         instructions=code.total() - code["NOP"],
         barriers=_count(code, r"BAR\.SYNC\b"),
         shared_stores=_count(code, r"STSM?\b"),
-        spilled_bytes=int(found[2]) + _count(code, r"(LDL|STL)\b"),
-        registers=int(found[1]),
+        spilled_bytes=int(usage_match[2]) + _count(code, r"(LDL|STL)\b"),
+        registers=int(usage_match[1]),
         shared=shared,
         wide_loads=_count(code, r"LDG\.[A-Z0-9.]*128"),
         wide_stores=_count(code, r"STG\.[A-Z0-9.]*128"),
@@ -116,11 +116,13 @@ def read_cubin(cubin: bytes, shared: int, cpu_seconds: float) -> Compiled:
     )
 
 
-def _amd(text: str, shared: int, cpu_seconds: float) -> Compiled:
+def _read_amdgcn(text: str, shared: int, cpu_seconds: float) -> Compiled:
+    """Counts the instructions of a kernel for an AMD GPU, from its assembly."""
+
     def number(name):
-        found = re.search(rf"\.{name}:\s+(\d+)", text)
-        assert found, name
-        return int(found[1])
+        match = re.search(rf"\.{name}:\s+(\d+)", text)
+        assert match, name
+        return int(match[1])
 
     code = Counter(_GCN.findall(text))
     assert code
@@ -139,26 +141,26 @@ def _amd(text: str, shared: int, cpu_seconds: float) -> Compiled:
 
 
 def _cpu_seconds() -> float:
-    """Of this process and of the children it waited for."""
+    """CPU time of this process and of the children it waited for."""
     return sum(os.times()[:4])
 
 
 def compile_for(target: str, kernel, arguments: tuple, constants: dict, options: dict) -> Compiled:
-    """Compiles the kernel as a launch with these arguments would, for the target.
+    """Compiles the kernel for the target, as a launch with these arguments would.
 
-    It neither takes from Triton's cache nor leaves anything there: the time is that of a
-    compilation, and a kernel that a test broke is not found by a launch.
+    Triton's cache is neither read nor written, so the time is that of a full compilation, and no
+    later launch can pick up a kernel that a test broke on purpose.
     """
     gpu = TARGETS[target]
-    if gpu.backend == "hip":  # which has no limit of registers to set
+    if gpu.backend == "hip":  # Triton sets no register limit there
         options = {name: value for name, value in options.items() if name != "maxnreg"}
-    made = source(kernel, arguments, constants)
+    specialisation = source(kernel, arguments, constants)
     with tempfile.TemporaryDirectory() as folder, triton.knobs.cache.scope():
         triton.knobs.cache.dir = folder
         before = _cpu_seconds()
-        compiled = triton.compile(made, target=gpu, options=options)
+        compiled = triton.compile(specialisation, target=gpu, options=options)
         cpu_seconds = _cpu_seconds() - before
         shared = compiled.metadata.shared
         if gpu.backend == "cuda":
             return read_cubin(compiled.asm["cubin"], shared, cpu_seconds)
-        return _amd(compiled.asm["amdgcn"], shared, cpu_seconds)
+        return _read_amdgcn(compiled.asm["amdgcn"], shared, cpu_seconds)

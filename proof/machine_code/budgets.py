@@ -1,7 +1,7 @@
-"""Compiles the kernels for GPUs that are not there, and compares them with their ceilings.
+"""Compiles the kernels for GPUs that this machine lacks, and compares them with their ceilings.
 
-`python -m proof.machine_code.budgets` prints a line for every kernel at every router of the paper's
-networks and exits 1 if one is above its ceiling; the argument '64x8x8 3->3' names one router.
+`python -m proof.machine_code.budgets` prints one line per kernel and router of the paper's networks
+and exits with 1 if a kernel is above its ceiling; the argument '64x8x8 3->3' names one router.
 """
 
 from __future__ import annotations
@@ -30,13 +30,13 @@ LAUNCHES = {
     "other": other_launches_of,
 }
 PAPER = ("cross_connect", "combine")  # operators of the paper's networks
-SHARED_BYTES = 49152  # static shared memory that every card grants
+SHARED_BYTES = 49152  # static shared memory that every GPU grants
 COLUMNS = ("router", "dtype", "layout", "kernel", "target", "instructions", "barriers",
            "shared stores", "spilled", "registers", "CPU seconds")  # fmt: skip
 
 
 class Job(NamedTuple):
-    """A forward and a backward, or launches of all other kernels."""
+    """One operator's forward and backward at one router; "other" is all other kernels."""
 
     operator: str
     router: Router
@@ -47,24 +47,24 @@ class Job(NamedTuple):
         return f"{self.operator} {shape(self.router)} {self.dtype} {self.layout}"
 
     def launches(self) -> list[Launched]:
-        """With every gradient wanted, unless absent ones are the point."""
+        """Its launches, with every gradient needed, except those that "other" leaves out."""
         return _launches(self)
 
 
 class Row(NamedTuple):
-    """One launch, as it comes out of the compiler."""
+    """One launch and its compiled code."""
 
     job: Job
     kernel: str
     target: str
     num_warps: int
-    maps: tuple[int, int]  # 16-byte loads and stores that its tiles of maps ask for
+    maps: tuple[int, int]  # 16-byte loads and stores that its tiles of maps need
     code: Compiled
 
     def exceeded(self) -> list[str]:
-        """The ceilings that it is above."""
-        words = exceeded(self.kernel, shape(self.job.router), self.target, self.code)
-        return [f"{self.job.dtype} {self.job.layout}: {each}" for each in words]
+        """The ceilings that it exceeds, in words."""
+        excesses = exceeded(self.kernel, shape(self.job.router), self.target, self.code)
+        return [f"{self.job.dtype} {self.job.layout}: {each}" for each in excesses]
 
     def __str__(self) -> str:
         code, (_, router, dtype, layout) = self.code, self.job
@@ -76,7 +76,8 @@ class Row(NamedTuple):
         return f"| {' | '.join(map(str, cells))} |"
 
 
-# Together they launch every kernel: kept in registers, walked by a block, split over blocks.
+# Together they launch every kernel: a sample kept in registers, walked by a block, or split over
+# blocks.
 EVERY_KERNEL = [
     Job("cross_connect", Router("", 64, (8, 8), 2, 2)),
     Job("cross_connect", Router("", 16, (32, 32), 4, 4)),
@@ -85,28 +86,28 @@ EVERY_KERNEL = [
 
 
 def key_of(launch: Launched) -> str:
-    """Equal for launches that are compiled to the same code."""
-    made = source(launch.kernel, launch.arguments, launch.constants)
-    return f"{made.hash()} {launch.options}"
+    """A key that is equal for launches that compile to the same code."""
+    specialisation = source(launch.kernel, launch.arguments, launch.constants)
+    return f"{specialisation.hash()} {launch.options}"
 
 
-@lru_cache(maxsize=1)  # a job's kernels follow each other
+@lru_cache(maxsize=1)  # enough, since kernels of one job are compiled in a row
 def _launches(job: Job) -> list[Launched]:
     last = job.layout == "channels_last"
     directions = LAUNCHES[job.operator](job.router, DTYPES[job.dtype], channels_last=last)
-    # Groups of samples launch the same again.
+    # A batch in several groups of samples launches the same kernel several times.
     return list({key_of(each): each for launches in directions for each in launches}.values())
 
 
 def routers(operator: str) -> list[Router]:
-    """The paper's routers, each once."""
+    """The paper's routers for the operator, each shape once."""
     networks = PREDICTED if operator == "combine" else NETWORKS
-    found = {(r.channels, r.spatial, r.inputs, r.outputs): r for n in networks.values() for r in n}
-    return list(found.values())
+    unique = {(r.channels, r.spatial, r.inputs, r.outputs): r for n in networks.values() for r in n}
+    return list(unique.values())
 
 
 def jobs_of(operator: str, chosen: list[Router]) -> list[Job]:
-    """Every dtype, NCHW everywhere, channels_last for maps."""
+    """One job per router, dtype and layout; vectors have no channels_last."""
     return [
         Job(operator, router, dtype, layout)
         for router in chosen
@@ -117,7 +118,7 @@ def jobs_of(operator: str, chosen: list[Router]) -> list[Job]:
 
 
 def map_accesses(launch: Launched, target: str) -> tuple[int, int]:
-    """16-byte loads and stores of a thread that the kernel's tiles of maps come to, at least."""
+    """The fewest 16-byte loads and stores per thread that cover the kernel's tiles of maps."""
     lanes = 64 if TARGETS[target].backend == "hip" else 32
     sizes, name = launch.constants, launch.kernel.__name__  # type: ignore[attr-defined]
     m, n = sizes.get("INPUTS", 0), sizes.get("OUTPUTS", 0)
@@ -126,7 +127,7 @@ def map_accesses(launch: Launched, target: str) -> tuple[int, int]:
     def wide(values: int) -> int:
         return values * launch.arguments[0][0].element_size() // bytes_of_threads
 
-    # Rows and columns of a kept tile beyond those of the map are padding, which may be left out.
+    # Rows and columns of a kept tile beyond the map's are padding, which need not be accessed.
     kept = sizes.get("BLOCK_SAMPLES", 0) * sizes.get("CHANNELS", 0) * sizes.get("POSITIONS", 0)
     walk = sizes.get("BLOCK_WALK", 0)
     pool = sizes.get("BLOCK_CHANNELS", 0) * sizes.get("BLOCK_POSITIONS", 0)
@@ -149,13 +150,13 @@ def map_accesses(launch: Launched, target: str) -> tuple[int, int]:
 def _compile(job: Job, index: int, target: str) -> Row:
     launch = job.launches()[index]
     code = compile_for(target, launch.kernel, launch.arguments, launch.constants, launch.options)
-    wanted = map_accesses(launch, target) if job.operator != "other" else (0, 0)
+    accesses = map_accesses(launch, target) if job.operator != "other" else (0, 0)
     warps = launch.options["num_warps"]
-    return Row(job, launch.kernel.__name__, target, warps, wanted, code)  # type: ignore[attr-defined]
+    return Row(job, launch.kernel.__name__, target, warps, accesses, code)  # type: ignore[attr-defined]
 
 
 def rows(jobs: list[Job], targets: list[str], processes: int = 2) -> Iterator[Row]:
-    """Every kernel of these jobs for these targets; what comes out the same is compiled once."""
+    """Every kernel of these jobs for these targets; equal specialisations are compiled once."""
     units = {}
     for job in jobs:
         for index, launch in enumerate(job.launches()):
@@ -176,36 +177,37 @@ def all_rows() -> Iterator[Row]:
 
 
 def router_of(text: str) -> Router:
-    """64x8x8 2->3 and the like."""
+    """Parses a router such as 64x8x8 2->3."""
     channels, *spatial, inputs, outputs = map(int, re.findall(r"\d+", text))
     return Router("", channels, tuple(spatial), inputs, outputs)
 
 
 def main() -> int:
-    """Prints the rows, then the most of each kernel beside its ceiling."""
+    """Prints the rows, then each kernel's maximum beside its ceiling."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("routers", nargs="*", metavar="CxHxW m->n", help="default: the paper's")
     parser.add_argument("--operator", choices=PAPER, default=PAPER[0], help="of these routers")
     parser.add_argument("--targets", nargs="*", choices=TARGETS, default=["sm_90"])
-    chosen = parser.parse_args()
+    arguments = parser.parse_args()
     print(f"Triton {triton.__version__}:\n")
     print(f"| {' | '.join(COLUMNS)} |\n|{'---|' * len(COLUMNS)}")
-    asked = jobs_of(chosen.operator, [router_of(text) for text in chosen.routers])
-    found = []
-    for row in rows(asked, chosen.targets) if asked else all_rows():
+    jobs = jobs_of(arguments.operator, [router_of(text) for text in arguments.routers])
+    compiled = []
+    for row in rows(jobs, arguments.targets) if jobs else all_rows():
         print(row, flush=True)
-        found.append(row)
+        compiled.append(row)
     print(f"\n| most / ceiling | {' | '.join(Ceiling._fields)} |")
     print(f"|{'---|' * (1 + len(Ceiling._fields))}")
-    for kernel in dict.fromkeys(row.kernel for row in found):
-        codes = [row.code for row in found if row.kernel == kernel]
+    for kernel in dict.fromkeys(row.kernel for row in compiled):
+        codes = [row.code for row in compiled if row.kernel == kernel]
         most = [max(getattr(code, name) for code in codes) for name in Ceiling._fields]
         ceiling = CEILINGS.get(kernel, ("none",) * len(most))
         cells = [f"{value:.4g} / {limit}" for value, limit in zip(most, ceiling)]
         print(f"| {kernel} | {' | '.join(cells)} |")
-    above = [words for row in found for words in row.exceeded()]
-    print("", f"{len(found)} kernels compiled, {len(above)} above a ceiling", *above, sep="\n")
-    return 1 if above else 0
+    excesses = [excess for row in compiled for excess in row.exceeded()]
+    summary = f"{len(compiled)} kernels compiled, {len(excesses)} above a ceiling"
+    print("", summary, *excesses, sep="\n")
+    return 1 if excesses else 0
 
 
 if __name__ == "__main__":

@@ -1,9 +1,9 @@
-"""What the machine code of each kernel may come to at most, at every router, on every target.
+"""Ceilings on the machine code of each kernel, at every router, on every target.
 
-A ceiling is about one and a half times the most that was seen with Triton 3.6 and 3.8, for any
-router of the paper's networks. Forwards of cross_connect keep to 60 barriers, no kernel of it to
-more than 4,000 instructions and 200 shared stores. Tiles that pass through shared memory, which
-Triton once made of them, took thousands of stores, and 31 to 76 CPU seconds to compile.
+A ceiling is about one and a half times the maximum seen with Triton 3.6 and 3.8 over all routers of
+the paper's networks. Forward kernels of cross_connect stay within 60 barriers, and all its kernels
+within 4,000 instructions and 200 shared stores. Tiles that Triton once passed through
+shared memory took thousands of stores, and 31 to 76 CPU seconds to compile.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from proof.machine_code.aot import Compiled
 
 
 class Ceiling(NamedTuple):
-    """The most of one kernel; the names are those of `Compiled`."""
+    """The ceilings of one kernel; the fields are named as in `Compiled`."""
 
     instructions: int
     barriers: int
@@ -47,25 +47,25 @@ CEILINGS = {
 
 
 ANY = "any router"
-# Those that the GPU report's rehearsal compiles and the table of budgets.py does not.
+# Launches that the GPU report's rehearsal compiles, and budgets.py does not.
 MIXED = "mix at any router"
-FLOAT64 = "any router of float64 maps"  # which take twice the registers, and which no network has
+FLOAT64 = "any router of float64 maps"  # they take twice the registers; no network has them
 
 
 class Allowance(NamedTuple):
-    """One kernel may come to more of one column on one target, as one Triton compiles it."""
+    """A higher limit for one column of one kernel on one target, under one Triton version."""
 
     kernel: str
     router: str
     target: str
-    triton: str | tuple[str, ...]  # how its version begins
+    triton: str | tuple[str, ...]  # prefix of its version
     column: str
     most: float
     reason: str
 
 
 _LAYOUT = "bf16 in channels_last: the pooled channels of each path change their layout once more"
-_MAPS = "sums over the positions of 16 pairs of paths, a value a channel"
+_MAPS = "sums over the positions of 16 pairs of paths, one value per channel"
 _BLOCKS = "ptxas stops at a number of registers that lets one more block run at a time"
 ALLOWANCES = [
     Allowance("resident_kernel", "[64] 4->4", "sm_90", ("3.6.", "3.7.", "3.8."), "barriers", 63,
@@ -88,7 +88,7 @@ ALLOWANCES = [
 
 
 def allowed_to(kernel: str, router: str, target: str) -> list[Allowance]:
-    """Those that the Triton which is installed needs, of all routers if it may be any."""
+    """The allowances under the installed Triton; `router` = ANY gives those of all routers."""
     return [
         each
         for each in ALLOWANCES
@@ -99,14 +99,14 @@ def allowed_to(kernel: str, router: str, target: str) -> list[Allowance]:
 
 
 def exceeded(kernel: str, router: str, target: str, code: Compiled) -> list[str]:
-    """Every ceiling that this code is above, in words; none: the kernel is as it should be."""
+    """Every ceiling that this code exceeds, in words."""
     if kernel not in CEILINGS:
         return [f"{kernel} has no ceiling"]
-    most = CEILINGS[kernel]._asdict()
-    most |= {each.column: each.most for each in allowed_to(kernel, router, target)}
-    found = {column: getattr(code, column) for column in most}
+    limits = CEILINGS[kernel]._asdict()
+    limits |= {each.column: each.most for each in allowed_to(kernel, router, target)}
+    counts = {column: getattr(code, column) for column in limits}
     return [
-        f"{kernel} at {router} for {target}: {found[column]} {column}, at most {limit}"
-        for column, limit in most.items()
-        if found[column] > limit
+        f"{kernel} at {router} for {target}: {counts[column]} {column}, at most {limit}"
+        for column, limit in limits.items()
+        if counts[column] > limit
     ]

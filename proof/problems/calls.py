@@ -18,7 +18,7 @@ from proof.problems.cases import (
 
 NAMES = ("cross_connect", "gate", "mix", "mix_by_channel", "combine")
 MAPS = ("cross_connect", "mix", "mix_by_channel", "combine")  # their outputs are maps
-GIVEN_GATES = ("mix", "mix_by_channel", "combine")
+GIVEN_GATES = ("mix", "mix_by_channel", "combine")  # their gates are an argument
 
 
 def operator_of(name: str) -> str:
@@ -38,7 +38,7 @@ def arguments(name: str, case: Case) -> tuple[list[Tensor], list[Tensor | None]]
 def call(
     name: str, functions: ModuleType, paths: list[Tensor], rest: list[Tensor | None]
 ) -> list[Tensor]:
-    """All outputs, by `mpkernels.functional` or `mpkernels.eager`."""
+    """All outputs, computed by `functions`: `mpkernels.functional` or `mpkernels.eager`."""
     if name == "cross_connect":
         ys, gates = functions.cross_connect(paths, *rest)
         return [*ys, gates]
@@ -51,20 +51,20 @@ def call(
 
 
 def call_operator(name: str, paths: list[Tensor], rest: list[Tensor | None]) -> list[Tensor]:
-    """All outputs that `call` returns, by `torch.ops.mpkernels`."""
+    """The outputs that `call` returns, computed by `torch.ops.mpkernels`."""
     options = [True] if name == "combine" else []
-    found = getattr(torch.ops.mpkernels, operator_of(name))(paths, *rest, *options)
+    outputs = getattr(torch.ops.mpkernels, operator_of(name))(paths, *rest, *options)
     if name == "cross_connect":
-        return [*found[0], found[1]]
-    return [found[0]] if name == "gate" else found
+        return [*outputs[0], outputs[1]]
+    return [outputs[0]] if name == "gate" else outputs
 
 
 def leaves(paths: list[Tensor], rest: list[Tensor | None]) -> list[Tensor]:
-    """Those that want a gradient."""
+    """The tensors that require a gradient."""
     return [t for t in (*paths, *rest) if t is not None and t.requires_grad]
 
 
 def slices(name: str, part: slice, paths: list, rest: list) -> tuple[list, list]:
-    """The same call for a part of the batch."""
-    given = [rest[0][part], *rest[1:]] if name in GIVEN_GATES else rest
-    return [x[part] for x in paths], given
+    """The arguments of the same call for part of the batch."""
+    others = [rest[0][part], *rest[1:]] if name in GIVEN_GATES else rest
+    return [x[part] for x in paths], others

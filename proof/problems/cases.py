@@ -1,4 +1,4 @@
-"""The one table of router problems; every operator runs it on every backend."""
+"""The one table of router problems, which every operator runs on every backend."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ def _randn(*shape: object) -> Tensor:
 
 @dataclass(frozen=True)
 class Case:
-    """One problem; `why` says what would go unseen without it."""
+    """One problem; `why` names what only this case would catch."""
 
     name: str
     why: str
@@ -84,7 +84,7 @@ _GRADIENTS = [
     "gates_only",
 ]  # fmt: skip
 _PARAMETERS = ("w1", "b1", "w2", "b2", "gates", "bias", "scale", "shift")
-_SUMMED = ("expanded", "expanded_space", "expanded_width")  # gradients of sums over these
+_SUMMED = ("expanded", "expanded_space", "expanded_width")  # shapes of a sum's gradient
 
 CASES = [
     *_paths(),
@@ -105,37 +105,37 @@ CASES = [
     Case("volume_channels_last", "the same", spatial=(2, 3, 4), layout="channels_last"),
     Case("no_bias", "b1 and b2 are None", bias=False),
     Case("hidden_1", "K = 1", hidden=1),
-    Case("hidden_7", "K below a vector", hidden=7),
-    Case("hidden_64", "the largest K that is promised", hidden=64),
+    Case("hidden_7", "K smaller than a vector", hidden=7),
+    Case("hidden_64", "the largest K that is supported", hidden=64),
     Case("bf16_parameters", "autocast-like: narrow parameters", parameter_dtype=BF16),
     Case("wide_parameters", "narrow maps, float32 parameters", dtype=BF16, parameter_dtype=F32),
     Case("f64_parameters", "wider than the accumulate dtype", parameter_dtype=F64),
-    Case("x0_frozen", "only one input wants a gradient", frozen=("x0",)),
-    Case("xs_frozen", "only parameters want gradients", frozen=("x0", "x1")),
-    Case("parameters_frozen", "only maps want gradients", frozen=_PARAMETERS),
-    Case("w1_frozen", "some parameters want gradients", frozen=("w1", "b2", "bias", "scale")),
-    Case("w2_frozen", "the others", frozen=("b1", "w2", "x1", "gates", "shift")),
+    Case("x0_frozen", "only one input needs a gradient", frozen=("x0",)),
+    Case("xs_frozen", "only parameters need gradients", frozen=("x0", "x1")),
+    Case("parameters_frozen", "only maps need gradients", frozen=_PARAMETERS),
+    Case("w1_frozen", "some parameters need gradients", frozen=("w1", "b2", "bias", "scale")),
+    Case("w2_frozen", "the other parameters", frozen=("b1", "w2", "x1", "gates", "shift")),
 ]  # fmt: skip
 
-# Triton's kernels are written once for all counts of paths, and all dtypes share their loops.
+# One Triton kernel serves all path counts, and all dtypes share its loops, so a few counts suffice.
 _COUNTS = ("1_to_1", "1_to_3", "3_to_1", "4_to_4", "5_to_2", "8_to_8")
 
 
 def for_the_interpreter(cases: list[Case]) -> list[Case]:
-    """Those that Triton's interpreter can afford, and that differ in its kernels."""
-    kept = [
+    """The cases that take different ways through Triton's kernels and fit its slow interpreter."""
+    affordable = [
         case
         for case in cases
         if (case.name in _COUNTS or not case.name[0].isdigit())
         and not (case.channels > 64 and case.dtype in (F64, F16))
     ]
-    # 35 channels are still several chunks.
+    # A kernel still takes 35 channels in several chunks.
     return [replace(case, channels=min(case.channels, 35) if case.batch == 2 else case.channels)
-            for case in kept]  # fmt: skip
+            for case in affordable]  # fmt: skip
 
 
 def _strided(case: Case, i: int) -> Tensor:
-    """A map of the case's shape with the strides that its layout names."""
+    """Map i of the case, with the strides that its layout names."""
     batch, channels, spatial = case.batch, case.channels, case.spatial
 
     def dense(b: int = batch, c: int = channels, sp: tuple[int, ...] = spatial) -> Tensor:
@@ -184,7 +184,7 @@ def make_paths(case: Case) -> list[Tensor]:
 
 
 def make_parameters(case: Case) -> dict[str, Tensor | None]:
-    """w1, b1, w2, b2, scaled so that gates differ clearly between samples."""
+    """w1, b1, w2 and b2, scaled so that gates differ clearly between samples."""
     m, n, k, c = case.inputs, case.outputs, case.hidden, case.channels
     dtype = case.parameter_dtype or (F64 if case.dtype == F64 else F32)
     values: dict[str, Tensor | None] = {
@@ -200,7 +200,7 @@ def make_parameters(case: Case) -> dict[str, Tensor | None]:
 
 
 def make_gates(case: Case, by_channel: bool = False) -> Tensor:
-    """Gates for mix; negative ones too, since a static router may learn them."""
+    """Gates for mix, including negative ones, which a static router may learn."""
     shape = (case.batch, case.inputs, case.outputs) + ((case.channels,) if by_channel else ())
     dtype = case.parameter_dtype or (F64 if case.dtype == F64 else F32)
     return _randn(shape).to(dtype).requires_grad_("gates" not in case.frozen)
@@ -212,22 +212,22 @@ def make_predictions(case: Case) -> list[Tensor]:
 
 
 def make_combine_parameters(case: Case, folded: bool = True) -> dict[str, Tensor | None]:
-    """gates, bias, and with `folded` scale and shift, of either sign."""
+    """Gates, bias and, if folded, scale and shift, all of either sign."""
     m, n, c = case.inputs, case.outputs, case.channels
     dtype = case.parameter_dtype or (F64 if case.dtype == F64 else F32)
     shapes = {"bias": (m, n * c), "scale": (n, c), "shift": (n, c)}
     absent = set() if folded else {"scale", "shift"}
     if not case.bias:
         absent |= {"bias"}
-    made: dict[str, Tensor | None] = {"gates": make_gates(case)}
+    parameters: dict[str, Tensor | None] = {"gates": make_gates(case)}
     for name, shape in shapes.items():
         value = None if name in absent else _randn(shape).to(dtype)
-        made[name] = None if value is None else value.requires_grad_(name not in case.frozen)
-    return made
+        parameters[name] = None if value is None else value.requires_grad_(name not in case.frozen)
+    return parameters
 
 
 def make_grad_ys(case: Case, ys: list[Tensor]) -> list[Tensor | None]:
-    """Gradients of the outputs, as the case's kind has them; None where unused."""
+    """Gradients of the outputs, of the kind the case names; None for an unused output."""
 
     def like(y: Tensor, j: int) -> Tensor | None:
         value = _randn(y.shape).to(y.dtype)

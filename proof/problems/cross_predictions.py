@@ -1,4 +1,4 @@
-"""Routers of cross-prediction with statistics and weights that a wrong fold would show."""
+"""Cross-prediction routers whose batch norms are far from the identity, so a wrong fold shows."""
 
 import torch
 
@@ -15,7 +15,7 @@ def build(kind, m, n, module=mpk, **options):
         router = module.CrossPredictConv2d(3, 5, (3, 2), m, n, hidden=4, **options)
     else:
         router = module.CrossPredictLinear(6, 5, m, n, hidden=4, **options)
-    with torch.no_grad():  # statistics and weights that a wrong fold would show
+    with torch.no_grad():  # fresh norms are nearly the identity, which hides a wrong fold
         for norm in router.norms:
             for t in (norm.weight, norm.running_var):
                 t.uniform_(0.5, 2)
@@ -31,10 +31,10 @@ def maps(kind, m, dtype=F64, layout=torch.contiguous_format, batch=4):
     return [torch.randn(shape, dtype=dtype).contiguous(memory_format=layout) for _ in range(m)]
 
 
-def assert_same(found, wanted):
-    # In float64 two right results differ by the rounding of sums of some hundred terms; a wrong
-    # formula differs in the first digits.
-    for f, w in zip(found, wanted, strict=True):
+def assert_same(actual, expected):
+    # In float64 two correct results differ by the rounding of sums of some hundred terms; a wrong
+    # formula changes the first digits.
+    for f, w in zip(actual, expected, strict=True):
         assert f.shape == w.shape and f.dtype == w.dtype
         assert (f - w).abs().max() <= 2**-53 * 1e5 * (w.abs().max() + 1)
 

@@ -1,4 +1,4 @@
-"""Every function and router of the package as a function of tensors, fused and by definition."""
+"""Every function and router of the package as a function of tensors, fused and eager."""
 
 import copy
 from functools import partial
@@ -48,7 +48,7 @@ def of_cross_predict(functions, a, b, weight, bias, w1, b1, w2, b2):
     return (*ys, gates)
 
 
-# Name -> the function of all its tensors, and these.
+# Name -> a function of all its tensors, and a factory of the tensors.
 FUNCTIONS = {
     "gate": (of_gate, lambda: [maps(), maps(last=True), *gate_parameters()]),
     "gate_of_vectors": (of_gate, lambda: [values(B, C), values(B, C), *gate_parameters()]),
@@ -67,6 +67,7 @@ FUNCTIONS = {
     ),
 }  # fmt: skip
 
+# Name -> a factory of the router, and a factory of one path.
 ROUTERS = {
     "CrossConnect": (lambda package: package.CrossConnect(C, M, N, K), maps),
     "CrossPredictConv2d": (
@@ -88,7 +89,7 @@ def of_router(router, names, a, b, *parameters):
 
 
 def problem(name):
-    """The function by the fused package, the same by the eager one, and its tensors."""
+    """The fused function, the eager one, and the tensors that both take."""
     if name in FUNCTIONS:
         function, make = FUNCTIONS[name]
         return partial(function, functional), partial(function, eager), make()

@@ -1,4 +1,4 @@
-"""The table of cross-predictions of vectors, as whole layers."""
+"""The table of cross-prediction layers for vectors."""
 
 from __future__ import annotations
 
@@ -12,17 +12,17 @@ NAMES = ("weight", "bias", "w1", "b1", "w2", "b2", "scale", "shift")
 
 @dataclass(frozen=True)
 class Layer:
-    """A problem; sizes that no vector divides unless they are the point."""
+    """One problem; by default no size is a multiple of a vector register."""
 
     name: str
     batch: int = 5
     channels: int = 7  # C
-    made: int = 5  # C'
+    out_channels: int = 5  # C' of each prediction
     inputs: int = 2
     outputs: int = 3
     hidden: int = 6
     dtype: torch.dtype = F32
-    parameter_dtype: torch.dtype | None = None  # of all but the weight
+    parameter_dtype: torch.dtype | None = None  # for all but the weight
     absent: tuple[str, ...] = ()
     frozen: tuple[str, ...] = ()
     relu: bool = True
@@ -36,15 +36,15 @@ class Layer:
 LAYERS = [
     Layer("2_to_3"),
     Layer("float64", dtype=F64),
-    Layer("whole_vectors", batch=16, channels=32, made=32, outputs=2, hidden=16),
-    Layer("many_samples", batch=131, channels=33, made=9, outputs=2, hidden=16),
-    Layer("one_sample", batch=1, channels=32, made=32, outputs=2),
+    Layer("whole_vectors", batch=16, channels=32, out_channels=32, outputs=2, hidden=16),
+    Layer("many_samples", batch=131, channels=33, out_channels=9, outputs=2, hidden=16),
+    Layer("one_sample", batch=1, channels=32, out_channels=32, outputs=2),
     Layer("one_to_many", inputs=1, outputs=4),
     Layer("many_to_one", inputs=5, outputs=1),
     Layer("3_to_2", inputs=3, outputs=2, dtype=F64),
-    Layer("9_to_7", inputs=9, outputs=7, made=3),
-    Layer("one_channel", channels=1, made=1),
-    Layer("one_row_beyond", channels=9, made=3, outputs=3),
+    Layer("9_to_7", inputs=9, outputs=7, out_channels=3),
+    Layer("one_channel", channels=1, out_channels=1),
+    Layer("one_row_beyond", channels=9, out_channels=3, outputs=3),
     Layer("no_bias", absent=("bias",)),
     Layer("no_gate_bias", absent=("b1", "b2")),
     Layer("unfolded", absent=("scale", "shift")),
@@ -72,7 +72,7 @@ LAYERS = [
 
 
 def strided(t, how):
-    """Values of the shape of t, of such strides."""
+    """Values of the shape of t, with strides of the kind that `how` names."""
     if how == "sliced":
         return torch.cat([t, t], -1)[..., : t.shape[-1]]
     if how == "transposed":
@@ -83,31 +83,32 @@ def strided(t, how):
 
 
 def problem(layer):
-    """xs, and the parameters by name."""
+    """The vectors xs, and the parameters by name."""
     m, n, c, k = layer.inputs, layer.outputs, layer.channels, layer.hidden
     shapes = {
-        "weight": (m, n * layer.made, c), "bias": (m, n * layer.made),
+        "weight": (m, n * layer.out_channels, c), "bias": (m, n * layer.out_channels),
         "w1": (m, k, c), "b1": (m, k), "w2": (m, n, k), "b2": (m, n),
-        "scale": (n, layer.made), "shift": (n, layer.made),
+        "scale": (n, layer.out_channels), "shift": (n, layer.out_channels),
     }  # fmt: skip
-    other = layer.parameter_dtype or layer.dtype
-    made = {name: torch.randn(shape, dtype=F64) for name, shape in shapes.items()}
-    made = {
+    dtype = layer.parameter_dtype or layer.dtype
+    parameters = {name: torch.randn(shape, dtype=F64) for name, shape in shapes.items()}
+    parameters = {
         name: None if name in layer.absent else
-        t.to(layer.dtype if name == "weight" else other).requires_grad_(name not in layer.frozen)
-        for name, t in made.items()
+        t.to(layer.dtype if name == "weight" else dtype).requires_grad_(name not in layer.frozen)
+        for name, t in parameters.items()
     }  # fmt: skip
     xs = [strided(torch.randn(layer.batch, c, dtype=layer.dtype), layer.layout) for _ in range(m)]
-    return [x.requires_grad_(f"x{i}" not in layer.frozen) for i, x in enumerate(xs)], made
+    return [x.requires_grad_(f"x{i}" not in layer.frozen) for i, x in enumerate(xs)], parameters
 
 
-def run(function, layer, xs, made):
-    *first, scale, shift = made.values()
+def run(function, layer, xs, parameters):
+    """Calls `cross_predict` or a function with its arguments."""
+    *first, scale, shift = parameters.values()
     return function(xs, *first, layer.relu, scale, shift)
 
 
 def gradients_of(layer, ys, gates):
-    """Of ys and gates; None where a kind leaves one out."""
+    """Gradients of ys and gates; None for those that the layer's kind leaves out."""
     kind = layer.gradient
     grads = [strided(torch.randn_like(y), kind) for y in ys]
     if kind == "first_unused":

@@ -1,4 +1,4 @@
-"""What people do to the batch norms of a router, and whether the norms are folded after it."""
+"""Changes that users make to a router's batch norms, and whether the norms still fold."""
 
 import types
 
@@ -24,11 +24,11 @@ class Act1d(Act, nn.BatchNorm1d):
 
 
 class Silent2d(nn.BatchNorm2d):
-    """Differs in name alone, which nobody can know."""
+    """Differs in its name only, but a router cannot know that."""
 
 
 class Silent1d(nn.BatchNorm1d):
-    """As Silent2d."""
+    """The same for vectors."""
 
 
 class Twice(nn.Module):
@@ -37,15 +37,15 @@ class Twice(nn.Module):
 
 
 class Tagged(torch.Tensor):
-    """A subclass that sees every function of it."""
+    """A tensor subclass; torch functions on it go through its __torch_function__."""
 
 
 def with_norms(router, make):
-    made = nn.ModuleList(make(5) for _ in router.norms).to(F64).train(router.training)
-    for old, new in zip(router.norms, made):
-        known = {k: v for k, v in old.state_dict().items() if k in new.state_dict()}
-        new.load_state_dict(known, strict=False)
-    router.norms = made
+    norms = nn.ModuleList(make(5) for _ in router.norms).to(F64).train(router.training)
+    for old, new in zip(router.norms, norms):
+        state = {k: v for k, v in old.state_dict().items() if k in new.state_dict()}
+        new.load_state_dict(state, strict=False)
+    router.norms = norms
 
 
 def kind_of(router):
@@ -151,7 +151,7 @@ def shared(router):
     router.norms[1] = router.norms[0]
 
 
-# Name -> (what is done to the router, whether its norms are folded in eval mode).
+# Name -> (change to the router, whether its norms are folded in eval mode).
 CHANGES = {
     "nothing": (lambda router: None, True),
     "not_affine": (options(affine=False), True),

@@ -1,4 +1,4 @@
-// Stacks of their own within one thread of the operating system, told to the sanitizers.
+// Fibers: contexts with their own stacks within one OS thread, announced to the sanitizers.
 #pragma once
 
 #include <ucontext.h>
@@ -19,7 +19,7 @@
 
 namespace shim {
 
-// Order between fibers: what came before `release` is seen after `acquire` of the same token.
+// Order between fibers: what precedes `release` is visible after `acquire` of the same token.
 #if defined(__SANITIZE_THREAD__)
 inline void release(void* token) { __tsan_release(token); }
 inline void acquire(void* token) { __tsan_acquire(token); }
@@ -28,12 +28,12 @@ inline void release(void*) {}
 inline void acquire(void*) {}
 #endif
 
-// A place to go on from. Without a sanitizer, jumps save the system call that swapcontext makes.
+// A point to resume from. Without a sanitizer, jumps avoid the system call inside swapcontext.
 struct Context {
   ucontext_t context;
   jmp_buf jump;
   bool started = false;
-  void* known = nullptr;  // to the sanitizer
+  void* known = nullptr;  // the sanitizer's handle of this fiber
   char* stack = nullptr;
   size_t size = 0;
 };

@@ -1,4 +1,4 @@
-"""The operators on the machine of machine.h, as a backend of CPU tensors."""
+"""cross_connect on the simulated GPU of machine.h, as a backend of CPU tensors."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ _DTYPES = {torch.float32: 0, torch.float64: 1, torch.bfloat16: 2, torch.float16:
 
 
 class Geometry(Structure):
-    """As csrc/problem.h has it, like all below."""
+    """The struct of this name in csrc/problem.h; the structs below mirror that file too."""
 
     _fields_ = [
         ("dtype", c_int32), ("channels_last", c_bool),
@@ -71,20 +71,20 @@ class Weights(Structure):
 
 
 def compiler() -> str | None:
-    """g++, which has what the shim needs."""
+    """The path of g++, which the shim needs; None if it is missing."""
     return shutil.which("g++")
 
 
 def build(folder: Path, *flags: str, sources: tuple[str, ...] = ("kernels.cpp",)) -> Path:
-    """Compiles the kernels for this processor."""
-    made = folder / ("kernels" if "-pie" in flags else "kernels.so")
+    """Compiles the kernels for this CPU, as a library or with "-pie" as a program."""
+    library = folder / ("kernels" if "-pie" in flags else "kernels.so")
     shared = () if "-pie" in flags else ("-shared",)
     subprocess.run(
-        [compiler(), *FLAGS, *shared, *flags, f"-I{HERE}", f"-I{CSRC}", "-o", made,
+        [compiler(), *FLAGS, *shared, *flags, f"-I{HERE}", f"-I{CSRC}", "-o", library,
          *(HERE / source for source in sources)],
         check=True,
     )  # fmt: skip
-    return made
+    return library
 
 
 def _pointer(t: Tensor | None) -> int | None:
@@ -92,10 +92,10 @@ def _pointer(t: Tensor | None) -> int | None:
 
 
 def _maps(arguments: tuple) -> ctypes.Array:
-    found = (Map * max(1, len(arguments[0])))()
-    for at, (t, batch, row) in enumerate(zip(*arguments)):
-        found[at] = Map(t.data_ptr(), batch, row)
-    return found
+    maps = (Map * max(1, len(arguments[0])))()
+    for index, (t, batch, row) in enumerate(zip(*arguments)):
+        maps[index] = Map(t.data_ptr(), batch, row)
+    return maps
 
 
 class Traffic:
@@ -106,19 +106,25 @@ class Traffic:
         self.reads, self.writes = (torch.zeros(size, dtype=torch.uint8) for _ in range(2))
 
     def counts(self, kind: str) -> Tensor:
-        """Of each element, in the shape of the tensor; the first byte speaks for the others."""
+        """The count of each element, in the shape of the tensor; its bytes must agree."""
         t, bytes_ = self.t, self.t.element_size()
-        of_elements = getattr(self, kind).view(-1, bytes_)
-        assert (of_elements == of_elements[:, :1]).all()
-        return of_elements[:, 0].as_strided(t.shape, t.stride(), t.storage_offset())
+        byte_counts = getattr(self, kind).view(-1, bytes_)
+        assert (byte_counts == byte_counts[:, :1]).all()
+        return byte_counts[:, 0].as_strided(t.shape, t.stride(), t.storage_offset())
 
     def total(self, kind: str) -> int:
-        """Bytes touched."""
+        """The bytes read or written, repeats included."""
         return int(getattr(self, kind).sum())
 
 
 class Machine:
-    """A library of `build`, and how it runs kernels: blocks a cluster, threads a block, seed."""
+    """A library from `build`, and how it runs kernels.
+
+    Attributes:
+        cluster, threads: blocks per cluster and threads per block.
+        seed: of the order in which fibers run; 0 for a fixed order.
+        traffic: the last kernel's accesses by tensor, if a list was assigned before.
+    """
 
     def __init__(self, library: Path) -> None:
         self.library = ctypes.CDLL(str(library))
@@ -126,7 +132,7 @@ class Machine:
             getattr(self.library, name).restype = c_char_p
         self.library.plan_bytes.restype = c_int64
         self.cluster, self.threads, self.seed = 1, 64, 0
-        self.traffic: list[Traffic] | None = None  # of the last kernel, if a list to begin with
+        self.traffic: list[Traffic] | None = None
 
     def _run(self, name: str, problem: Structure, tensors: list[Tensor | None], *sizes: int):
         known = []
@@ -150,56 +156,56 @@ class Machine:
         w1, b1, w2, b2 = gate
         geometry = geometry_like(xs[0])
         sizes = len(xs), w2.shape[1], w1.shape[1]
-        of_gate = Parameters(*sizes, _pointer(w1), None, *map(_pointer, (b1, w2, b2)))
+        parameters = Parameters(*sizes, _pointer(w1), None, *map(_pointer, (b1, w2, b2)))
         dtype = _DTYPES[xs[0].dtype]
         c_geometry = Geometry(
             dtype, geometry.channels_last, geometry.batch, geometry.channels, geometry.positions
         )
-        return geometry, c_geometry, of_gate
+        return geometry, c_geometry, parameters
 
     def cross_connect(self, xs, w1, b1, w2, b2):
-        """As the operator."""
+        """The operator, by its schema."""
         parameters = [None if p is None else p.float().contiguous() for p in (w1, b1, w2, b2)]
-        geometry, c_geometry, of_gate = self._problem(xs, parameters)
-        made = new_maps([xs[0]] * w2.shape[1])
-        inputs, outputs = reading(xs, geometry, xs[0]), writing(made, geometry, xs[0])
+        geometry, c_geometry, gate = self._problem(xs, parameters)
+        ys = new_maps([xs[0]] * w2.shape[1])
+        inputs, outputs = reading(xs, geometry, xs[0]), writing(ys, geometry, xs[0])
         gates = torch.empty(geometry.batch, len(xs), w2.shape[1])
         pooled = torch.empty(geometry.batch, len(xs), geometry.channels)
         problem = Forward(
-            c_geometry, of_gate, _maps(inputs), _maps(outputs), gates.data_ptr(), pooled.data_ptr()
+            c_geometry, gate, _maps(inputs), _maps(outputs), gates.data_ptr(), pooled.data_ptr()
         )
         tensors = [*inputs[0], *outputs[0], gates, pooled, *parameters]
         self._run("forward", problem, tensors, self.cluster, self.threads)
-        return finished(made, outputs), gates, pooled
+        return finished(ys, outputs), gates, pooled
 
     def cross_connect_backward(
         self, grad_ys, grad_gates, xs, gates, pooled, w1, b1, w2, b2, wanted
     ):
-        """As the operator."""
-        given, m = (w1, b1, w2, b2), len(xs)
-        parameters = [None if p is None else p.float().contiguous() for p in given]
-        geometry, c_geometry, of_gate = self._problem(xs, parameters)
-        made = new_maps([x if w else None for x, w in zip(xs, wanted)])
+        """The operator's backward, by its schema."""
+        gate_parameters, m = (w1, b1, w2, b2), len(xs)
+        parameters = [None if p is None else p.float().contiguous() for p in gate_parameters]
+        geometry, c_geometry, gate = self._problem(xs, parameters)
+        grad_xs = new_maps([x if w else None for x, w in zip(xs, wanted)])
         present = [j for j, grad in enumerate(grad_ys) if grad is not None]
         outer = reading([grad_ys[j] for j in present], geometry, xs[0])
-        inputs, grads = reading(xs, geometry, xs[0]), writing(made, geometry, xs[0])
-        to = _maps(grads)
+        inputs, grads = reading(xs, geometry, xs[0]), writing(grad_xs, geometry, xs[0])
+        grad_maps = _maps(grads)
         for i in range(m):
             if not wanted[i]:
-                to[i].data = None
+                grad_maps[i].data = None
         grad_logits = torch.empty(gates.shape)
         grad_hidden, hidden = (torch.empty(*gates.shape[:2], w1.shape[1]) for _ in range(2))
         saved = [None if t is None else t.contiguous() for t in (grad_gates, gates, pooled)]
-        left = [grad_logits, grad_hidden, hidden]
+        scratch = [grad_logits, grad_hidden, hidden]
         problem = Backward(
-            c_geometry, of_gate, _maps(inputs), _maps(outer),
-            (c_int64 * len(xs[0:1] + present))(*present), len(present), to,
-            *map(_pointer, saved), None, *map(_pointer, left), any(wanted[m:]),
+            c_geometry, gate, _maps(inputs), _maps(outer),
+            (c_int64 * len(xs[0:1] + present))(*present), len(present), grad_maps,
+            *map(_pointer, saved), None, *map(_pointer, scratch), any(wanted[m:]),
         )  # fmt: skip
         written = [t for t, w in zip(grads[0], wanted) if w]
-        tensors = [*outer[0], *inputs[0], *written, *saved, *left, *parameters]
+        tensors = [*outer[0], *inputs[0], *written, *saved, *scratch, *parameters]
         self._run("backward", problem, tensors, self.cluster, self.threads)
-        of_maps = self.traffic
+        traffic = self.traffic
         sums = [
             torch.empty(p.shape) if w and p is not None else None
             for p, w in zip(parameters, wanted[m:])
@@ -208,14 +214,14 @@ class Machine:
             sizes = geometry.batch, geometry.channels, m, gates.shape[2], w1.shape[1]
             pointers = map(_pointer, (saved[2], hidden, grad_logits, grad_hidden, *sums))
             weights = Weights(0, *sizes, *pointers)
-            self._run("weights", weights, [saved[2], *left, *sums], self.threads)
-            self.traffic = of_maps
-        found = [s.to(p.dtype) for s, p in zip(sums, given) if s is not None]
-        return finished(made, grads), found
+            self._run("weights", weights, [saved[2], *scratch, *sums], self.threads)
+            self.traffic = traffic
+        grad_parameters = [s.to(p.dtype) for s, p in zip(sums, gate_parameters) if s is not None]
+        return finished(grad_xs, grads), grad_parameters
 
     @contextmanager
     def forced(self) -> Iterator[None]:
-        """Every cross_connect of CPU tensors runs on this machine."""
+        """Within it, every cross_connect of CPU tensors runs on this machine."""
         library = torch.library.Library("mpkernels", "IMPL")
         for name in ("cross_connect", "cross_connect_backward"):
             library.impl(name, getattr(self, name), "CPU", allow_override=True)

@@ -1,4 +1,4 @@
-// The shipped kernels on the machine of machine.h, for callers that know only C.
+// The shipped kernels on the machine of machine.h, with a C interface.
 #include "cuda/cross_connect.cuh"
 #include "cuda/cross_connect_backward.cuh"
 #include "cuda/gate_parameter_grads.cuh"
@@ -6,7 +6,7 @@
 namespace mpk::cuda {
 namespace {
 
-// Counts up to this one have a kernel; a build for a sanitizer makes do with fewer.
+// The largest number of kept maps that has a kernel; a build for a sanitizer has fewer.
 #ifndef SHIM_KEPT
 #define SHIM_KEPT 4
 #endif
@@ -62,7 +62,7 @@ using namespace mpk;
 
 extern "C" {
 
-// Each returns null, or what went wrong.
+// Each returns null, or an error message.
 const char* forward(const CrossConnect* p, int64_t cluster, int64_t threads, unsigned seed) {
   return cuda::run_samples(cuda::arguments_of(*p, cluster, threads), p->geometry, false, seed);
 }
@@ -79,13 +79,14 @@ const char* weights(const GateWeightGradients* p, int64_t threads, unsigned seed
                     &arguments});
 }
 
-// Bytes of shared memory of a block.
+// Bytes of shared memory per block.
 int64_t plan_bytes(const Geometry* geometry, const int64_t* sizes, bool backward) {
   return cuda::shared_bytes(cuda::plan_for(*geometry, sizes[0], sizes[1], sizes[2], sizes[3],
                                            sizes[4], sizes[5], backward));
 }
 
-// Knows a tensor's bytes, with a count of reads and one of writes for each; none: knows nothing.
+// Registers a tensor's bytes, with counters of the reads and writes of each byte. bytes = 0 forgets
+// all tensors.
 void know(uintptr_t begin, int64_t bytes, uint8_t* reads, uint8_t* writes) {
   if (bytes == 0) {
     shim::range_count = 0;
@@ -94,7 +95,7 @@ void know(uintptr_t begin, int64_t bytes, uint8_t* reads, uint8_t* writes) {
   }
 }
 
-// Leaves out the barrier in this line from now on.
+// From now on, kernels skip the barrier in this line.
 void skip(const char* file, int line) {
   static char name[64];
   std::snprintf(name, sizeof name, "/%s", file);

@@ -1,9 +1,10 @@
-// Runs a kernel on a CPU: every GPU thread is a fiber, the blocks of one cluster run at a time.
+// Runs a kernel on a CPU: every GPU thread is a fiber, and one cluster of blocks runs at a time.
 //
-// Fibers change only at barriers and shuffles, in an order that a seed shuffles. Shared memory
-// begins as NaN and is NaN again when its block has ended; asynchronous copies happen when they are
-// waited for. A barrier that not all threads reach is reported, not waited for. Nothing here models
-// the order in which a GPU's memory sees what threads of different blocks do without a barrier.
+// Fibers switch only at barriers and shuffles, in an order that a seed shuffles. Shared memory
+// starts as NaN and becomes NaN again when its block ends; asynchronous copies happen as late as
+// possible, when a thread waits for them. A barrier that not all threads reach is reported instead
+// of hanging. The order in which a GPU's memory sees accesses of different blocks without a barrier
+// between them is not modelled.
 #pragma once
 
 #include <cstdint>
@@ -20,13 +21,13 @@ struct Site {
   int line;
 };
 
-// `generation` counts how often all have met. Two tokens, since the next meeting may begin before
-// the last one's waiters have gone on, but not the one after it.
+// `generation` counts completed meetings. Two tokens suffice: the next meeting may begin before all
+// waiters of the last one have resumed, but the one after it may not.
 struct Barrier {
   int expected = 0, arrived = 0;
   unsigned generation = 0;
   char tokens[2];
-  float mail[2][32];  // of shuffles
+  float mail[2][32];  // values that lanes exchange in shuffles, per token
 };
 
 struct Copy {
@@ -42,7 +43,7 @@ struct Fiber {
   unsigned until = 0;
   Site site{};
   bool ended = false;
-  unsigned cluster_generation = 0;  // of its last arrival
+  unsigned cluster_generation = 0;  // of the cluster barrier, at this thread's last arrival
   Copy* copies = nullptr;
   int pending = 0, done = 0, group = 0;
 };
@@ -56,7 +57,7 @@ struct Block {
   char end_token;
 };
 
-// Bytes of global memory that a kernel may touch, and how often it did.
+// Bytes of global memory that a kernel may access, and how often it did.
 struct Range {
   uintptr_t begin, end;
   uint8_t *reads, *writes;
@@ -74,7 +75,7 @@ struct Launch {
 constexpr int most_fibers = 16 * 512;
 constexpr size_t stack_bytes = 32768;
 constexpr int most_ranges = 64;
-// With a sanitizer a stack is never used again within a launch: it would look shared.
+// Each fiber of a launch gets a fresh stack: TSan would take a reused one for shared memory.
 #if defined(__SANITIZE_THREAD__)
 constexpr bool fresh_stacks = true;
 #else
@@ -90,8 +91,8 @@ inline Barrier cluster_barrier;
 inline char begin_token, end_token;
 inline Range ranges[most_ranges];
 inline int range_count;
-inline Site skipped;        // a barrier that is left out, to see whether that is noticed
-inline size_t taken_bytes;  // of every block's shared memory, to see whether that is noticed
+inline Site skipped;        // a barrier to skip, so that a test can see that its loss is noticed
+inline size_t taken_bytes;  // taken from every block's shared memory, for the same purpose
 inline char failure[512];
 
 SHIM_UNSEEN inline void fail(const char* what, Site site) {
@@ -106,7 +107,7 @@ SHIM_UNSEEN inline bool is_skipped(Site site) {
   return skipped.line == site.line && skipped.file && std::strstr(site.file, skipped.file);
 }
 
-// The scheduler does not go on with a fiber before its barrier's generation has changed.
+// The scheduler resumes the fiber only after its barrier's generation has changed.
 SHIM_UNSEEN inline void pause(Barrier& barrier, unsigned generation, Site site) {
   current->waits = &barrier;
   current->until = generation;
@@ -150,7 +151,7 @@ SHIM_UNSEEN inline float exchange(float value, int lane, Site site) {
   return warp.mail[generation & 1][(current->thread % 32) ^ lane];
 }
 
-// All of a touched range must be known; nothing is checked while no range is.
+// Counts an access, which must lie within one registered range; without any range it does nothing.
 SHIM_UNSEEN inline void touch(const void* at, size_t bytes, bool writes) {
   if (range_count == 0) return;
   const uintptr_t address = reinterpret_cast<uintptr_t>(at);
@@ -165,7 +166,8 @@ SHIM_UNSEEN inline void touch(const void* at, size_t bytes, bool writes) {
   fail(writes ? "writes outside of the tensors" : "reads outside of the tensors", {});
 }
 
-// Of a thread, each of 16 bytes; the last round of each of a few tiles may be incomplete.
+// The most 16-byte copies per thread: those that fill shared memory, and some for the incomplete
+// last round of each tile.
 SHIM_UNSEEN inline int most_copies() {
   return int(now.shared_bytes / 16 / size_t(now.threads)) + 16;
 }
@@ -185,7 +187,7 @@ SHIM_UNSEEN inline bool next_copy(int pending, Copy& copy) {
   return true;
 }
 
-// The end of a block ends its memory: a write, as far as a sanitizer sees.
+// A block's memory ends with the block. A sanitizer sees this as a write, so a later access races.
 __attribute__((noinline)) inline void end_block(char* memory) {
 #if defined(__SANITIZE_ADDRESS__)
   __asan_poison_memory_region(memory, now.shared_bytes);
@@ -255,8 +257,8 @@ SHIM_UNSEEN inline unsigned random_below(unsigned most) {
   return (now.seed >> 8) % most;
 }
 
-// Goes round the fibers that can go on until all have ended; with a seed in another order each
-// time, and some blocks lag behind.
+// Resumes the fibers that can run, round by round, until all have ended. With a seed each round has
+// a new order, and some blocks lag behind.
 SHIM_UNSEEN inline void run_cluster() {
   const int count = now.cluster * now.threads;
   static int order[most_fibers];
@@ -290,7 +292,7 @@ SHIM_UNSEEN inline void run_cluster() {
   for (int b = 0; b < now.cluster; b++) check_guard(blocks[b].memory);
 }
 
-// Null, or what went wrong.
+// Returns null, or an error message.
 SHIM_UNSEEN inline const char* run(const Launch& launch) {
   now = launch;
   now.shared_bytes -= taken_bytes;

@@ -1,5 +1,5 @@
-// Tiny grids of the shipped kernels, for a sanitizer. `races FILE LINE` leaves out that barrier;
-// `races BYTES` takes so many bytes from the shared memory of every block.
+// Tiny grids of the shipped kernels, for a sanitizer. `races FILE LINE` skips the barrier there;
+// `races BYTES` takes BYTES away from every block's shared memory.
 #include <memory>
 #include <vector>
 
@@ -15,7 +15,7 @@ struct Floats {
   std::unique_ptr<float[]> values;
 };
 
-// The maps of one side of a router, in an allocation each, so that no access past an end is missed.
+// The maps on one side of a router, each its own allocation, so no access past an end is missed.
 struct Maps {
   Maps(const Geometry& geometry, int64_t count) {
     const int64_t size = geometry.rows() * geometry.cols();
@@ -33,7 +33,7 @@ bool report(const char* error) {
   return error == nullptr;
 }
 
-// A value that no one has computed is NaN, as shared memory is to begin with.
+// Shared memory starts as NaN, so an output that depends on values never computed is NaN.
 bool finite(const Maps& maps, int64_t size) {
   for (const Floats& map : maps.values)
     for (int64_t q = 0; q < size; q++)

@@ -1,8 +1,8 @@
 """Watches every load and store that Triton's interpreter makes.
 
-It counts bytes by argument and refuses what a GPU would not forgive: an address outside the
-tensors of the launch, an element that two programs write or that one writes and another reads,
-a value read back without a barrier, an atomic. Masked lanes without `other` load NaN.
+The meter counts bytes per argument and raises on what would be an error on a GPU: an address
+outside the launch's tensors, an element that two programs write or that one writes and another
+reads, a value read back without a barrier, an atomic. Masked lanes without `other` load NaN.
 """
 
 from __future__ import annotations
@@ -19,24 +19,24 @@ SEVERAL = -2
 
 
 class TrafficError(AssertionError):
-    """A kernel touched memory that it may not touch, or in an order that no GPU promises."""
+    """A kernel accessed memory that it may not, or in an order that no GPU guarantees."""
 
 
 class _Storage:
-    """What is known of the elements of one storage."""
+    """The owner, the accesses and the store counts of each element of one storage."""
 
     def __init__(self, tensor: torch.Tensor) -> None:
         self.start = tensor.untyped_storage().data_ptr()
         self.itemsize = tensor.element_size()
         count = tensor.untyped_storage().nbytes() // self.itemsize
         self.owner = np.full(count, NOBODY)  # index of the argument
-        self.stores = np.zeros(count, np.int64)  # of all launches
+        self.stores = np.zeros(count, np.int64)  # over all launches
         self.forget_programs()
 
     def forget_programs(self) -> None:
         self.writer = np.full(len(self.owner), NOBODY)
         self.reader = np.full(len(self.owner), NOBODY)
-        self.written_in = np.full(len(self.owner), NOBODY)  # number of barriers before
+        self.written_in = np.full(len(self.owner), NOBODY)  # barriers passed before the store
 
 
 class _Argument(NamedTuple):
@@ -48,8 +48,8 @@ class Meter:
     """`with Meter() as meter: ...` counts what the kernels launched inside load and store.
 
     Attributes:
-        loaded, stored: bytes by the name of the kernel's parameter, all launches together.
-        launches: names of the kernels.
+        loaded, stored: bytes by name of the kernel's parameter, summed over all launches.
+        launches: names of the kernels, in order.
     """
 
     def __init__(self) -> None:
@@ -58,7 +58,7 @@ class Meter:
         self.launches: list[str] = []
         self._storages: dict[int, _Storage] = {}
         self._arguments: list[_Argument] = []
-        self._alive: list[torch.Tensor] = []  # so that no storage is reused meanwhile
+        self._alive: list[torch.Tensor] = []  # so that no storage is freed and reused
 
     def _admit(self, name: str, tensor: torch.Tensor) -> None:
         if tensor.numel() == 0:
@@ -79,7 +79,7 @@ class Meter:
         self._arguments, self._barriers = [], 0
         for storage in self._storages.values():
             storage.owner.fill(NOBODY)
-            storage.forget_programs()  # a launch sees all that earlier ones wrote
+            storage.forget_programs()  # a launch sees everything that earlier ones wrote
         for name, value in zip(executor.arg_names, arguments):
             for each in value if isinstance(value, tuple) else (value,):
                 if isinstance(each, torch.Tensor):
@@ -87,15 +87,15 @@ class Meter:
         self._order = sorted({a.storage.start for a in self._arguments})
 
     def _elements(self, addresses, width: int, what: str):
-        """Pairs of a storage and the elements of it that these addresses are."""
+        """The elements at these addresses, as (storage, element indices) pairs."""
         starts = np.array(self._order, dtype=np.uint64)
         which = np.searchsorted(starts, addresses, side="right") - 1
         for index in np.unique(which):
-            mine = addresses[which == index]
+            inside = addresses[which == index]
             if index < 0:
                 raise TrafficError(f"{what} before every tensor of the launch")
             storage = self._storages[self._order[index]]
-            offset = (mine - starts[index]).astype(np.int64)
+            offset = (inside - starts[index]).astype(np.int64)
             element = offset // storage.itemsize
             if width != storage.itemsize or (offset % width).any():
                 raise TrafficError(f"{what} of {width} bytes across elements")
@@ -144,7 +144,7 @@ class Meter:
         storage.stores[element] += 1
 
     def assert_written_once(self, *tensors: torch.Tensor) -> None:
-        """Every element of each tensor was stored exactly once."""
+        """Raises unless every element of each tensor was stored exactly once."""
         for tensor in tensors:
             storage = self._storages[tensor.untyped_storage().data_ptr()]
             stores = torch.from_numpy(storage.stores).as_strided(

@@ -1,7 +1,7 @@
 """Measures the traffic of every router of three networks in Triton's interpreter.
 
-`TRITON_INTERPRET=1 python -m proof.traffic.page` writes docs/internals/traffic.md; the argument
-`combine` measures the routers of that operator again and keeps the rest.
+`TRITON_INTERPRET=1 python -m proof.traffic.page` writes docs/internals/traffic.md; with the
+argument `combine` it measures only that operator's routers again and keeps the rest.
 """
 
 from __future__ import annotations
@@ -25,28 +25,28 @@ from proof.where import ROOT
 
 PAGE = ROOT / "docs/internals/traffic.md"
 MEASURED = ("basecnn_3_cc", "resnet20_3_cc", "resnet18_2_cc")
-TRAINED = 128  # images a batch, which decides how large samples are walked
+TRAINED = 128  # images per batch, which decides how large samples are walked
 MAPS = ("xs", "us", "ys", "grad_ys", "grad_xs", "grad_us")
 
 
 class Direction(NamedTuple):
-    """One direction of a router: bytes over the floor."""
+    """One direction of a router; bytes are divided by the floor."""
 
     method: str
     launches: int
-    touched: float  # by loads and stores of maps
-    memory: float  # expected of memory, second reads of what L2 holds left out
-    small: float  # everything but maps
+    touched: float  # bytes that loads and stores of maps touch
+    memory: float  # bytes expected to reach memory: without second reads that L2 serves
+    small: float  # bytes of everything but maps
 
 
 def routers() -> list[Router]:
-    """Of the measured networks, each shape once."""
-    found = {r[1:]: r for name in MEASURED for r in NETWORKS[name]}
-    return list(found.values())
+    """Routers of the measured networks, each shape once."""
+    unique = {r[1:]: r for name in MEASURED for r in NETWORKS[name]}
+    return list(unique.values())
 
 
 def launch_of(router: Router, x: torch.Tensor, batch: int, backward: bool) -> Resident | Walk:
-    """The choice for this batch on the assumed card."""
+    """The launch that is chosen for this batch on the assumed GPU."""
     geometry = geometry_like(x)._replace(batch=batch)
     return cross_connect_launch(
         geometry, router.inputs, router.outputs, 16, x.element_size(), ASSUMED, backward
@@ -62,7 +62,7 @@ def _direction(router: Router, meter: Meter, x: torch.Tensor, backward: bool) ->
     launch = launch_of(router, x, TRAINED, backward)
     again = 0 if isinstance(launch, Resident) else (n if backward else m) * one
     if again:
-        # What is read a second time lies in L2: the samples in flight take no more than its share.
+        # Second reads hit L2, since the samples in flight fit its share.
         held = launch.samples * again // len(x)
         assert held <= ASSUMED.l2_bytes * L2_SHARE, (router, held)
     return Direction(
@@ -73,22 +73,22 @@ def _direction(router: Router, meter: Meter, x: torch.Tensor, backward: bool) ->
 
 @contextlib.contextmanager
 def launched_as_in_training() -> Iterator[None]:
-    """A few samples are walked as a whole batch would be."""
-    chosen = launcher._launch_of
+    """Within it, launches for a few samples are chosen as for a whole training batch."""
+    original = launcher._launch_of
 
     def choose(geometry, *rest):
-        return chosen(geometry._replace(batch=TRAINED), *rest)
+        return original(geometry._replace(batch=TRAINED), *rest)
 
     launcher._launch_of = choose  # type: ignore[assignment]
     try:
         yield
     finally:
-        launcher._launch_of = chosen
+        launcher._launch_of = original
 
 
 @launched_as_in_training()
 def measure(router: Router, dtype: torch.dtype) -> tuple[Direction, Direction]:
-    """A forward and a backward of a batch that leaves its last block partly empty."""
+    """Forward and backward of a batch whose last block is partly empty."""
     batch = 3 if router.spatial else 19
     m, n, channels = router.inputs, router.outputs, router.channels
     xs = [torch.randn(batch, channels, *router.spatial).to(dtype) for _ in range(m)]
@@ -103,22 +103,25 @@ def measure(router: Router, dtype: torch.dtype) -> tuple[Direction, Direction]:
             grads, torch.randn(gates.shape), xs, gates, pooled, *parameters, wanted
         )
     backward.assert_written_once(*grad_xs, *grad_parameters)
-    found = _direction(router, forward, xs[0], False), _direction(router, backward, xs[0], True)
-    for direction, meter in zip(found, (forward, backward)):
+    directions = (
+        _direction(router, forward, xs[0], False),
+        _direction(router, backward, xs[0], True),
+    )
+    for direction, meter in zip(directions, (forward, backward)):
         assert all(name.startswith((direction.method, "_parameter")) for name in meter.launches)
-    return found
+    return directions
 
 
 def combined() -> list[Router]:
-    """Cross-prediction routers of the measured kind, each shape once."""
-    found = {r[1:]: r for network in PREDICTED.values() for r in network}
-    return list(found.values())
+    """The cross-prediction routers, each shape once."""
+    unique = {r[1:]: r for network in PREDICTED.values() for r in network}
+    return list(unique.values())
 
 
 def measure_combine(
     router: Router, dtype: torch.dtype, layout: str, batch: int = 2
 ) -> tuple[Direction, Direction]:
-    """A forward and a backward of combine in which everything is wanted."""
+    """Forward and backward of combine, with every gradient needed."""
     m, n, c = router.inputs, router.outputs, router.channels
 
     def map_of(channels: int) -> torch.Tensor:
@@ -133,12 +136,14 @@ def measure_combine(
     with Meter() as backward:
         grad_us, grad_parameters = combine_backward(grads, us, *parameters, True, [True] * (m + 4))
     backward.assert_written_once(*grad_us, *grad_parameters)
-    # A lane that is masked without a value loads NaN here; sums would show it.
+    # Under the meter a masked lane without `other` loads NaN, which would spread to the sums.
     assert all(t.isfinite().all() for t in (*ys, *grad_us, *grad_parameters))
-    return _combined(forward, grads[0], m * n + n), _combined(backward, grads[0], 2 * m * n + n)
+    return _combine_direction(forward, grads[0], m * n + n), _combine_direction(
+        backward, grads[0], 2 * m * n + n
+    )
 
 
-def _combined(meter: Meter, y: torch.Tensor, maps: int) -> Direction:
+def _combine_direction(meter: Meter, y: torch.Tensor, maps: int) -> Direction:
     floor = maps * y.numel() * y.element_size()
     touched = sum(meter.loaded[name] + meter.stored[name] for name in MAPS)
     small = sum(meter.loaded.values()) + sum(meter.stored.values()) - touched
@@ -147,7 +152,7 @@ def _combined(meter: Meter, y: torch.Tensor, maps: int) -> Direction:
 
 
 def page() -> str:
-    """The table for readers."""
+    """The page's text up to the section on combine."""
     lines = [
         "# What the Triton kernels load and store",
         "",
@@ -165,17 +170,17 @@ def page() -> str:
     ]
     for router in routers():
         for dtype in (torch.float32, torch.bfloat16):
-            for direction, found in zip(("forward", "backward"), measure(router, dtype)):
+            for direction, row in zip(("forward", "backward"), measure(router, dtype)):
                 kind = "fp32" if dtype == torch.float32 else "bf16"
                 lines.append(
-                    f"| {shape(router)} | {kind} | {direction} | {found.method} | "
-                    f"{found.touched:.2f} | {found.memory:.2f} | {found.small:.3f} |"
+                    f"| {shape(router)} | {kind} | {direction} | {row.method} | "
+                    f"{row.touched:.2f} | {row.memory:.2f} | {row.small:.3f} |"
                 )
     return "\n".join(lines) + "\n"
 
 
 def page_of_combine() -> str:
-    """Its part of the page."""
+    """The page's section on combine."""
     lines = [
         "",
         "## combine",
@@ -190,15 +195,15 @@ def page_of_combine() -> str:
         for dtype in (torch.float32, torch.bfloat16):
             for layout in ("nchw", "channels_last") if router.spatial else ("nchw",):
                 both = measure_combine(router, dtype, layout)
-                for direction, found in zip(("forward", "backward"), both):
+                for direction, row in zip(("forward", "backward"), both):
                     kind = "fp32" if dtype == torch.float32 else "bf16"
                     lines.append(
-                        f"| {shape(router)} | {kind} | {layout} | {direction} | {found.launches} | "
-                        f"{found.touched:.2f} | {found.small:.3f} |"
+                        f"| {shape(router)} | {kind} | {layout} | {direction} | {row.launches} | "
+                        f"{row.touched:.2f} | {row.small:.3f} |"
                     )
     return "\n".join(lines) + "\n"
 
 
 if __name__ == "__main__":
-    kept = PAGE.read_text().partition("\n## combine")[0] if "combine" in sys.argv else page()
-    PAGE.write_text(kept + page_of_combine())
+    first_part = PAGE.read_text().partition("\n## combine")[0] if "combine" in sys.argv else page()
+    PAGE.write_text(first_part + page_of_combine())

@@ -1,4 +1,4 @@
-"""Gradients as PyTorch's machinery asks for them: higher orders, torch.func, subsets, reuse."""
+"""Gradients through PyTorch's machinery: higher orders, torch.func, subsets, reuse."""
 
 import pytest
 import torch
@@ -23,12 +23,12 @@ SMALL = [
     Case("one_to_many", "", batch=2, channels=2, spatial=(3,), inputs=1, hidden=3,
          dtype=torch.float64, layout="channels_last", bias=False),
 ]  # fmt: skip
-if INTERPRETED:  # each of hundreds of evaluations takes the interpreter a tenth of a second
+if INTERPRETED:  # hundreds of evaluations, each a tenth of a second in the interpreter
     pytest.skip("finite differences are too slow in the interpreter", allow_module_level=True)
 
 
 def problem(name, case, functions=functional):
-    """The operator as a function of all its tensors, and these."""
+    """The operator as a function of all its tensors, and the tensors."""
     paths, rest = calls.arguments(name, case)
 
     def function(*flat):
@@ -44,7 +44,7 @@ def problem(name, case, functions=functional):
 def test_finite_differences(case, name, backend):
     function, flat = problem(name, case)
     assert gradcheck(function, flat)
-    if backend != "eager":  # whose second derivatives are PyTorch's own
+    if backend != "eager":  # its second derivatives are PyTorch's own
         assert gradgradcheck(function, flat)
 
 
@@ -75,8 +75,8 @@ def test_third_order(name, backend):
             value = sum(g.pow(2).sum() for g in grads if g is not None)
         return value
 
-    found, wanted = third(function), third(definition)
-    assert (found - wanted).abs() <= 2**-53 * 1e6 * wanted.abs()
+    actual, expected = third(function), third(definition)
+    assert (actual - expected).abs() <= 2**-53 * 1e6 * expected.abs()
 
 
 @pytest.mark.parametrize("name", calls.NAMES)
@@ -89,8 +89,8 @@ def test_one_tensor_as_two_paths(name, backend):
         (first,) = torch.autograd.grad(value, x, create_graph=True)
         return first, *torch.autograd.grad(first.pow(2).sum(), x)
 
-    for f, w in zip(first_and_second(functional), first_and_second(eager)):
-        assert (f - w).abs().max() <= 2**-53 * 1e6 * w.abs().max()
+    for a, e in zip(first_and_second(functional), first_and_second(eager)):
+        assert (a - e).abs().max() <= 2**-53 * 1e6 * e.abs().max()
 
 
 def test_torch_func(backend):
@@ -102,16 +102,16 @@ def test_torch_func(backend):
         return ys[0].pow(2).sum() + gates.pow(3).sum()
 
     parameters = {name: p.detach() for name, p in router.named_parameters()}
-    found = torch.func.grad(loss, argnums=(0, 1))(parameters, *xs)
+    actual = torch.func.grad(loss, argnums=(0, 1))(parameters, *xs)
     value, pull_back = torch.func.vjp(loss, parameters, *xs)
     pulled = pull_back(torch.ones((), dtype=torch.float64))
     mpk.unfuse(router)
-    wanted = torch.func.grad(loss, argnums=(0, 1))(parameters, *xs)
-    for name, w in wanted[0].items():
-        for f in (found[0][name], pulled[0][name]):
-            assert (f - w).abs().max() <= 2**-53 * 1e6 * w.abs().max(), name
-    for f in (found[1], pulled[1]):
-        assert (f - wanted[1]).abs().max() <= 2**-53 * 1e6 * wanted[1].abs().max()
+    expected = torch.func.grad(loss, argnums=(0, 1))(parameters, *xs)
+    for name, e in expected[0].items():
+        for a in (actual[0][name], pulled[0][name]):
+            assert (a - e).abs().max() <= 2**-53 * 1e6 * e.abs().max(), name
+    for a in (actual[1], pulled[1]):
+        assert (a - expected[1]).abs().max() <= 2**-53 * 1e6 * expected[1].abs().max()
 
 
 @pytest.mark.parametrize("name", calls.NAMES)
@@ -123,12 +123,12 @@ def test_torch_func_of_every_operator(name, backend):
     def loss(function):
         return lambda *flat: sum(y.pow(2).sum() for y in function(*flat))
 
-    found = torch.func.grad(loss(function), argnums=every)(*flat)
+    actual = torch.func.grad(loss(function), argnums=every)(*flat)
     _, pull_back = torch.func.vjp(loss(function), *flat)
-    wanted = torch.func.grad(loss(definition), argnums=every)(*flat)
-    for f, p, w in zip(found, pull_back(torch.ones((), dtype=torch.float64)), wanted):
-        assert (f - w).abs().max() <= 2**-53 * 1e6 * w.abs().max()
-        assert torch.equal(f, p)
+    expected = torch.func.grad(loss(definition), argnums=every)(*flat)
+    for a, pulled, e in zip(actual, pull_back(torch.ones((), dtype=torch.float64)), expected):
+        assert (a - e).abs().max() <= 2**-53 * 1e6 * e.abs().max()
+        assert torch.equal(a, pulled)
 
 
 def test_activation_checkpointing(backend):
@@ -169,7 +169,7 @@ def test_only_the_wanted_gradients_are_computed(backend):
 
 
 @pytest.mark.parametrize("name", calls.NAMES)
-def test_nothing_is_saved_that_the_design_does_not_name(name, backend):
+def test_no_maps_are_saved_but_the_inputs(name, backend):
     paths, rest = calls.arguments(name, Case("", "", channels=8, spatial=(16, 16)))
     saved = []
     with torch.autograd.graph.saved_tensors_hooks(lambda t: saved.append(t) or t, lambda t: t):

@@ -1,4 +1,4 @@
-"""Every argument of every router's constructor, eager and fused, is refused by name."""
+"""Every router's constructor, eager and fused, refuses bad arguments by name."""
 
 import re
 
@@ -85,5 +85,5 @@ def test_numbers_of_numpy_are_integers(name, module):
     router, plain = getattr(module, name)(**numbers), getattr(module, name)(**GOOD[name])
     assert str(router) == str(plain)
     assert [p.shape for p in router.parameters()] == [p.shape for p in plain.parameters()]
-    kept = [value for key, value in vars(router).items() if key in GOOD[name]]
-    assert all(type(value) in (int, tuple) for value in kept)
+    attributes = [value for key, value in vars(router).items() if key in GOOD[name]]
+    assert all(type(value) in (int, tuple) for value in attributes)

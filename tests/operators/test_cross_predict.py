@@ -11,12 +11,12 @@ from proof.bounds import GateBounds, mixed_error
 from proof.closeness import ROUNDOFF, assert_close, gamma, rounded
 from proof.problems.cross_predictions import F64, KINDS, assert_same, build, dispatched_by, maps
 
-# (m, n): one to many, fewer, as many, more.
+# (m, n): one to many, m > n, m = n, m < n.
 PATHS = [(1, 2), (3, 2), (2, 2), (2, 3)]
 
 
 def by_loops(router, xs):
-    """The paper's section 1 with m*n layers of their own: nothing of the package runs here."""
+    """The equations of the paper's section 1 with m*n separate layers, without the package."""
     m, n = router.inputs, router.outputs
     weights = [w.tensor_split(n) for w in router.weight]
     bias = [None] * m if router.bias is None else router.bias
@@ -44,8 +44,8 @@ def by_loops(router, xs):
     return ys, torch.stack(gates, 1)
 
 
-def whole(router, xs):
-    """The router's own outputs and gates."""
+def by_router(router, xs):
+    """The router's outputs and gates."""
     return router(xs, return_gates=True)
 
 
@@ -66,10 +66,10 @@ def test_the_equation(kind, paths, norm, backend):
         router = build(kind, *paths, batch_norm=norm != "no_norm", dtype=F64)
         router.train(norm == "training")
         xs = maps(kind, paths[0], layout=layout)
-        wanted = results(by_loops, router, xs)
-        assert_same(results(whole, router, xs), wanted)
+        expected = results(by_loops, router, xs)
+        assert_same(results(by_router, router, xs), expected)
         mpk.unfuse(router)
-        assert_same(results(whole, router, xs), wanted)
+        assert_same(results(by_router, router, xs), expected)
 
 
 @pytest.mark.parametrize(
@@ -82,8 +82,8 @@ def test_options(kind, norm, options, backend):
     assert (router.bias is None) == ("bias" in options)
     assert (router.b1 is None) == (router.b2 is None) == ("gate_bias" in options)
     xs = maps(kind, 2)
-    wanted = results(by_loops, router, xs)
-    assert_same(results(whole, router, xs), wanted)
+    expected = results(by_loops, router, xs)
+    assert_same(results(by_router, router, xs), expected)
     assert len(router(xs)) == 3 and isinstance(router(xs), list)
 
 
@@ -107,63 +107,71 @@ def test_narrow_dtypes(kind, module, dtype):
     assert gates.dtype == torch.float32 and {y.dtype for y in ys} == {dtype}
     wide, wide_xs = build(kind, 3, 2, batch_norm=True, dtype=F64).eval(), [x.double() for x in xs]
     wide.load_state_dict(router.state_dict())
-    wanted, _ = by_loops(wide, wide_xs)
+    expected, _ = by_loops(wide, wide_xs)
     a, u = ROUNDOFF[torch.float32], ROUNDOFF[dtype]
     g = GateBounds(wide_xs, [wide.w1, wide.b1, wide.w2, wide.b2], a).g
     sizes = _sizes(wide, wide_xs)
     terms = wide.weight[0, 0].numel() + 4
     for j, norm in enumerate(wide.norms):
-        of_u = (g.value[:, :, j].T.reshape(3, -1, *[1] * (xs[0].dim() - 1)) * sizes[j]).sum(0)
-        error = mixed_error(g, sizes[j], a)[j] + (gamma(terms, a) + 2 * u) * of_u
+        magnitude = (g.value[:, :, j].T.reshape(3, -1, *[1] * (xs[0].dim() - 1)) * sizes[j]).sum(0)
+        error = mixed_error(g, sizes[j], a)[j] + (gamma(terms, a) + 2 * u) * magnitude
         scale, shape = norm.weight.abs() * (norm.running_var + norm.eps).rsqrt(), (1, -1, 1, 1)
         shape = shape[: xs[0].dim()]
         offset = (norm.bias.abs() + scale * norm.running_mean.abs()).view(shape)
-        after = scale.view(shape) * (of_u + error) + offset
+        after = scale.view(shape) * (magnitude + error) + offset
         # The eager router rounds the sum, and then the normalised sum, to the maps' dtype.
         between = 2 * u if module is eager else 0
         error = scale.view(shape) * error + (gamma(8, a) + between) * after
-        bound = rounded(wanted[j], error, dtype, torch.float32)
-        assert_close(f"ys[{j}]", ys[j], wanted[j], bound.detach())
+        bound = rounded(expected[j], error, dtype, torch.float32)
+        assert_close(f"ys[{j}]", ys[j], expected[j], bound.detach())
 
 
 def _sizes(router, xs):
-    """Of each output the sums of magnitudes |W_ij| * |X_i| + |b_ij|, [m, B, C', ...]."""
+    """The magnitudes |W_ij| * |X_i| + |b_ij| of each output, [m, B, C', ...]."""
     bare = build("conv" if xs[0].dim() > 2 else "linear", router.inputs, router.outputs, dtype=F64)
     bare.load_state_dict(
         {k: v.abs() for k, v in router.state_dict().items() if not k.startswith("norms")}
     )
     us = [bare._predict(x.abs(), w) for x, w in zip(xs, bare.weight)]
     spatial = (-1, *[1] * (xs[0].dim() - 2))
-    wide = torch.stack([u + b.view(spatial) for u, b in zip(us, bare.bias)]).detach()
-    return wide.tensor_split(router.outputs, 2)
+    magnitudes = torch.stack([u + b.view(spatial) for u, b in zip(us, bare.bias)]).detach()
+    return magnitudes.tensor_split(router.outputs, 2)
 
 
-def test_one_convolution_a_path_and_one_operator_after_it():
+def test_one_convolution_per_path_and_one_operator_after_it():
     router = build("conv", 3, 2, batch_norm=True, dtype=F64)
     xs = maps("conv", 3)
-    seen = dispatched_by(router, xs)
-    assert (seen.count("convolution"), seen.count("batch_norm"), seen.count("relu")) == (3, 2, 2)
-    seen = dispatched_by(router.eval(), xs)
-    assert (seen.count("convolution"), seen.count("batch_norm"), seen.count("relu")) == (3, 0, 0)
-    assert seen.count("combine") == seen.count("gate") == 1
+    ops = dispatched_by(router, xs)
+    assert (
+        ops.count("convolution"),
+        ops.count("batch_norm"),
+        ops.count("relu"),
+    ) == (3, 2, 2)
+    ops = dispatched_by(router.eval(), xs)
+    assert (
+        ops.count("convolution"),
+        ops.count("batch_norm"),
+        ops.count("relu"),
+    ) == (3, 0, 0)
+    assert ops.count("combine") == ops.count("gate") == 1
     assert dispatched_by(mpk.unfuse(router), xs).count("batch_norm") == 2
 
 
 @pytest.mark.parametrize("change", ["hook", "momentary", "replaced", "other_eps"])
 def test_norms_that_cannot_be_folded_run_as_they_are(change):
-    router, seen = build("conv", 2, 2, batch_norm=True, dtype=F64).eval(), []
+    router, hook_calls = build("conv", 2, 2, batch_norm=True, dtype=F64).eval(), []
     xs = maps("conv", 2)
     if change == "hook":
-        router.norms[1].register_forward_hook(lambda *_: seen.append(1))
+        router.norms[1].register_forward_hook(lambda *_: hook_calls.append(1))
     elif change == "momentary":
         router.norms[0] = nn.BatchNorm2d(5, track_running_stats=False, dtype=F64).eval()
     elif change == "replaced":
         router.norms[1] = nn.GroupNorm(1, 5, dtype=F64)
     else:
         router.norms[1].eps = 0.1
-    found = router(xs)
-    assert_same(found, mpk.unfuse(router)(xs))
-    assert len(seen) == 2 * (change == "hook")
+    ys = router(xs)
+    assert_same(ys, mpk.unfuse(router)(xs))
+    assert len(hook_calls) == 2 * (change == "hook")
 
 
 def test_frozen_norms_fold_in_training_and_still_learn():
@@ -171,8 +179,8 @@ def test_frozen_norms_fold_in_training_and_still_learn():
     router.norms.eval()
     xs = maps("conv", 2)
     assert dispatched_by(router, xs).count("batch_norm") == 0
-    wanted = results(by_loops, router, xs)
-    assert_same(results(whole, router, xs), wanted)
+    expected = results(by_loops, router, xs)
+    assert_same(results(by_router, router, xs), expected)
     without = build("conv", 2, 2, batch_norm=True, dtype=F64).eval()
     without.norms = nn.ModuleList(nn.BatchNorm2d(5, affine=False, dtype=F64) for _ in range(2))
     assert_same(without.eval()(xs), mpk.unfuse(without)(xs))
@@ -202,7 +210,7 @@ def test_parameters_start_as_those_of_torchs_layers():
     for router, layer, fan_in in zip((conv, dense), layers, (144, 64)):
         for mine, theirs in ((router.weight, layer.weight), (router.bias, layer.bias)):
             bound = fan_in**-0.5 * (1 + 2**-20)
-            # 64 draws reach nine tenths of their bound but once in a thousand seeds.
+            # 64 draws miss nine tenths of their bound in about one of a thousand seeds.
             assert 0.9 * bound < mine.abs().max() <= bound and theirs.abs().max() <= bound
             assert mine.mean().abs() < 4 * bound / (3 * mine.numel()) ** 0.5
     shapes = [tuple(p.shape) for p in (conv.w1, conv.b1, conv.w2, conv.b2)]
@@ -220,7 +228,7 @@ def test_parameters_start_as_those_of_torchs_layers():
 def test_channels_last_converts_the_filters_of_each_path(module):
     router = build("conv", 2, 3, module, batch_norm=True, dtype=F64)
     xs = maps("conv", 2)
-    wanted, state = router(xs), {k: v.clone() for k, v in router.state_dict().items()}
+    expected, state = router(xs), {k: v.clone() for k, v in router.state_dict().items()}
     net = nn.Sequential(router).to(memory_format=torch.channels_last)
     assert router.weight.shape == state["weight"].shape and torch.equal(
         router.weight, state["weight"]
@@ -229,7 +237,7 @@ def test_channels_last_converts_the_filters_of_each_path(module):
     last = [x.contiguous(memory_format=torch.channels_last) for x in xs]
     ys = net(last)
     assert all(y.is_contiguous(memory_format=torch.channels_last) for y in ys)
-    assert_same(ys, wanted)
+    assert_same(ys, expected)
     router.load_state_dict(state)
     assert all(w.is_contiguous(memory_format=torch.channels_last) for w in router.weight)
     assert net.to(torch.float32)[0].weight.dtype == torch.float32

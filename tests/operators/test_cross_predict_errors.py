@@ -1,4 +1,4 @@
-"""Arguments that cross-prediction routers refuse, by name."""
+"""Cross-prediction routers refuse bad arguments by name."""
 
 import re
 

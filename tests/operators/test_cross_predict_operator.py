@@ -1,4 +1,4 @@
-"""cross_predict, the layer of small vectors in one operator, against float64 by derived bounds."""
+"""cross_predict, the layer of small vectors in one operator, against float64 within bounds."""
 
 import pytest
 import torch
@@ -22,7 +22,7 @@ def test_against_float64(layer, backend):
 
 @pytest.mark.parametrize("layer", LAYERS, ids=str)
 def test_parts_agree(layer, monkeypatch):
-    """Beyond so many weights the function runs the gate, products and combine."""
+    """Above FUSED_WEIGHTS weights the function runs the gate, products and combine."""
     monkeypatch.setattr("mpkernels.ops.cross_predict.FUSED_WEIGHTS", 0)
     check_cross_predict(layer)
 
@@ -41,16 +41,16 @@ def test_every_instruction_set(name, layer):
 
 
 def test_the_operator_runs_where_it_is_faster(monkeypatch):
-    called, direct = [], type(cross_predict).direct
+    names, direct = [], type(cross_predict).direct
     monkeypatch.setattr(
-        type(cross_predict), "direct", lambda self, *a: called.append(self.name) or direct(self, *a)
+        type(cross_predict), "direct", lambda self, *a: names.append(self.name) or direct(self, *a)
     )
     router = mpk.CrossPredictLinear(32, 32, 2, 2)
     ys = router([torch.randn(3, 32, requires_grad=True) for _ in range(2)])
     sum(y.sum() for y in ys).backward()
     if native.why_no_cpu is None:
-        assert called == ["cross_predict", "cross_predict_backward"]
-    called.clear()
+        assert names == ["cross_predict", "cross_predict_backward"]
+    names.clear()
     large = mpk.CrossPredictLinear(128, 128, 2, 2)
     assert large.weight.numel() > FUSED_WEIGHTS
     large([torch.randn(3, 128) for _ in range(2)])
@@ -58,38 +58,40 @@ def test_the_operator_runs_where_it_is_faster(monkeypatch):
     with torch.autocast("cpu", torch.bfloat16):
         ys = router.float()([torch.randn(3, 32) for _ in range(2)])
     assert ys[0].dtype == torch.bfloat16
-    assert called == ["gate", "combine"] * 3
-    called.clear()
-    with mpk.use_backend("eager"):  # not by the backend: the operator asks for it as it runs
+    assert names == ["gate", "combine"] * 3
+    names.clear()
+    with mpk.use_backend("eager"):  # the choice ignores the backend, which the operator looks up
         router([torch.randn(3, 32) for _ in range(2)])
-    assert called == (["cross_predict"] if native.why_no_cpu is None else ["gate", "combine"])
+    assert names == (["cross_predict"] if native.why_no_cpu is None else ["gate", "combine"])
 
 
 @pytest.mark.parametrize("layer", [LAYERS[3], LAYERS[8]], ids=str)
-def test_no_bit_depends_on_threads_runs_or_company(layer):
+def test_no_bit_depends_on_threads_runs_or_batch(layer):
     if native.why_no_cpu is not None:
         pytest.skip(native.why_no_cpu)
-    xs, made = problem(layer)
-    ys, gates = run(functional.cross_predict, layer, xs, made)
+    xs, parameters = problem(layer)
+    ys, gates = run(functional.cross_predict, layer, xs, parameters)
     outer = [torch.randn_like(y) for y in (*ys, gates)]
-    leaves = [*xs, *made.values()]
+    leaves = [*xs, *parameters.values()]
 
     def step(part=slice(None)):
-        some = [x[part].detach().requires_grad_() for x in xs]
-        ys, gates = run(functional.cross_predict, layer, some, made)
+        part_xs = [x[part].detach().requires_grad_() for x in xs]
+        ys, gates = run(functional.cross_predict, layer, part_xs, parameters)
         outputs = [*ys, gates]
-        grads = torch.autograd.grad(outputs, [*some, *leaves[len(xs) :]], [g[part] for g in outer])
+        grads = torch.autograd.grad(
+            outputs, [*part_xs, *leaves[len(xs) :]], [g[part] for g in outer]
+        )
         return [*outputs, *grads[: len(xs)]], grads[len(xs) :]
 
-    by_sample, of_parameters = step()
-    before = torch.get_num_threads()
+    per_sample, parameter_grads = step()
+    threads_before = torch.get_num_threads()
     try:
         for threads in (1, 2, 3):
             torch.set_num_threads(threads)
             again = step()
-            for a, b in zip((*by_sample, *of_parameters), (*again[0], *again[1]), strict=True):
+            for a, b in zip((*per_sample, *parameter_grads), (*again[0], *again[1]), strict=True):
                 assert torch.equal(a, b)
     finally:
-        torch.set_num_threads(before)
+        torch.set_num_threads(threads_before)
     for part in (slice(0, 1), slice(1, 4), slice(layer.batch - 1, None)):
-        assert all(torch.equal(a[part], b) for a, b in zip(by_sample, step(part)[0], strict=True))
+        assert all(torch.equal(a[part], b) for a, b in zip(per_sample, step(part)[0], strict=True))

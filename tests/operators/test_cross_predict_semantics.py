@@ -14,44 +14,44 @@ if INTERPRETED:
 
 
 SMALL = [
-    Layer("all", batch=2, channels=3, made=2, hidden=3, dtype=F64),
+    Layer("all", batch=2, channels=3, out_channels=2, hidden=3, dtype=F64),
     Layer("bare", 2, 3, 2, 1, 2, 3, F64, absent=("bias", "b1", "b2", "scale", "shift"), relu=False),
 ]
 
 
-def of_all(layer, function):
-    """The layer as a function of all its tensors, and these."""
-    xs, made = problem(layer)
-    names = [name for name, t in made.items() if t is not None]
+def of_tensors(layer, function):
+    """The layer as a function of all its tensors, and the tensors."""
+    xs, parameters = problem(layer)
+    names = [name for name, t in parameters.items() if t is not None]
 
     def flat(*tensors):
-        given = {**dict.fromkeys(NAMES), **dict(zip(names, tensors[len(xs) :]))}
-        ys, gates = run(function, layer, list(tensors[: len(xs)]), given)
+        values = {**dict.fromkeys(NAMES), **dict(zip(names, tensors[len(xs) :]))}
+        ys, gates = run(function, layer, list(tensors[: len(xs)]), values)
         return (*ys, gates)
 
-    return flat, (*xs, *(made[name] for name in names))
+    return flat, (*xs, *(parameters[name] for name in names))
 
 
 @pytest.mark.parametrize("layer", SMALL, ids=str)
 def test_finite_differences(layer, backend):
-    function, tensors = of_all(layer, functional.cross_predict)
+    function, tensors = of_tensors(layer, functional.cross_predict)
     assert gradcheck(function, tensors)
-    if backend != "eager":  # whose second derivatives are PyTorch's own
+    if backend != "eager":  # its second derivatives are PyTorch's own
         assert gradgradcheck(function, tensors)
 
 
 def test_torch_func(backend):
-    function, tensors = of_all(SMALL[0], functional.cross_predict)
-    definition, _ = of_all(SMALL[0], eager.cross_predict)
+    function, tensors = of_tensors(SMALL[0], functional.cross_predict)
+    definition, _ = of_tensors(SMALL[0], eager.cross_predict)
     tensors, every = [t.detach() for t in tensors], tuple(range(len(tensors)))
 
     def loss(f):
         return lambda *flat: sum(y.pow(2).sum() for y in f(*flat))
 
-    found = torch.func.grad(loss(function), argnums=every)(*tensors)
-    wanted = torch.func.grad(loss(definition), argnums=every)(*tensors)
-    for f, w in zip(found, wanted, strict=True):
-        assert (f - w).abs().max() <= 2**-53 * 1e6 * w.abs().max()
+    actual = torch.func.grad(loss(function), argnums=every)(*tensors)
+    expected = torch.func.grad(loss(definition), argnums=every)(*tensors)
+    for a, e in zip(actual, expected, strict=True):
+        assert (a - e).abs().max() <= 2**-53 * 1e6 * e.abs().max()
 
 
 @pytest.mark.filterwarnings(
@@ -60,15 +60,15 @@ def test_torch_func(backend):
 @pytest.mark.parametrize("layer", [LAYERS[i] for i in (0, 1, 5, 15, 24)], ids=str)
 def test_opcheck(layer, backend):
     torch.use_deterministic_algorithms(False)
-    xs, made = problem(layer)
+    xs, parameters = problem(layer)
     op = torch.ops.mpkernels
-    rest = (*made.values(), layer.relu)
+    rest = (*parameters.values(), layer.relu)
     torch.library.opcheck(op.cross_predict.default, (xs, *rest))
     with torch.no_grad():
         ys, gates, us = op.cross_predict(xs, *rest)
     flat = [t if t is None or isinstance(t, bool) else t.detach() for t in rest]
-    there = [t is not None for t in made.values()]
-    for wanted in ([True] * len(xs) + there, [i > 0 for i in range(len(xs))] + [False] * 8):
+    present = [t is not None for t in parameters.values()]
+    for wanted in ([True] * len(xs) + present, [i > 0 for i in range(len(xs))] + [False] * 8):
         arguments = (list(ys), gates, [x.detach() for x in xs], gates, us, *flat, wanted)
         torch.library.opcheck(op.cross_predict_backward.default, arguments)
 
@@ -76,29 +76,29 @@ def test_opcheck(layer, backend):
 @pytest.mark.parametrize("value", [float("nan"), float("inf"), -float("inf")])
 def test_nan_and_infinity_propagate_as_in_the_definition(value, backend):
     layer = Layer("", dtype=F64)
-    xs, made = problem(layer)
+    xs, parameters = problem(layer)
     with torch.no_grad():
         xs[1][1, 2] = value
 
     def results(function):
-        ys, gates = run(function, layer, xs, made)
+        ys, gates = run(function, layer, xs, parameters)
         outputs = [*ys, gates]
         grads = [torch.linspace(-1, 1, y.numel(), dtype=F64).view(y.shape) for y in outputs]
-        leaves = [*xs, *made.values()]
+        leaves = [*xs, *parameters.values()]
         return [*outputs, *torch.autograd.grad(outputs, leaves, grads)]
 
-    for found, wanted in zip(results(functional.cross_predict), results(eager.cross_predict)):
-        assert torch.equal(found.isnan(), wanted.isnan())
-        assert torch.equal(found.isinf(), wanted.isinf())
+    for actual, expected in zip(results(functional.cross_predict), results(eager.cross_predict)):
+        assert torch.equal(actual.isnan(), expected.isnan())
+        assert torch.equal(actual.isinf(), expected.isinf())
 
 
 def test_empty_batches(backend):
-    xs, made = problem(Layer("", batch=0))
-    ys, gates = run(functional.cross_predict, Layer(""), xs, made)
+    xs, parameters = problem(Layer("", batch=0))
+    ys, gates = run(functional.cross_predict, Layer(""), xs, parameters)
     sum(y.sum() for y in ys).backward()
     assert [y.shape for y in ys] == [(0, 5)] * 3 and gates.shape == (0, 2, 3)
     assert xs[0].grad.shape == (0, 7)
-    assert all(torch.equal(t.grad, torch.zeros_like(t)) for t in made.values())
+    assert all(torch.equal(t.grad, torch.zeros_like(t)) for t in parameters.values())
 
 
 @pytest.mark.parametrize("mode", ["aot_eager", "inductor"])
@@ -117,8 +117,8 @@ def test_compiles_to_one_graph_with_the_operator(mode):
         ys = f(xs)
         return [*ys, *torch.autograd.grad(sum(y.pow(2).sum() for y in ys), [*router.parameters()])]
 
-    for found, wanted in zip(results(compiled), results(router), strict=True):
-        assert (found - wanted).abs().max() <= 2**-53 * 1e6 * wanted.abs().max()
+    for actual, expected in zip(results(compiled), results(router), strict=True):
+        assert (actual - expected).abs().max() <= 2**-53 * 1e6 * expected.abs().max()
     assert len(graphs) == 1 and graphs[0].count("mpkernels.cross_predict") == 1
 
 
@@ -130,8 +130,8 @@ def test_exports_with_any_batch():
     assert program.graph_module.code.count("mpkernels.cross_predict") == 1
     for size in (2, 300):
         xs = [torch.randn(size, 6) for _ in range(2)]
-        for found, wanted in zip(program.module()(xs), router(xs)):
-            assert torch.equal(found, wanted)
+        for actual, expected in zip(program.module()(xs), router(xs)):
+            assert torch.equal(actual, expected)
 
 
 @pytest.mark.parametrize(

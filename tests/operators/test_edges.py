@@ -1,4 +1,4 @@
-"""What a call must bear: lazy tensors, infinities, odd strides, refusals, too little memory."""
+"""Calls at the edges: lazy tensors, infinities, odd strides, refusals, too little memory."""
 
 import math
 
@@ -12,16 +12,16 @@ from mpkernels.ops.onchip import run_on
 INF = math.inf
 
 
-def made(*shape):
+def randn(*shape):
     return torch.randn(shape)
 
 
 def gate_parameters(channels=4, inputs=2, outputs=2):
     shapes = (inputs, 8, channels), (inputs, 8), (inputs, outputs, 8), (inputs, outputs)
-    return [made(*shape) for shape in shapes]
+    return [randn(*shape) for shape in shapes]
 
 
-# A function of leaves for each router: its first leaves are maps.
+# Operator -> a function of a module and of leaves, of which the first two are maps.
 FUNCTIONS = {
     "cross_connect": lambda m, leaves: m.cross_connect(leaves[:2], *leaves[2:])[0],
     "gate": lambda m, leaves: [m.gate(leaves[:2], *leaves[2:])],
@@ -32,16 +32,16 @@ FUNCTIONS = {
 
 
 def leaves_of(name):
-    """Arguments of a function of FUNCTIONS."""
-    vectors = [made(3, 4), made(3, 4)]
-    maps = [made(3, 4, 5, 2), made(3, 4, 5, 2)]
-    predictions = [torch.rand(3, 2, 2), made(2, 4), made(2, 2), made(2, 2)]
+    """The leaves of a function in FUNCTIONS."""
+    vectors = [randn(3, 4), randn(3, 4)]
+    maps = [randn(3, 4, 5, 2), randn(3, 4, 5, 2)]
+    predictions = [torch.rand(3, 2, 2), randn(2, 4), randn(2, 2), randn(2, 2)]
     return {
         "cross_connect": [*maps, *gate_parameters()],
         "gate": [*maps, *gate_parameters()],
         "mix": [*maps, torch.rand(3, 2, 2)],
         "combine": [*maps, *predictions],
-        "cross_predict": [*vectors, made(2, 6, 4), made(2, 6), *gate_parameters()],
+        "cross_predict": [*vectors, randn(2, 6, 4), randn(2, 6), *gate_parameters()],
     }[name]
 
 
@@ -49,16 +49,16 @@ def results(module, name, leaves, grad_outputs):
     leaves = [t.detach().requires_grad_() for t in leaves]
     outputs = FUNCTIONS[name](module, leaves)
     grads = grad_outputs(outputs)
-    kept = [(y, g) for y, g in zip(outputs, grads) if g is not None]
-    torch.autograd.backward([y for y, _ in kept], [g for _, g in kept])
+    pairs = [(y, g) for y, g in zip(outputs, grads) if g is not None]
+    torch.autograd.backward([y for y, _ in pairs], [g for _, g in pairs])
     return [*outputs, *(t.grad for t in leaves)]
 
 
 def compare(name, leaves, grad_outputs):
-    ours = results(functional, name, leaves, grad_outputs)
-    plain = results(eager, name, leaves, grad_outputs)
-    for found, wanted in zip(ours, plain):
-        torch.testing.assert_close(found, wanted, rtol=1e-4, atol=1e-5)
+    fused = results(functional, name, leaves, grad_outputs)
+    reference = results(eager, name, leaves, grad_outputs)
+    for actual, expected in zip(fused, reference):
+        torch.testing.assert_close(actual, expected, rtol=1e-4, atol=1e-5)
 
 
 functions = pytest.mark.parametrize("name", FUNCTIONS)
@@ -78,44 +78,44 @@ LAZY = {"zero": zero, "negated": negated}
 @pytest.mark.parametrize("lazy", LAZY)
 @functions
 def test_lazy_gradients(name, lazy):
-    """Known zeros have no memory; of negated views the memory holds the other sign."""
+    """Lazy zeros have no memory, and the memory of a negated view holds the opposite sign."""
 
     def grads(outputs):
         torch.manual_seed(1)
-        return [LAZY[lazy](made(*y.shape)) for y in outputs]
+        return [LAZY[lazy](randn(*y.shape)) for y in outputs]
 
     compare(name, leaves_of(name), grads)
 
-    def one(outputs):
+    def mixed(outputs):
         return [g if j == 0 else g + 1.0 for j, g in enumerate(grads(outputs))]
 
-    compare(name, leaves_of(name), one)
+    compare(name, leaves_of(name), mixed)
 
 
 @pytest.mark.parametrize("lazy", LAZY)
 @functions
 def test_lazy_arguments(name, lazy):
     leaves = leaves_of(name)
-    for at in range(len(leaves)):
-        changed = [LAZY[lazy](t) if q == at else t for q, t in enumerate(leaves)]
+    for index in range(len(leaves)):
+        changed = [LAZY[lazy](t) if q == index else t for q, t in enumerate(leaves)]
         with torch.no_grad():
-            found = FUNCTIONS[name](functional, changed)
-            wanted = FUNCTIONS[name](eager, changed)
-        torch.testing.assert_close(found, wanted, rtol=1e-4, atol=1e-5)
+            actual = FUNCTIONS[name](functional, changed)
+            expected = FUNCTIONS[name](eager, changed)
+        torch.testing.assert_close(actual, expected, rtol=1e-4, atol=1e-5)
 
 
 @functions
 def test_gradients_in_different_layouts(name):
-    """Each output's gradient has strides of its own, and one has none."""
+    """Each output's gradient has its own strides, or is absent."""
 
     def grads(outputs):
         torch.manual_seed(2)
-        grads = [made(*y.shape) for y in outputs]
+        grads = [randn(*y.shape) for y in outputs]
         if outputs[0].dim() == 4:
             grads[0] = grads[0].contiguous(memory_format=torch.channels_last)
         if len(outputs) > 1:
             y = outputs[1]
-            grads[1] = made(1, *y.shape[1:]).expand(y.shape)
+            grads[1] = randn(1, *y.shape[1:]).expand(y.shape)
         return grads
 
     for leaves in (leaves_of(name), [channels_last(t) for t in leaves_of(name)]):
@@ -128,7 +128,7 @@ def channels_last(t):
 
 
 def test_biases_are_added_to_predictions_before_the_gates():
-    """g (U + b), not g U + g b: [nan, inf] otherwise."""
+    """g (U + b), not g U + g b, which would be [nan, inf]."""
     us, gates, bias = (
         [torch.tensor([[2.0, 2.0]])],
         torch.tensor([[[INF]]]),
@@ -141,13 +141,13 @@ def test_biases_are_added_to_predictions_before_the_gates():
 @pytest.mark.parametrize("layout", ["nchw", "channels_last", "vector"])
 @pytest.mark.parametrize("value", [INF, -INF, math.nan, 1e30, 1e20])
 def test_combine_of_extreme_values(value, layout, inputs):
-    """Infinities and NaN are where eager has them, and what cancels leaves what eager leaves."""
+    """Infinities and NaN are where eager has them, and cancellation leaves what eager leaves."""
     shape = (2, 6) if layout == "vector" else (2, 6, 3, 3)
-    us, bias = [made(*shape) for _ in range(inputs)], made(inputs, 6)
-    gates, scale, shift = torch.rand(2, inputs, 3), torch.rand(3, 2), made(3, 2)
-    for at, (leaf, index) in enumerate([(us[0], 0), (bias, 0), (gates, 1), (scale, 0), (shift, 1)]):
+    us, bias = [randn(*shape) for _ in range(inputs)], randn(inputs, 6)
+    gates, scale, shift = torch.rand(2, inputs, 3), torch.rand(3, 2), randn(3, 2)
+    for leaf, index in [(us[0], 0), (bias, 0), (gates, 1), (scale, 0), (shift, 1)]:
         leaf.flatten()[index] = value
-        if at == 1 and math.isfinite(value):
+        if leaf is bias and math.isfinite(value):
             us[0][:, 0] = -value  # cancels the bias
     leaves = [channels_last(u) if layout == "channels_last" else u for u in us]
     leaves += [gates, bias, scale, shift]
@@ -158,14 +158,14 @@ def test_combine_of_extreme_values(value, layout, inputs):
             t.detach().clone(memory_format=torch.preserve_format).requires_grad_() for t in leaves
         ]
         ys = module.combine(own[:inputs], *own[inputs : inputs + 2], True, *own[inputs + 2 :])
-        torch.autograd.backward(ys, [made(*y.shape) for y in ys])
+        torch.autograd.backward(ys, [randn(*y.shape) for y in ys])
         outputs[module] = [*ys, *(t.grad for t in own)]
-    # The gradient of the bias is g scale sum D, where eager sums g scale D: a sum for each path.
-    spared = None if abs(value) < 1e29 else len(ys) + inputs + 1
-    for at, (found, wanted) in enumerate(zip(outputs[functional], outputs[eager])):
-        if at == spared:
+    # The bias's gradient is g scale sum D; eager instead sums g scale D, which overflows earlier.
+    skipped = None if abs(value) < 1e29 else len(ys) + inputs + 1
+    for index, (actual, expected) in enumerate(zip(outputs[functional], outputs[eager])):
+        if index == skipped:
             continue
-        torch.testing.assert_close(found, wanted, rtol=1e-3, atol=1e-3, equal_nan=True)
+        torch.testing.assert_close(actual, expected, rtol=1e-3, atol=1e-3, equal_nan=True)
 
 
 @pytest.mark.parametrize("size", [50.0, 1e3, 1e30])
@@ -185,44 +185,44 @@ def test_large_logits(name, size):
 @pytest.mark.parametrize("dims", [3, 4, 5])
 def test_strides_of_dimensions_of_size_one_say_nothing(dims):
     """A sequence as a map [B, C, L, 1] is channels_last, as PyTorch has it."""
-    sequence = made(2, 6, 4).transpose(1, 2)
+    sequence = randn(2, 6, 4).transpose(1, 2)
     x = sequence[(...,) + (None,) * (dims - 3)]
     for y in functional.mix([x, x], torch.rand(2, 2, 2)):
         assert y.transpose(1, -1 if dims == 3 else 2).flatten(2).is_contiguous()
     leaf = x.detach().requires_grad_()
-    torch.autograd.backward(mpk.CrossConnect(4, 1, 2)(leaf), [made(*x.shape)] * 2)
+    torch.autograd.backward(mpk.CrossConnect(4, 1, 2)(leaf), [randn(*x.shape)] * 2)
     assert leaf.grad.stride(1) == 1
-    wide = made(2, 4, 1, 6)  # one row, in NCHW
+    wide = randn(2, 4, 1, 6)  # one row, in NCHW
     assert functional.mix(wide, torch.rand(2, 1, 1))[0].is_contiguous()
 
 
 @functions
 def test_refused_calls_keep_nothing(name):
-    """A call that C++ refuses gives back all of its arguments."""
+    """A call that C++ refuses releases all of its arguments."""
     leaves = leaves_of(name)
     operator = getattr(torch.ops.mpkernels, name)
     rest = list(leaves[2:]) + {"combine": [True], "cross_predict": [None, None, True]}.get(name, [])
     if name == "combine":
         rest = [leaves[2], leaves[3], leaves[4], leaves[5], True]
-    for at in range(2 + sum(isinstance(t, torch.Tensor) for t in rest)):
+    for index in range(2 + sum(isinstance(t, torch.Tensor) for t in rest)):
         arguments = [t.clone() if isinstance(t, torch.Tensor) else t for t in rest]
         xs = [t.clone() for t in leaves[:2]]
-        if at < 2:
-            xs[at] = xs[at].int()
+        if index < 2:
+            xs[index] = xs[index].int()
         else:
-            arguments[at - 2] = arguments[at - 2].int()
+            arguments[index - 2] = arguments[index - 2].int()
         handles = [t.untyped_storage()._weak_ref() for t in (*xs, arguments[0])]
         with pytest.raises((RuntimeError, TypeError)):
             operator(xs, *arguments)
         del xs, arguments
-        dead = [torch.UntypedStorage._expired(handle) for handle in handles]
+        freed = [torch.UntypedStorage._expired(handle) for handle in handles]
         for handle in handles:
             torch.UntypedStorage._free_weak_ref(handle)
-        assert all(dead)
+        assert all(freed)
 
 
 def test_too_little_memory_is_said_in_bytes():
-    """In the words of PyTorch's allocator, which tools look for; without a path of the build."""
+    """The message has the words of PyTorch's allocator, which tools look for, and no build path."""
     x = torch.zeros(1).expand(1 << 20, 1 << 25)
     with pytest.raises(
         RuntimeError, match="can't allocate memory: you tried to allocate"
@@ -233,7 +233,7 @@ def test_too_little_memory_is_said_in_bytes():
 
 
 def test_torch_repeats_an_allocation_that_failed_in_cuda_kernels():
-    """So that what is raised is torch's own error of the device."""
+    """The error raised is then torch's own, for that device."""
     size = 1 << 50
 
     def operator(value):

@@ -1,4 +1,4 @@
-"""Bad input raises before any kernel runs, and the message names what was found and wanted."""
+"""Bad input raises before any kernel runs; the message says what was expected and what came."""
 
 import re
 
@@ -139,7 +139,7 @@ def test_backend_names():
 
 
 def test_operators_check_what_they_read():
-    """Called without the public functions, an operator still refuses what does not fit."""
+    """An operator called directly still refuses arguments that do not fit."""
     op = torch.ops.mpkernels
     with mpk.use_backend("native"):
         for call in (

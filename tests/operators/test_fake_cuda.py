@@ -1,4 +1,4 @@
-"""Routed networks on CUDA tensors that exist only as shapes: one graph, our operators, no break."""
+"""Routed networks on fake CUDA tensors: one graph of our operators, without a break."""
 
 import pytest
 import torch
@@ -43,7 +43,7 @@ def test_operators_keep_device_dtype_and_format(fake, dtype):
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
 def test_combine_keeps_device_dtype_and_format(fake, dtype):
-    """As gradients have the format of each prediction, and outputs that of the first."""
+    """Each gradient has its prediction's format, and outputs have the first prediction's."""
     us = [
         torch.empty((4, 6, 8, 8), dtype=dtype, device="cuda", memory_format=memory_format)
         for memory_format in (torch.channels_last, torch.contiguous_format)
@@ -52,9 +52,9 @@ def test_combine_keeps_device_dtype_and_format(fake, dtype):
     ys = torch.ops.mpkernels.combine(us, *rest, True)
     assert [(y.shape, y.device.type, y.dtype) for y in ys] == [((4, 2, 8, 8), "cuda", dtype)] * 3
     assert all(y.is_contiguous(memory_format=torch.channels_last) for y in ys)
-    grads, of_rest = torch.ops.mpkernels.combine_backward(ys, us, *rest, True, [True] * 6)
+    grads, grad_rest = torch.ops.mpkernels.combine_backward(ys, us, *rest, True, [True] * 6)
     assert [(g.stride(), g.dtype) for g in grads] == [(u.stride(), dtype) for u in us]
-    assert [(g.shape, g.device.type) for g in of_rest] == [(p.shape, "cuda") for p in rest]
+    assert [(g.shape, g.device.type) for g in grad_rest] == [(p.shape, "cuda") for p in rest]
 
 
 @pytest.mark.parametrize(
@@ -62,7 +62,7 @@ def test_combine_keeps_device_dtype_and_format(fake, dtype):
     [("basecnn_2_cc", {"cross_connect": 5}), ("basecnn_2_cp", {"gate": 4, "combine": 4})],
 )
 def test_a_whole_network_is_one_graph_of_our_operators(network, operators, fake):
-    """As torch.compile(fullgraph=True) captures it."""
+    """The graph is the one that torch.compile(fullgraph=True) captures."""
     with torch.device("cuda"):
         model = models.create(network, num_classes=10).eval()
     x = torch.empty(8, 3, 32, 32, device="cuda")
@@ -80,7 +80,7 @@ def test_export_with_any_batch():
         x = torch.empty(8, 3, 32, 32)
     batch = torch.export.Dim("batch", min=2, max=65535)  # pooling allows no more
     program = torch.export.export(model, (x,), dynamic_shapes=({0: batch},))
-    found = [name for name in names(program.graph) if "mpkernels" in name]
-    assert len(found) == 5
+    operators = [name for name in names(program.graph) if "mpkernels" in name]
+    assert len(operators) == 5
     (outputs,) = [node for node in program.graph.nodes if node.op == "output"]
     assert outputs.args[0][0].meta["val"].device.type == "cuda"

@@ -1,4 +1,4 @@
-"""Modules: fuse and unfuse, state dicts, initialisation, and laws that hold for any input."""
+"""Modules: fuse and unfuse, state dicts, initialisation, and laws that hold for every input."""
 
 import copy
 
@@ -30,16 +30,16 @@ def kinds(model):
     return [type(m) for m in (model["nested"][0], *(model[name] for name in names))]
 
 
-def classes(of):
-    first = [of.CrossConnect, of.CrossConnect, of.CrossStitch]
-    return [*first, of.CrossPredictConv2d, of.CrossPredictLinear]
+def classes(package):
+    first = [package.CrossConnect, package.CrossConnect, package.CrossStitch]
+    return [*first, package.CrossPredictConv2d, package.CrossPredictLinear]
 
 
 def test_fuse_swaps_in_place_and_unfuse_undoes_it():
     model = eager_model()
     parameters = {name: id(p) for name, p in model.named_parameters()}
-    hooked = []
-    model["connect"].register_forward_hook(lambda *_: hooked.append(1))
+    hook_calls = []
+    model["connect"].register_forward_hook(lambda *_: hook_calls.append(1))
     assert mpk.fuse(model) is model
     assert kinds(model) == classes(mpk)
     assert {name: id(p) for name, p in model.named_parameters()} == parameters
@@ -48,16 +48,16 @@ def test_fuse_swaps_in_place_and_unfuse_undoes_it():
     assert mpk.unfuse(model) is model
     assert kinds(model) == classes(eager)
     plain = model["connect"](xs)
-    assert hooked == [1, 1]
+    assert hook_calls == [1, 1]
     assert all((f - p).abs().max() <= 64 * 2**-24 * p.abs().max() for f, p in zip(fused, plain))
     assert type(mpk.fuse(eager.CrossStitch(2))) is mpk.CrossStitch
 
 
 def test_fuse_leaves_subclasses_alone():
-    class Mine(eager.CrossConnect):
+    class Custom(eager.CrossConnect):
         pass
 
-    assert type(mpk.fuse(nn.Sequential(Mine(4, 1, 2)))[0]) is Mine
+    assert type(mpk.fuse(nn.Sequential(Custom(4, 1, 2)))[0]) is Custom
 
 
 def test_state_dicts_load_both_ways():
@@ -114,21 +114,21 @@ def test_a_stitch_sums_its_gradient_over_batch_and_space(channels, backend):
         assert (y - sum(weights[i, j] * x for i, x in enumerate(xs))).abs().max() <= 2**-48
     (ys[0].sum() + 2 * ys[1].sum()).backward()
     totals = torch.stack([x.detach().sum((0, 2, 3)) for x in xs])
-    wanted = torch.stack([totals, 2 * totals], 1)
-    wanted = wanted.sum(2) if channels is None else wanted
-    assert stitch.alpha.grad.shape == wanted.shape
-    assert (stitch.alpha.grad - wanted).abs().max() <= 2**-53 * 1e3 * wanted.abs().max()
+    expected = torch.stack([totals, 2 * totals], 1)
+    expected = expected.sum(2) if channels is None else expected
+    assert stitch.alpha.grad.shape == expected.shape
+    assert (stitch.alpha.grad - expected).abs().max() <= 2**-53 * 1e3 * expected.abs().max()
     for i, x in enumerate(xs):
-        wanted = (weights[i, 0] + 2 * weights[i, 1]).expand(3, 4, 5, 5)
-        assert (x.grad - wanted).abs().max() <= 2**-53 * 1e3 * wanted.abs().max()
+        expected = (weights[i, 0] + 2 * weights[i, 1]).expand(3, 4, 5, 5)
+        assert (x.grad - expected).abs().max() <= 2**-53 * 1e3 * expected.abs().max()
 
 
 @STITCHES
 def test_a_stitch_makes_no_copy_of_its_weights(channels, backend):
     stitch, xs = mpk.CrossStitch(2, channels=channels), [torch.randn(3, 4, 5, 5) for _ in range(2)]
-    with torch.no_grad(), torch.profiler.profile(acc_events=True) as seen:
+    with torch.no_grad(), torch.profiler.profile(acc_events=True) as profile:
         stitch(xs)
-    names = {event.key for event in seen.key_averages()}
+    names = {event.key for event in profile.key_averages()}
     assert names & {"mpkernels::mix", "aten::expand"} == {"mpkernels::mix", "aten::expand"}
     copies = ("clone", "copy_", "contiguous", "repeat", "_to_copy", "cat", "stack")
     assert [n for n in names if n.removeprefix("aten::") in copies] == []

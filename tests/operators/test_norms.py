@@ -1,4 +1,4 @@
-"""Batch norms are folded only where nothing can tell: else their own forward runs, as in eager."""
+"""Batch norms fold only where nobody can tell; elsewhere their own forward runs, as in eager."""
 
 import re
 import types
@@ -25,20 +25,20 @@ def outcome(router, xs):
     except (ValueError, RuntimeError) as error:
         return type(error)
     loss = sum((y * torch.linspace(-1, 2, y.numel()).view(y.shape)).sum() for y in ys)
-    wanted = [*xs, *(p for p in router.parameters() if p.requires_grad)]
-    grads = torch.autograd.grad(loss + gates.pow(3).sum(), wanted, allow_unused=True)
+    leaves = [*xs, *(p for p in router.parameters() if p.requires_grad)]
+    grads = torch.autograd.grad(loss + gates.pow(3).sum(), leaves, allow_unused=True)
     grads = [torch.zeros(()) if g is None else g for g in grads]
     return [*ys, gates, *grads, *(b.double() for b in router.buffers())]
 
 
-def assert_equal_outcomes(found, wanted):
-    if isinstance(wanted, type):
-        assert found is wanted
+def assert_equal_outcomes(actual, expected):
+    if isinstance(expected, type):
+        assert actual is expected
         return
-    plain = [[t.detach().as_subclass(torch.Tensor) for t in ts] for ts in (found, wanted)]
-    for f, w in zip(*plain, strict=True):
-        assert f.shape == w.shape
-        assert (f - w).abs().max() <= 2**-53 * 1e6 * (w.abs().max() + 1)
+    plain = [[t.detach().as_subclass(torch.Tensor) for t in ts] for ts in (actual, expected)]
+    for a, e in zip(*plain, strict=True):
+        assert a.shape == e.shape
+        assert (a - e).abs().max() <= 2**-53 * 1e6 * (e.abs().max() + 1)
 
 
 @pytest.mark.parametrize("training", [False, True], ids=["eval", "train"])
@@ -61,14 +61,14 @@ def test_a_changed_norm_gives_what_eager_gives(kind, change, training):
 @pytest.mark.parametrize("change", CHANGES)
 @KINDS
 def test_what_is_folded_and_what_explain_says(kind, change):
-    make, folded = CHANGES[change]
+    change_norms, folded = CHANGES[change]
     router = build(kind, 2, 2, batch_norm=True, dtype=F64).eval()
-    make(router)
+    change_norms(router)
     reason = why_not_folded(router)
     assert (reason is None) == folded, reason
-    said = str(mpk.explain(router, maps(kind, 2)))
-    assert ("a scale and a shift of combine" in said) == folded
-    assert folded or f"not folded: {reason}" in said
+    explanation = str(mpk.explain(router, maps(kind, 2)))
+    assert ("a scale and a shift of combine" in explanation) == folded
+    assert folded or f"not folded: {reason}" in explanation
     if folded:
         with torch.no_grad():
             assert dispatched_by(router, maps(kind, 2)).count("batch_norm") == 0
@@ -77,7 +77,7 @@ def test_what_is_folded_and_what_explain_says(kind, change):
 @KINDS
 def test_reasons_name_the_norm_and_what_it_has(kind):
     name = BATCH_NORMS[kind].__name__
-    wanted = {
+    messages = {
         "subclass": r"norms\[0\] is a Act[12]d$",
         "forward_of_an_instance": rf"norms\[1\] has another forward than {name}$",
         "pre_hook": r"norms\[1\] has hooks to run$",
@@ -87,7 +87,7 @@ def test_reasons_name_the_norm_and_what_it_has(kind):
         "learned_statistics": r"norms\[0\] has statistics that require a gradient$",
         "of_another_dimension": r"norms\[0\] is a BatchNorm[23]d$",
     }
-    for change, message in wanted.items():
+    for change, message in messages.items():
         router = build(kind, 2, 2, batch_norm=True, dtype=F64).eval()
         CHANGES[change][0](router)
         assert re.match(message, why_not_folded(router)), (change, why_not_folded(router))
@@ -97,18 +97,18 @@ def test_reasons_name_the_norm_and_what_it_has(kind):
 @KINDS
 def test_a_class_that_is_patched_after_import(kind, step, monkeypatch):
     router, xs = build(kind, 2, 2, batch_norm=True, dtype=F64).eval(), maps(kind, 2)
-    seen, own = [], getattr(BATCH_NORMS[kind], step)
+    calls, original = [], getattr(BATCH_NORMS[kind], step)
 
     def watched(self, *arguments):
-        seen.append(self)
-        return own(self, *arguments)
+        calls.append(self)
+        return original(self, *arguments)
 
     assert why_not_folded(router) is None
     monkeypatch.setattr(BATCH_NORMS[kind], step, watched)
     assert "has another forward" in why_not_folded(router)
-    found = router(xs)
-    assert len(seen) >= 2
-    assert_same(found, mpk.unfuse(router)(xs))
+    actual = router(xs)
+    assert len(calls) >= 2
+    assert_same(actual, mpk.unfuse(router)(xs))
 
 
 def test_a_class_that_was_patched_before_import():
@@ -130,12 +130,12 @@ REGISTER = ("forward_hook", "forward_pre_hook", "full_backward_hook", "full_back
 @KINDS
 def test_hooks_of_all_modules(kind, name):
     router, xs = build(kind, 2, 2, batch_norm=True, dtype=F64).eval(), maps(kind, 2)
-    seen = []
-    handle = getattr(module_of_torch, f"register_module_{name}")(lambda m, *_: seen.append(m))
+    modules = []
+    handle = getattr(module_of_torch, f"register_module_{name}")(lambda m, *_: modules.append(m))
     try:
         assert why_not_folded(router).endswith("has hooks of all modules to run")
         outcome(router, xs)
-        assert set(router.norms) <= set(seen)
+        assert set(router.norms) <= set(modules)
     finally:
         handle.remove()
     assert why_not_folded(router) is None
@@ -156,8 +156,8 @@ def test_a_number_of_norms_that_does_not_fit():
         router.norms = nn.ModuleList(nn.BatchNorm2d(5, dtype=F64) for _ in range(count)).eval()
         assert f"there are {count} norms for 2 outputs" in why_not_folded(router)
         xs = maps("conv", 2)
-        found = router(xs)
-        assert_same(found, mpk.unfuse(router)(xs))
+        actual = router(xs)
+        assert_same(actual, mpk.unfuse(router)(xs))
 
 
 @pytest.mark.parametrize("norm, router, folded", [
@@ -166,24 +166,24 @@ def test_a_number_of_norms_that_does_not_fit():
     (torch.float16, torch.bfloat16, False), (torch.bfloat16, torch.float32, False),
 ])  # fmt: skip
 def test_only_dtypes_that_batch_norm_takes_are_folded(norm, router, folded):
-    made = build("linear", 2, 2, batch_norm=True, dtype=router).eval()
-    made.norms.to(norm)
-    assert (why_not_folded(made) is None) == folded
+    module = build("linear", 2, 2, batch_norm=True, dtype=router).eval()
+    module.norms.to(norm)
+    assert (why_not_folded(module) is None) == folded
     xs = maps("linear", 2, router)
     try:
-        wanted = mpk.unfuse(made)(xs)
+        expected = mpk.unfuse(module)(xs)
     except RuntimeError:
-        wanted = None
-    if wanted is None or not folded:
+        expected = None
+    if expected is None or not folded:
         try:
-            found = mpk.fuse(made)(xs)
+            actual = mpk.fuse(module)(xs)
         except RuntimeError:
-            found = None
-        assert (found is None) == (wanted is None)
+            actual = None
+        assert (actual is None) == (expected is None)
 
 
 def test_what_a_hook_keeps_is_not_changed_by_the_relu():
-    router, kept = build("conv", 2, 2, batch_norm=True, dtype=F64), []
-    router.norms[0].register_forward_hook(lambda m, x, y: kept.append(y))
+    router, outputs = build("conv", 2, 2, batch_norm=True, dtype=F64), []
+    router.norms[0].register_forward_hook(lambda m, x, y: outputs.append(y))
     router(maps("conv", 2))
-    assert (kept[0] < 0).any()
+    assert (outputs[0] < 0).any()

@@ -1,4 +1,4 @@
-"""What is no dense tensor of floats is refused by name: every function, argument, kind, backend."""
+"""Every function refuses by name whatever is not a dense tensor of floats, on every backend."""
 
 import re
 
@@ -32,7 +32,7 @@ PATHS = ("xs", "us")
 DENSE = "must be a dense tensor, got "
 DTYPE = "must be float32, float64, bfloat16 or float16, got torch."
 
-# Kind -> how a tensor becomes one, and what is said of it.
+# Kind -> how to make one from a tensor, and the error message.
 KINDS = {
     "nested": (lambda t: torch.nested.nested_tensor(list(t)), DENSE + "a nested one"),
     "jagged": (
@@ -67,19 +67,19 @@ BACKENDS = ("auto", "native", "eager", "triton")
 
 @pytest.fixture(params=BACKENDS)
 def any_backend(request):
-    """Each backend. One that cannot run here says so: then a bad argument must not reach it."""
+    """Each backend, even one that cannot run here: arguments are checked before it is reached."""
     with mpk.use_backend(request.param):
         yield request.param
 
 
-def put(named, argument, make):
-    """The arguments with bad ones, for paths the last, the first, and all."""
+def bad_arguments(named, argument, make):
+    """Pairs (bad argument, all arguments); of two paths the first, the last and both are bad."""
     if argument not in PATHS:
         yield argument, {**named, argument: make(named[argument])}
         return
     first, last = named[argument]
-    for at, bad in ((0, [make(first), last]), (1, [first, make(last)])):
-        yield f"{argument}[{at}]", {**named, argument: bad}
+    for index, bad in ((0, [make(first), last]), (1, [first, make(last)])):
+        yield f"{argument}[{index}]", {**named, argument: bad}
     yield f"{argument}[0]", {**named, argument: [make(first), make(last)]}
 
 
@@ -93,7 +93,7 @@ def test_by_name(name, kind, any_backend):
 def assert_refused(name, kind):
     make, message = KINDS[kind]
     for argument in CALLS[name]:
-        for where, bad in put(CALLS[name], argument, make):
+        for where, bad in bad_arguments(CALLS[name], argument, make):
             with pytest.raises(TypeError, match=re.escape(f"{name}: {where} {message}")):
                 getattr(functional, name)(**bad)
 
@@ -109,8 +109,8 @@ def test_autocast_makes_nothing_legal(name, kind):
 @pytest.mark.parametrize("name", CALLS)
 def test_tensors_of_another_device(name, any_backend):
     for argument in CALLS[name]:
-        for where, bad in put(CALLS[name], argument, lambda t: t.to("meta")):
-            if where.endswith("[0]"):  # then what follows is on another device than the first
+        for where, bad in bad_arguments(CALLS[name], argument, lambda t: t.to("meta")):
+            if where.endswith("[0]"):  # the later tensors are then those on another device
                 where = r"\w+(\[1\])?"
             where = where.replace("us[1]", r"us\[1\]").replace("xs[1]", r"xs\[1\]")
             with pytest.raises(ValueError, match=f"^{name}: {where} must be on"):
@@ -137,7 +137,7 @@ def test_tensors_without_storage_stay_legal():
     assert gradients.shape == XS[0].shape
 
 
-# What is given for a list of tensors -> the error.
+# Kind of argument in place of a list of tensors -> how to make it, and the error.
 LISTS = {
     "none": (lambda xs: None, "must be a tensor or a list of tensors, got NoneType"),
     "number": (lambda xs: 3, "must be a tensor or a list of tensors, got int"),
@@ -154,10 +154,10 @@ LISTS = {
 }
 
 
-@pytest.mark.parametrize("given", LISTS)
+@pytest.mark.parametrize("kind", LISTS)
 @pytest.mark.parametrize("name", CALLS)
-def test_what_is_no_list_of_tensors(name, given, any_backend):
-    make, message = LISTS[given]
+def test_what_is_no_list_of_tensors(name, kind, any_backend):
+    make, message = LISTS[kind]
     argument = next(iter(CALLS[name]))
     with pytest.raises((TypeError, ValueError), match=f"^{name}: {argument} ?{message}"):
         getattr(functional, name)(**{**CALLS[name], argument: make(CALLS[name][argument])})
@@ -172,11 +172,11 @@ def test_whatever_holds_tensors_in_order_is_fine(name):
     argument = next(iter(CALLS[name]))
     xs = CALLS[name][argument]
     call = getattr(functional, name)
-    wanted = tensors(call(**CALLS[name]))
+    expected = tensors(call(**CALLS[name]))
     for same in (tuple(xs), iter(xs), (x for x in xs), dict(enumerate(xs)).values(),
                  torch.stack(xs).unbind(), torch.nn.ParameterList(xs)):  # fmt: skip
-        found = tensors(call(**{**CALLS[name], argument: same}))
-        assert all(map(torch.equal, found, wanted)) and len(found) == len(wanted)
+        actual = tensors(call(**{**CALLS[name], argument: same}))
+        assert all(map(torch.equal, actual, expected)) and len(actual) == len(expected)
 
 
 MAP = (BATCH, CHANNELS, 3, 5)

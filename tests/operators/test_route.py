@@ -1,4 +1,4 @@
-"""Calls that nothing has to see take a shorter way to the kernel; all others the dispatcher's."""
+"""Calls that nobody intercepts take a short way to the kernel; all others take the dispatcher's."""
 
 import re
 from concurrent.futures import ThreadPoolExecutor
@@ -25,14 +25,14 @@ XS = [torch.randn(2, 4, 3, 5) for _ in range(2)]
 
 def outputs_and_gradients(run, xs, rest):
     ys = run(xs, rest)
-    wanted = calls.leaves(xs, rest)
+    leaves = calls.leaves(xs, rest)
     weights = [torch.linspace(-1, 1, y.numel(), dtype=y.dtype).view(y.shape) for y in ys]
-    return ys, torch.autograd.grad(ys, wanted, weights)
+    return ys, torch.autograd.grad(ys, leaves, weights)
 
 
 @pytest.fixture
 def direct_calls(monkeypatch):
-    """The names of operators called the short way."""
+    """The names of the operators that were called the short way."""
     names, direct = [], Operator.direct
 
     def record(self, *arguments):
@@ -50,20 +50,20 @@ def test_both_ways_give_the_same_bits(case, name, backend, direct_calls):
     operator = calls.operator_of(name)
     ys, grads = outputs_and_gradients(partial(calls.call, name, functional), xs, rest)
     assert direct_calls == [operator, f"{operator}_backward"]
-    wanted_ys, wanted = outputs_and_gradients(partial(calls.call_operator, name), xs, rest)
-    # Without a hook that would see the call, the operator's gradient is called the short way.
+    expected_ys, expected = outputs_and_gradients(partial(calls.call_operator, name), xs, rest)
+    # No hook needs to see this call, so the operator's gradient takes the short way.
     assert direct_calls[2:] == [f"{operator}_backward"]
-    for found, right in zip((*ys, *grads), (*wanted_ys, *wanted)):
-        assert torch.equal(found, right) and found.stride() == right.stride()
+    for a, e in zip((*ys, *grads), (*expected_ys, *expected)):
+        assert torch.equal(a, e) and a.stride() == e.stride()
 
 
 def test_without_gradients(backend, direct_calls):
     router = mpk.CrossConnect(4, 2, 2)
     with torch.no_grad():
         ys = router(XS)
-        wanted = torch.ops.mpkernels.cross_connect(XS, *router.parameters())[0]
+        expected = torch.ops.mpkernels.cross_connect(XS, *router.parameters())[0]
     assert direct_calls == ["cross_connect"]
-    assert all(torch.equal(y, w) and not y.requires_grad for y, w in zip(ys, wanted))
+    assert all(torch.equal(y, w) and not y.requires_grad for y, w in zip(ys, expected))
     with torch.inference_mode():
         assert all(y.is_inference() for y in router(XS))
 
@@ -129,34 +129,34 @@ def test_an_error_that_is_not_about_arguments_stays(backend):
 
 class SeesDispatch(TorchDispatchMode):
     def __torch_dispatch__(self, function, types, args=(), kwargs=None):
-        SEEN.append(str(function))
+        CALLS.append(str(function))
         return function(*args, **(kwargs or {}))
 
 
 class SeesFunctions(torch.overrides.TorchFunctionMode):
     def __torch_function__(self, function, types, args=(), kwargs=None):
-        SEEN.append(str(function))
+        CALLS.append(str(function))
         return function(*args, **(kwargs or {}))
 
 
-SEEN = []
+CALLS = []
 
 
 @pytest.mark.parametrize("mode", [SeesDispatch, SeesFunctions])
 def test_modes_see_the_operator(mode, backend, direct_calls):
     router = mpk.CrossConnect(4, 2, 2)
-    SEEN.clear()
+    CALLS.clear()
     with mode():
         ys = router([x.clone().requires_grad_() for x in XS])
         assert not direct_calls
         # A mode of functions sees the call of autograd.grad, and is off within it.
         grads = torch.autograd.grad(sum(y.sum() for y in ys), list(router.parameters()))
-    assert "mpkernels.cross_connect.default" in SEEN
+    assert "mpkernels.cross_connect.default" in CALLS
     if mode is SeesDispatch:
-        assert not direct_calls and "mpkernels.cross_connect_backward.default" in SEEN
-    wanted_ys = router([x.clone().requires_grad_() for x in XS])
-    wanted = torch.autograd.grad(sum(y.sum() for y in wanted_ys), list(router.parameters()))
-    assert direct_calls and all(map(torch.equal, [*ys, *grads], [*wanted_ys, *wanted]))
+        assert not direct_calls and "mpkernels.cross_connect_backward.default" in CALLS
+    expected_ys = router([x.clone().requires_grad_() for x in XS])
+    expected = torch.autograd.grad(sum(y.sum() for y in expected_ys), list(router.parameters()))
+    assert direct_calls and all(map(torch.equal, [*ys, *grads], [*expected_ys, *expected]))
 
 
 class Named(torch.Tensor):
@@ -176,7 +176,7 @@ def under_fake(router):
     with FakeTensorMode(allow_non_fake_inputs=True) as mode:
         ys = router([mode.from_tensor(x) for x in XS])
     with pytest.raises(ValueError, match=re.escape("xs must hold m = 2 paths as w1 [m, K, C]")):
-        router.inputs = 1  # fake tensors outside of their mode are checked too
+        router.inputs = 1  # fake tensors are checked outside their mode too
         router([mode.from_tensor(XS[0])])
     return ys
 
@@ -242,20 +242,20 @@ def test_autocast_decides_the_dtype(backend, direct_calls):
 
 
 def test_values_that_outlive_a_transform(backend):
-    """A tensor kept from inside torch.func.grad still leads to what it was computed from."""
-    kept, router = [], mpk.CrossConnect(4, 2, 2)
+    """A tensor that leaks out of torch.func.grad still has its history."""
+    values, router = [], mpk.CrossConnect(4, 2, 2)
     leaf = XS[0].clone().requires_grad_()
 
     def keep(x):
-        kept.append(x)
+        values.append(x)
         return x.sum()
 
     torch.func.grad(keep)(leaf)
-    ys = router([kept[0], XS[1]])
-    found = torch.autograd.grad(sum(y.sum() * (j + 1) for j, y in enumerate(ys)), leaf)
+    ys = router([values[0], XS[1]])
+    actual = torch.autograd.grad(sum(y.sum() * (j + 1) for j, y in enumerate(ys)), leaf)
     ys = router([leaf, XS[1]])
-    wanted = torch.autograd.grad(sum(y.sum() * (j + 1) for j, y in enumerate(ys)), leaf)
-    assert torch.equal(found[0], wanted[0])
+    expected = torch.autograd.grad(sum(y.sum() * (j + 1) for j, y in enumerate(ys)), leaf)
+    assert torch.equal(actual[0], expected[0])
 
 
 class Twice(torch.nn.Module):
@@ -274,8 +274,8 @@ def test_parameters_that_were_replaced(how, backend):
         w1 = router.w1.detach() * 3
         del router.w1
         router.w1 = w1
-    wanted, _ = functional.cross_connect(XS, router.w1, router.b1, router.w2, router.b2)
-    assert all(map(torch.equal, router(XS), wanted))
+    expected, _ = functional.cross_connect(XS, router.w1, router.b1, router.w2, router.b2)
+    assert all(map(torch.equal, router(XS), expected))
 
 
 @pytest.mark.skipif(INTERPRETED, reason="the interpreter runs one kernel at a time")
@@ -284,10 +284,10 @@ def test_many_threads_at_once(backend):
     leaves = [[x.clone().requires_grad_() for x in XS] for _ in range(64)]
 
     def gradients(xs):
-        with mpk.use_backend(backend):  # the fixture's context is that of its own thread
+        with mpk.use_backend(backend):  # the fixture's context holds for its own thread only
             return torch.autograd.grad(sum(y.pow(2).sum() for y in router(xs)), xs)
 
-    wanted = gradients(leaves[0])
+    expected = gradients(leaves[0])
     with ThreadPoolExecutor(4) as pool:
-        for found in pool.map(gradients, leaves):
-            assert all(map(torch.equal, found, wanted))
+        for actual in pool.map(gradients, leaves):
+            assert all(map(torch.equal, actual, expected))

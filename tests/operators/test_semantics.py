@@ -1,4 +1,4 @@
-"""What every backend shares beside values: formats, determinism, NaN, autocast, sizes."""
+"""What all backends have in common besides values: formats, determinism, NaN, autocast, sizes."""
 
 import pytest
 import torch
@@ -9,13 +9,13 @@ from proof.problems import calls
 from proof.problems.cases import Case
 from proof.where import INTERPRETED
 
-# The interpreter computes with NumPy, which warns of the NaN that these tests ask for.
+# The interpreter computes with NumPy, which warns about the NaN that these tests provoke.
 pytestmark = [
     pytest.mark.filterwarnings("ignore:invalid value encountered:RuntimeWarning"),
     pytest.mark.filterwarnings("ignore:All-NaN slice encountered:RuntimeWarning"),
 ]
 
-LARGE = (24, 25) if INTERPRETED else (40, 41)  # several chunks, of which the last is not whole
+LARGE = (24, 25) if INTERPRETED else (40, 41)  # several chunks, the last one partial
 SIZES = [
     Case("small", "", batch=4, channels=16, spatial=(4, 4)),
     Case("large", "", batch=4, channels=24, spatial=LARGE),
@@ -25,17 +25,17 @@ SIZES = [
 
 
 def step(name, paths, rest, grads=None, functions=functional):
-    """Results of one forward and backward: one each sample, and gradients of parameters."""
+    """One forward and backward: results per sample, gradients of parameters, and `grads`."""
     paths, rest = ([t if t is None else t.detach().requires_grad_() for t in ts]
                    for ts in (paths, rest))  # fmt: skip
     outputs = calls.call(name, functions, paths, rest)
     if grads is None:
         grads = [torch.linspace(-1, 1, y.numel()).to(y).view(y.shape) for y in outputs]
     torch.autograd.backward(outputs, grads)
-    found = [t.grad for t in (*paths, *rest) if t is not None]
-    by_sample = len(paths) + (name in calls.GIVEN_GATES)
+    grads_of_leaves = [t.grad for t in (*paths, *rest) if t is not None]
+    count = len(paths) + (name in calls.GIVEN_GATES)
     outputs = [y.detach() for y in outputs]
-    return [*outputs, *found[:by_sample]], found[by_sample:], grads
+    return [*outputs, *grads_of_leaves[:count]], grads_of_leaves[count:], grads
 
 
 @pytest.mark.parametrize("name", calls.NAMES)
@@ -44,19 +44,21 @@ def test_equal_bits_over_runs_threads_and_batches(case, name, backend):
     if backend == "eager":
         pytest.skip("the definition's sums are PyTorch's: they may depend on the batch")
     paths, rest = calls.arguments(name, case)
-    by_sample, of_parameters, grads = step(name, paths, rest)
+    per_sample, parameter_grads, grads = step(name, paths, rest)
     threads = torch.get_num_threads()
     try:
         for count in (1,) if INTERPRETED else (1, 2, 3):
             torch.set_num_threads(count)
             again = step(name, paths, rest, grads)
-            for found, wanted in zip((*again[0], *again[1]), (*by_sample, *of_parameters)):
-                assert torch.equal(found, wanted)
+            for actual, expected in zip((*again[0], *again[1]), (*per_sample, *parameter_grads)):
+                assert torch.equal(actual, expected)
     finally:
         torch.set_num_threads(threads)
     for part in (slice(0, 1), slice(1, 3), slice(3, 4)):
-        part_of, _, _ = step(name, *calls.slices(name, part, paths, rest), [g[part] for g in grads])
-        assert all(torch.equal(a[part], b) for a, b in zip(by_sample, part_of))
+        part_results, _, _ = step(
+            name, *calls.slices(name, part, paths, rest), [g[part] for g in grads]
+        )
+        assert all(torch.equal(a[part], b) for a, b in zip(per_sample, part_results))
 
 
 @pytest.mark.parametrize("spatial", [(5, 7), (4, 1), (3, 2, 4), (1, 1)])
@@ -96,18 +98,18 @@ def test_nan_and_infinity_propagate_as_in_the_definition(name, value, backend):
     )
     with torch.no_grad():
         paths[1][1, 2, 1, 1] = value
-    found, found_parameters, grads = step(name, paths, rest)
-    wanted, wanted_parameters, _ = step(name, paths, rest, grads, eager)
-    for f, w in zip((*found, *found_parameters), (*wanted, *wanted_parameters)):
-        assert torch.equal(f.isnan(), w.isnan())
-        assert torch.equal(f.isinf(), w.isinf())
-    for f in found:  # a sample does not reach the others
-        assert f[[0, 2]].isfinite().all()
+    actual, actual_parameters, grads = step(name, paths, rest)
+    expected, expected_parameters, _ = step(name, paths, rest, grads, eager)
+    for a, e in zip((*actual, *actual_parameters), (*expected, *expected_parameters)):
+        assert torch.equal(a.isnan(), e.isnan())
+        assert torch.equal(a.isinf(), e.isinf())
+    for a in actual:  # a sample does not affect the others
+        assert a[[0, 2]].isfinite().all()
 
 
 @pytest.mark.parametrize("name", calls.MAPS)
 def test_an_unused_output_adds_nothing(name, backend):
-    """Not even 0 times the NaN of a path."""
+    """An unused output does not even add 0 times the NaN of a path."""
     paths, rest = calls.arguments(name, Case("", "", channels=4, inputs=2, outputs=2))
     with torch.no_grad():
         paths[0].fill_(float("nan"))
@@ -116,8 +118,8 @@ def test_an_unused_output_adds_nothing(name, backend):
         ys = calls.call(name, functions, paths, rest)
         return torch.autograd.grad(ys[1].sum(), calls.leaves(paths, rest), allow_unused=True)
 
-    for found, wanted in zip(grads(functional), grads(eager)):
-        assert torch.equal(found.isnan(), wanted.isnan())
+    for actual, expected in zip(grads(functional), grads(eager)):
+        assert torch.equal(actual.isnan(), expected.isnan())
 
 
 @pytest.mark.parametrize("value", [float("nan"), float("inf"), -float("inf"), 0.0, -0.0])
@@ -134,12 +136,12 @@ def test_the_relu_of_combine_at_its_edge(dtype, value, backend):
         grads = [torch.full_like(y, 3.0) for y in ys]
         return [*ys, *torch.autograd.grad(ys, leaves, grads)]
 
-    found, wanted = run(functional), run(eager)
-    for f, w in zip(found, wanted):
-        assert torch.equal(f.isnan(), w.isnan())
-        assert torch.equal(f.nan_to_num(), w.nan_to_num())
+    actual, expected = run(functional), run(eager)
+    for a, e in zip(actual, expected):
+        assert torch.equal(a.isnan(), e.isnan())
+        assert torch.equal(a.nan_to_num(), e.nan_to_num())
     passes = not value <= 0
-    assert torch.equal(found[2], torch.full_like(us[0], 3.0 if passes else 0.0))
+    assert torch.equal(actual[2], torch.full_like(us[0], 3.0 if passes else 0.0))
 
 
 @pytest.mark.parametrize(
@@ -160,17 +162,17 @@ def test_empty_maps(name, shape, layout, backend):
         pytest.skip("the table scales w1 by the number of its columns")
     case = Case("", "", batch=shape[0], channels=shape[1], spatial=shape[2:], layout=layout)
     paths, rest = calls.arguments(name, case)
-    outputs, of_parameters, _ = step(name, paths, rest)
+    outputs, parameter_grads, _ = step(name, paths, rest)
     if name != "gate":
         assert [y.shape for y in outputs[:3]] == [torch.Size(shape)] * 3
-    of_paths = outputs[-len(paths) - (name in calls.GIVEN_GATES) :][: len(paths)]
-    assert [x.shape for x in of_paths] == [x.shape for x in paths]
+    path_grads = outputs[-len(paths) - (name in calls.GIVEN_GATES) :][: len(paths)]
+    assert [x.shape for x in path_grads] == [x.shape for x in paths]
     if name in ("cross_connect", "gate"):
         assert outputs[3 * (name != "gate")].shape == (shape[0], 2, 3)
     else:
         assert torch.equal(outputs[-1], torch.zeros_like(rest[0]))
     if shape[0] == 0 or name == "combine":
-        assert all(torch.equal(p, torch.zeros_like(p)) for p in of_parameters)
+        assert all(torch.equal(p, torch.zeros_like(p)) for p in parameter_grads)
 
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
@@ -178,16 +180,16 @@ def test_empty_maps(name, shape, layout, backend):
 def test_autocast_casts_maps_and_leaves_gates(name, dtype, backend):
     paths, rest = calls.arguments(name, Case("", "", channels=4))
     with torch.autocast("cpu", dtype=dtype):
-        found = calls.call(name, functional, [paths[0].to(dtype), paths[1]], rest)
-        wanted = calls.call(name, eager, paths, rest)
+        actual = calls.call(name, functional, [paths[0].to(dtype), paths[1]], rest)
+        expected = calls.call(name, eager, paths, rest)
         wide = calls.call(name, functional, [x.double() for x in paths], rest)
     narrow = torch.float32 if name == "gate" else dtype
-    assert {y.dtype for y in (*found[:3], *wanted[:3])} == {narrow}
+    assert {y.dtype for y in (*actual[:3], *expected[:3])} == {narrow}
     assert wide[0].dtype == torch.float64
     if name in ("cross_connect", "gate"):
-        assert found[-1].dtype == wanted[-1].dtype == torch.float32
-        assert (found[-1] - wanted[-1]).abs().max() <= 64 * 2**-24
-    sum(y.float().sum() for y in found).backward()
+        assert actual[-1].dtype == expected[-1].dtype == torch.float32
+        assert (actual[-1] - expected[-1]).abs().max() <= 64 * 2**-24
+    sum(y.float().sum() for y in actual).backward()
     assert {t.grad.dtype for t in calls.leaves(paths, rest)} == {torch.float32}
 
 
@@ -197,12 +199,12 @@ def test_devices_without_autocast(name, functions):
     paths, rest = calls.arguments(name, Case("", "", batch=2, channels=4, spatial=(3, 3)))
     meta = ([t.to("meta") for t in tensors] for tensors in (paths, rest))
     outputs = calls.call(name, functions, *meta)
-    wanted = [(2, 2, 3)] if name == "gate" else [(2, 4, 3, 3)] * 3
-    assert [y.shape for y in outputs[:3]] == wanted
+    expected = [(2, 2, 3)] if name == "gate" else [(2, 4, 3, 3)] * 3
+    assert [y.shape for y in outputs[:3]] == expected
 
 
 def strided(t, how):
-    """The same values, other strides."""
+    """Same shape, other strides; "expanded" repeats the first row."""
     if how == "transposed":
         return t.transpose(0, -1).contiguous().transpose(0, -1)
     if how == "expanded":
@@ -218,28 +220,28 @@ def test_parameters_and_gradients_of_gates_of_any_strides(name, how, backend):
     paths, rest = calls.arguments(name, Case("", "", channels=4))
     odd = [strided(t.detach(), how) for t in rest]
     grads = [strided(torch.randn(3, 2, 3), how)] if name == "gate" else None
-    found, found_parameters, grads = step(name, paths, odd, grads)
+    actual, actual_parameters, grads = step(name, paths, odd, grads)
     if name == "cross_connect":
         grads[-1] = strided(grads[-1], how)
-        found, found_parameters, _ = step(name, paths, odd, grads)
+        actual, actual_parameters, _ = step(name, paths, odd, grads)
     dense = [g.contiguous() for g in grads]
-    wanted, wanted_parameters, _ = step(name, paths, [t.contiguous() for t in odd], dense)
-    for f, w in zip((*found, *found_parameters), (*wanted, *wanted_parameters)):
-        assert torch.equal(f, w)
+    expected, expected_parameters, _ = step(name, paths, [t.contiguous() for t in odd], dense)
+    for a, e in zip((*actual, *actual_parameters), (*expected, *expected_parameters)):
+        assert torch.equal(a, e)
 
 
 @pytest.mark.parametrize("name", calls.NAMES)
 def test_offsets_beyond_32_bits(name, backend, no_poison):
-    """Two samples 2^31 elements apart; memory that nobody touches is never committed."""
+    """Two samples are 2^31 elements apart; the memory between them is never committed."""
     case = Case("", "", 2, channels=4, spatial=(4, 4), inputs=1, outputs=2, dtype=torch.bfloat16)
     (near,), rest = calls.arguments(name, case)
     near, stride = near.detach(), 2**31 + 64
     far = torch.empty(stride + near[0].numel(), dtype=torch.bfloat16)
     x = far.as_strided(near.shape, (stride, 16, 4, 1))
     x.copy_(near)
-    found, wanted = (step(name, [t], rest) for t in (x, near))
-    for f, w in zip((*found[0], *found[1]), (*wanted[0], *wanted[1])):
-        assert torch.equal(f, w)
+    actual, expected = (step(name, [t], rest) for t in (x, near))
+    for a, e in zip((*actual[0], *actual[1]), (*expected[0], *expected[1])):
+        assert torch.equal(a, e)
 
 
 @pytest.mark.parametrize("name", calls.NAMES)
@@ -248,19 +250,19 @@ def test_many_paths(name, backend):
         pytest.skip("minutes in the interpreter; 8 to 8 is in the table")
     case = Case("", "", 2, channels=3, spatial=(4, 4), inputs=11, outputs=9, dtype=torch.float64)
     paths, rest = calls.arguments(name, case)
-    found, found_parameters, grads = step(name, paths, rest)
-    wanted, wanted_parameters, _ = step(name, paths, rest, grads, eager)
-    for f, w in zip((*found, *found_parameters), (*wanted, *wanted_parameters)):
-        assert (f - w).abs().max() <= 2**-53 * 1e4 * w.abs().max()
+    actual, actual_parameters, grads = step(name, paths, rest)
+    expected, expected_parameters, _ = step(name, paths, rest, grads, eager)
+    for a, e in zip((*actual, *actual_parameters), (*expected, *expected_parameters)):
+        assert (a - e).abs().max() <= 2**-53 * 1e4 * e.abs().max()
 
 
 @pytest.mark.parametrize("name", calls.NAMES)
 def test_a_path_alone_needs_no_list(name, backend):
     (x,), rest = calls.arguments(name, Case("", "", channels=4, inputs=1))
-    for found, wanted in zip(
+    for actual, expected in zip(
         calls.call(name, functional, x, rest), calls.call(name, functional, [x], rest)
     ):
-        assert torch.equal(found, wanted)
+        assert torch.equal(actual, expected)
 
 
 def test_a_router_keeps_its_parameters_wide_under_autocast(backend):

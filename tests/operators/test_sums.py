@@ -1,4 +1,4 @@
-"""Long sums: their error is that of PyTorch's own, which does not grow with their length."""
+"""Long sums are as accurate as PyTorch's own, whose error does not grow with their length."""
 
 import math
 
@@ -13,21 +13,21 @@ LENGTHS = [64, 1000, 4096, 2**14, 2**17]
 FULL = [2**20, 2**22, 2**25]
 
 
-def maps(count, channels, positions, channels_last, batch=1, of=torch.rand):
-    made = [of(batch, positions, channels) for _ in range(count)]
-    made = [x.transpose(1, 2) for x in made]
-    return made if channels_last else [x.contiguous() for x in made]
+def maps(count, channels, positions, channels_last, batch=1, draw=torch.rand):
+    tensors = [draw(batch, positions, channels) for _ in range(count)]
+    tensors = [x.transpose(1, 2) for x in tensors]
+    return tensors if channels_last else [x.contiguous() for x in tensors]
 
 
-def worst(found, wanted):
-    """The largest error, of the largest value."""
-    error = (found.double() - wanted).abs().max() / wanted.abs().max().clamp_min(1e-300)
+def worst(actual, expected):
+    """The largest error, relative to the largest value."""
+    error = (actual.double() - expected).abs().max() / expected.abs().max().clamp_min(1e-300)
     return error.item()
 
 
-def assert_as_good(name, found, plain, wanted):
+def assert_as_good(name, actual, plain, expected):
     """At most four times the error of the definition in the same dtype, and two ulps."""
-    ours, theirs = worst(found, wanted), worst(plain, wanted)
+    ours, theirs = worst(actual, expected), worst(plain, expected)
     assert ours <= 4 * theirs + 2 * ULP, f"{name}: off by {ours:.3g}, eager by {theirs:.3g}"
 
 
@@ -39,13 +39,13 @@ def gradients(function, leaves, others, grad_outputs, dtype):
     return [t.grad for t in leaves]
 
 
-def compare_gradients(ours, plain, leaves, grad_outputs):
+def compare_gradients(fused, reference, leaves, grad_outputs):
     arguments = leaves, (), grad_outputs
-    wanted = gradients(plain, *arguments, torch.float64)
-    found = gradients(ours, *arguments, torch.float32)
-    theirs = gradients(plain, *arguments, torch.float32)
-    for at, (f, t, w) in enumerate(zip(found, theirs, wanted)):
-        assert_as_good(f"gradient {at}", f, t, w)
+    expected = gradients(reference, *arguments, torch.float64)
+    actual = gradients(fused, *arguments, torch.float32)
+    eager_grads = gradients(reference, *arguments, torch.float32)
+    for index, (f, t, w) in enumerate(zip(actual, eager_grads, expected)):
+        assert_as_good(f"gradient {index}", f, t, w)
 
 
 def lengths(cases):
@@ -64,16 +64,16 @@ def test_means(positions, channels_last):
     w1, w2 = torch.randn(2, 16, channels), torch.randn(2, 2, 16)
     pooled = torch.ops.mpkernels.gate(xs, w1, None, w2, None)[1]
     plain = torch.stack([eager.pool(x) for x in xs], 1)
-    wanted = torch.stack([x.double().mean(2) for x in xs], 1)
-    assert_as_good("pooled", pooled, plain, wanted)
+    expected = torch.stack([x.double().mean(2) for x in xs], 1)
+    assert_as_good("pooled", pooled, plain, expected)
 
 
 @formats
 @lengths(LENGTHS)
 def test_gradients_of_cross_connect(positions, channels_last):
     channels = 8 if positions <= 2**20 else 1
-    xs = maps(2, channels, positions, channels_last, of=torch.randn)
-    grad_ys = maps(2, channels, positions, channels_last, of=torch.randn)
+    xs = maps(2, channels, positions, channels_last, draw=torch.randn)
+    grad_ys = maps(2, channels, positions, channels_last, draw=torch.randn)
     parameters = [torch.randn(s) / 4 for s in ((2, 16, channels), (2, 16), (2, 2, 16), (2, 2))]
 
     def route(module):
@@ -83,7 +83,7 @@ def test_gradients_of_cross_connect(positions, channels_last):
 
         return outputs
 
-    # Through the gates alone: gradients that cancel to nothing would say nothing.
+    # The gates' gradient is random, since one that cancels to nothing would prove nothing.
     leaves = [*xs, *parameters]
     compare_gradients(route(functional), route(eager), leaves, [*grad_ys, torch.randn(1, 2, 2)])
 
@@ -108,7 +108,7 @@ def test_gradients_of_mix(positions, channels_last, by_channel):
 @lengths(LENGTHS)
 def test_gradients_of_combine(positions, channels_last, inputs):
     if inputs == 5 and positions > 2**20:
-        pytest.skip("the same loops as of 2^20 positions")
+        pytest.skip("it runs the same loops as 2^20 positions")
     channels = 4 if positions <= 2**20 else 1
     us = maps(inputs, 2 * channels, positions, channels_last)
     shapes = (1, inputs, 2), (inputs, 2 * channels), (2, channels), (2, channels)
@@ -150,8 +150,8 @@ def test_gradients_of_parameters_over_a_batch(batch, router):
         return [x.to(leaves[0].dtype) for x in xs]
 
     leaves = {"cross_connect": gate, "combine": predicted, "cross_predict": [*predicted, *gate]}
-    made = channels if router == "cross_connect" else 3
-    grad_ys = [torch.rand(batch, made) for _ in range(outputs)]
+    width = channels if router == "cross_connect" else 3
+    grad_ys = [torch.rand(batch, width) for _ in range(outputs)]
     compare_gradients(routed(functional), routed(eager), leaves[router], grad_ys)
 
 
@@ -166,20 +166,20 @@ def test_ones_pool_to_one(channels_last):
 
 @formats
 def test_the_order_does_not_depend_on_threads(channels_last):
-    xs = maps(2, 24, 2**16, channels_last, of=torch.randn)
-    grad_ys = maps(2, 24, 2**16, channels_last, of=torch.randn)
+    xs = maps(2, 24, 2**16, channels_last, draw=torch.randn)
+    grad_ys = maps(2, 24, 2**16, channels_last, draw=torch.randn)
     router = mpk.CrossConnect(24, 2, 2)
 
     def run():
         leaves = [x.detach().requires_grad_() for x in xs]
         ys, gates = router(leaves, return_gates=True)
         parameters = list(router.parameters())
-        found = torch.autograd.grad(ys, [*leaves, *parameters], grad_ys)
+        grads = torch.autograd.grad(ys, [*leaves, *parameters], grad_ys)
         us = [torch.cat([x, x], 1) for x in xs]
         combined = [u.detach().requires_grad_() for u in us]
         weights = gates.detach().requires_grad_()
         outputs = functional.combine(combined, weights)
-        return [*ys, gates, *found, *torch.autograd.grad(outputs, [*combined, weights], grad_ys)]
+        return [*ys, gates, *grads, *torch.autograd.grad(outputs, [*combined, weights], grad_ys)]
 
     threads, results = torch.get_num_threads(), []
     try:

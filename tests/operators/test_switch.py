@@ -1,4 +1,4 @@
-"""Which backend runs: by process, thread and context; a switch touches nothing that runs."""
+"""Which backend runs, by process, thread and context; a switch leaves running calls alone."""
 
 import gc
 import re
@@ -30,25 +30,25 @@ def nothing_is_left_behind():
 
 @pytest.fixture
 def defined(monkeypatch):
-    """What the eager definition of cross_connect computed, and in which thread."""
-    seen = []
+    """The calls of the eager cross_connect, as (direction, thread) pairs."""
+    calls = []
 
     def recorded(module, name):
-        run = module.cross_connect
+        definition = module.cross_connect
 
-        def record(*given):
-            seen.append((name, threading.current_thread().name))
-            return run(*given)
+        def record(*arguments):
+            calls.append((name, threading.current_thread().name))
+            return definition(*arguments)
 
         monkeypatch.setattr(module, "cross_connect", record)
 
     recorded(eager, "forward")
     recorded(gradients, "backward")
-    return seen
+    return calls
 
 
 def elsewhere(function, *arguments):
-    """The result of a call in a thread of its own."""
+    """The result of a call in another thread."""
     with ThreadPoolExecutor(1, thread_name_prefix="elsewhere") as pool:
         return pool.submit(function, *arguments).result()
 
@@ -75,7 +75,7 @@ def test_a_context_sets_its_thread():
 
 
 def test_no_other_thread_sees_a_context_begin():
-    """Between the call and `with` the object waits: it belongs to no one else."""
+    """Between the call and `with` the object waits, and only its own thread can enter it."""
     context = mpk.use_backend("triton")
     assert elsewhere(active_backend) == "auto"
     with context:
@@ -84,16 +84,16 @@ def test_no_other_thread_sees_a_context_begin():
 
 
 def test_a_call_whose_object_is_kept():
-    kept = mpk.use_backend("eager")
+    context = mpk.use_backend("eager")
     assert elsewhere(active_backend) == "auto"
-    assert active_backend() == "eager"  # this thread goes on without `with`
+    assert active_backend() == "eager"  # this thread runs on without `with`
     assert elsewhere(active_backend) == "eager"
-    with kept:  # and yet it follows: the process has its own again
+    with context:  # entering it later gives the process its own backend back
         assert (active_backend(), elsewhere(active_backend)) == ("eager", "auto")
-    kept, later = mpk.use_backend("eager"), mpk.use_backend("native")
+    context, later = mpk.use_backend("eager"), mpk.use_backend("native")
     del later
     assert elsewhere(active_backend) == "native"
-    del kept  # older than what is in force
+    del context  # it is older than the backend in force
     assert active_backend() == elsewhere(active_backend) == "native"
     mpk.use_backend("auto")
 
@@ -104,12 +104,12 @@ def test_contexts_left_in_any_order(order):
     contexts = [mpk.use_backend(name) for name in names]
     for context in contexts:
         context.__enter__()
-    left = set()
-    for which in order:
-        contexts[which].__exit__(None, None, None)
-        left.add(which)
-        staying = [name for i, name in enumerate(names) if i not in left]
-        assert active_backend() == (staying[-1] if staying else "auto")
+    exited = set()
+    for index in order:
+        contexts[index].__exit__(None, None, None)
+        exited.add(index)
+        remaining = [name for i, name in enumerate(names) if i not in exited]
+        assert active_backend() == (remaining[-1] if remaining else "auto")
 
 
 def test_a_context_within_itself_and_again():
@@ -169,19 +169,19 @@ def test_threads_run_their_own(defined):
 
 
 @needs_library
-@pytest.mark.parametrize("there", [False, True])
-def test_a_backward_runs_the_backend_of_its_forward(there, defined):
+@pytest.mark.parametrize("other_thread", [False, True])
+def test_a_backward_runs_the_backend_of_its_forward(other_thread, defined):
     router = mpk.CrossConnect(4, 2, 2)
     with mpk.use_backend("eager"):
         by_definition = sum(y.sum() for y in router(XS))
-    compiled = sum(y.sum() for y in router(XS))
+    by_kernel = sum(y.sum() for y in router(XS))
     defined.clear()
-    run = elsewhere if there else lambda call: call()
+    run = elsewhere if other_thread else lambda call: call()
     run(by_definition.backward)
     assert [direction for direction, _ in defined] == ["backward"]
     defined.clear()
     with mpk.use_backend("eager"):
-        run(compiled.backward)
+        run(by_kernel.backward)
         mpk.use_backend("eager")
         sum(y.sum() for y in router(XS)).backward()
     assert [direction for direction, _ in defined] == ["forward", "backward"]
@@ -248,7 +248,7 @@ def test_switching_while_threads_run(one_thread):
 @pytest.mark.parametrize("relu", [True, False])
 @pytest.mark.parametrize("learning", [range(8), [0, 3, 4], [1, 2], [7]], ids=str)
 def test_the_whole_layer_by_every_backend(learning, relu, backend):
-    """Triton has no cross_predict: it runs the parts."""
+    """Triton has no cross_predict and runs its parts."""
     paths, rest = arguments("cross_predict")
     rest = [*rest, *(torch.randn(2, 2) for _ in range(2))]  # scale and shift
     flat = [t.detach().requires_grad_(i in learning) for i, t in enumerate([*paths, *rest])]
@@ -260,8 +260,8 @@ def test_the_whole_layer_by_every_backend(learning, relu, backend):
         return [*ys, gates, *torch.autograd.grad(value, [t for t in flat if t.requires_grad])]
 
     exact = [t.detach().double().requires_grad_(t.requires_grad) for t in flat]
-    for found, wanted in zip(layer(functional, flat), layer(eager, exact)):
-        assert (found - wanted).abs().max() <= 1e-4 * wanted.abs().max().clamp(min=1)
+    for actual, expected in zip(layer(functional, flat), layer(eager, exact)):
+        assert (actual - expected).abs().max() <= 1e-4 * expected.abs().max().clamp(min=1)
 
 
 def test_within_compiled_code():
@@ -286,19 +286,19 @@ def test_compiled_code_asks_as_it_runs(name, first, monkeypatch):
     torch.use_deterministic_algorithms(False)
     torch._dynamo.reset()
     paths, rest = arguments(name)
-    seen = []
+    calls = []
     run = getattr(eager, name)
-    monkeypatch.setattr(eager, name, lambda *given: (seen.append(name), run(*given))[1])
+    monkeypatch.setattr(eager, name, lambda *values: (calls.append(name), run(*values))[1])
     compiled = torch.compile(
         lambda: outputs(name, functional, paths, rest), backend="aot_eager", fullgraph=True
     )
-    wanted = outputs(name, functional, paths, rest)
+    expected = outputs(name, functional, paths, rest)
     with mpk.use_backend(first):
         compiled()
     for forced in ("eager", "native", "auto"):
-        seen.clear()
+        calls.clear()
         with mpk.use_backend(forced):
-            found = compiled()
-        assert seen == ([name] if forced == "eager" else [])
-        for f, w in zip(found, wanted):
-            assert (f - w).abs().max() <= 1e-4 * w.abs().max()
+            actual = compiled()
+        assert calls == ([name] if forced == "eager" else [])
+        for a, e in zip(actual, expected):
+            assert (a - e).abs().max() <= 1e-4 * e.abs().max()

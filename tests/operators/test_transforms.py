@@ -1,4 +1,4 @@
-"""Derivatives in every mode, and maps over them: each equals that of `mpkernels.eager`."""
+"""Derivatives in every mode, and vmap over them, equal those of `mpkernels.eager`."""
 
 import copy
 from functools import partial
@@ -29,7 +29,7 @@ from proof.transforms import (
 )
 from proof.where import INTERPRETED
 
-# torch warns of constants in what linearize records, of ours as of any other.
+# torch warns about constants in every graph that linearize records.
 linearized = pytest.mark.filterwarnings("ignore:Attempted to insert a get_attr Node")
 
 
@@ -42,17 +42,17 @@ def test_derivatives_equal_those_of_the_definition(way, name, backend):
 
 
 def direct(name, *flat):
-    """The operator's outputs by torch.ops."""
+    """The outputs of the operator, called by torch.ops."""
     rest = flat[2:]
     if name == "combine":
         rest = (*rest, True)
     if name == "cross_predict":
         rest = (*rest, None, None, True)
     operator = name.removesuffix("_by_channel").removesuffix("_of_vectors")
-    found = flattened(getattr(torch.ops.mpkernels, operator)(list(flat[:2]), *rest))
-    # Behind what the function returns comes what the backward needs.
-    kept = {"gate": 1, "cross_connect": N + 1, "cross_predict": N + 1}.get(operator, N)
-    return tuple(found[:kept])
+    outputs = flattened(getattr(torch.ops.mpkernels, operator)(list(flat[:2]), *rest))
+    # The function's outputs come first, then what the backward needs.
+    count = {"gate": 1, "cross_connect": N + 1, "cross_predict": N + 1}.get(operator, N)
+    return tuple(outputs[:count])
 
 
 @linearized
@@ -74,13 +74,13 @@ LEARNING = {"none": lambda i: False, "some": lambda i: i % 2 == 0, "all": lambda
 def test_whatever_requires_a_gradient(way, name, learning, backend):
     function, definition, flat = problem(name)
     flat = [t.requires_grad_(LEARNING[learning](i)) for i, t in enumerate(flat)]
-    found, wanted = flattened(way(function, flat)), flattened(way(definition, flat))
-    assert_same(found, wanted)
-    assert [t.requires_grad for t in found] == [t.requires_grad for t in wanted]
+    actual, expected = flattened(way(function, flat)), flattened(way(definition, flat))
+    assert_same(actual, expected)
+    assert [t.requires_grad for t in actual] == [t.requires_grad for t in expected]
     if way is forward_mode and name not in ("mix", "mix_by_channel", "combine", "CrossStitch"):
-        return  # the tangent of torch's softmax has no gradient: an error about a write in place
+        return  # torch cannot differentiate softmax's tangent: it raises on an in-place write
     leaves = [t for t in flat if t.requires_grad]
-    pairs = [(f, w) for f, w in zip(found, wanted) if w.requires_grad]
+    pairs = [(f, w) for f, w in zip(actual, expected) if w.requires_grad]
     if pairs:
         grads = [
             torch.autograd.grad(sum_of_squares(side), leaves, allow_unused=True)
@@ -103,9 +103,9 @@ def test_ensembles(name, learns, backend):
     def call(parameters, buffers):
         return functional_call(base, (parameters, buffers), (xs,))
 
-    found = vmap(call)(parameters, buffers)
-    wanted = [mpk.unfuse(copy.deepcopy(router))(xs) for router in routers]
-    assert_same(found, [torch.stack(ys) for ys in zip(*wanted)])
+    actual = vmap(call)(parameters, buffers)
+    expected = [mpk.unfuse(copy.deepcopy(router))(xs) for router in routers]
+    assert_same(actual, [torch.stack(ys) for ys in zip(*expected)])
 
 
 @pytest.mark.parametrize("name", ROUTERS)
@@ -114,12 +114,12 @@ def test_gradients_of_each_sample(name, backend):
     a, b, *parameters = flat
 
     def gradients(function):
-        def of_one(a, b, *parameters):
+        def loss_of_sample(a, b, *parameters):
             return loss(function, a[None], b[None], *parameters)
 
-        by = tuple(range(2, len(flat)))
+        argnums = tuple(range(2, len(flat)))
         in_dims = (0, 0, *[None] * len(parameters))
-        return vmap(grad(of_one, by), in_dims)(a, b, *parameters)
+        return vmap(grad(loss_of_sample, argnums), in_dims)(a, b, *parameters)
 
     assert_same(gradients(function), gradients(definition))
 
@@ -156,7 +156,7 @@ def test_finite_differences_of_gradients(name, backend):
 def test_transforms_within_compiled_code(way, name):
     torch.use_deterministic_algorithms(False)
     function, definition, flat = problem(name)
-    seeds = tangents(flat)  # drawn outside: compiled code draws others
+    seeds = tangents(flat)  # compiled code would draw different ones
 
     def run(function, flat):
         if way is by_jvp:
@@ -185,14 +185,14 @@ def test_the_gradient_of_gate_is_a_map_to_write_to(shape, last, backend):
 
     def gradient(functions):
         leaf = x.detach().requires_grad_()
-        seen = []
-        leaf.register_hook(lambda grad: (seen.append(grad.stride()), grad.mul_(0.5))[1])
+        strides = []
+        leaf.register_hook(lambda grad: (strides.append(grad.stride()), grad.mul_(0.5))[1])
         functions.gate(leaf if functions is functional else [leaf], w1, b1, w2, b2)[
             ..., 0
         ].sum().backward()
-        return leaf.grad, seen
+        return leaf.grad, strides
 
-    (found, strides), (wanted, _) = gradient(functional), gradient(eager)
-    assert_same(found, wanted)
+    (actual, strides), (expected, _) = gradient(functional), gradient(eager)
+    assert_same(actual, expected)
     if x.numel() > 0 and 1 not in shape:
         assert strides == [x.stride()]

@@ -1,4 +1,4 @@
-// csrc/cuda/platform.cuh in words of a CPU; see machine.h.
+// Stands in for csrc/cuda/platform.cuh on a CPU; see machine.h.
 #pragma once
 
 #include <cmath>
@@ -17,7 +17,7 @@ struct bf16 {
   explicit bf16(float x) {
     uint32_t all;
     std::memcpy(&all, &x, 4);
-    // To nearest, ties to even; a NaN stays one.
+    // Rounds to nearest, ties to even; NaN stays NaN.
     bits = x != x ? uint16_t(0x7fc0) : uint16_t((all + 0x7fff + (all >> 16 & 1)) >> 16);
   }
 };
