@@ -55,7 +55,7 @@ def main(name: str) -> None:
         answers.write(json.dumps(row) + "\n")
         answers.flush()
 
-    step = importlib.import_module(f"benchmarks.gpu.{name}")
+    step = importlib.import_module(f"benchmarks.gpu.steps.{name}")
     if torch.cuda.is_available():
         # Graphs cannot be captured on the default stream; see `graphs.captured`.
         torch.cuda.set_stream(torch.cuda.Stream())
