@@ -47,11 +47,11 @@ def test_candidates_differ_and_start_with_the_rule():
 def test_shared_memory_is_tried_where_the_card_has_kernels_for_it(backward):
     large, sizes = Geometry(False, 32, 64, 3136), (2, 3, 16, 2)
     walked = cross_connect_launch(large, *sizes, H100, backward)
-    kept = on_chip(large, *sizes, CHIP, backward)
+    shared = on_chip(large, *sizes, CHIP, backward)
     candidates = list(tuned.candidates(walked, large, *sizes, H100, backward))
-    assert candidates[0] == walked and candidates.count(kept) == 1 and kept.method == "cluster"
+    assert candidates[0] == walked and candidates.count(shared) == 1 and shared.method == "cluster"
     without = list(tuned.candidates(walked, large, *sizes, ASSUMED, backward))
-    assert [launch for launch in candidates if launch != kept] == without
+    assert [launch for launch in candidates if launch != shared] == without
     vast = large._replace(channels=2048)
     candidates = tuned.candidates(walked, vast, *sizes, H100, backward)
     assert {launch.method for launch in candidates} == {"split", "streamed"}  # no cluster keeps it
@@ -106,7 +106,7 @@ def test_a_sample_is_kept_in_shared_memory_for_every_batch_or_for_none(table, mo
     monkeypatch.setattr(tuned, "card_of", lambda device: H100)
     batches = [few._replace(batch=batch) for batch in (1, 8, 256, 2048)]
     rules = {geometry: cross_connect_launch(geometry, *sizes, H100) for geometry in batches}
-    kept, other = on_chip(few, *sizes, CHIP), rules[few]._replace(samples=2 * rules[few].samples)
+    shared, other = on_chip(few, *sizes, CHIP), rules[few]._replace(samples=2 * rules[few].samples)
     assert {launch.method for launch in rules.values()} == {"streamed", "split"}
 
     def tune(geometry, best):
@@ -114,21 +114,21 @@ def test_a_sample_is_kept_in_shared_memory_for_every_batch_or_for_none(table, mo
         return {tuned.launch_for(geometry, *sizes, GPU) for geometry in batches}
 
     for geometry in (batches[1], batches[2]):
-        assert tune(geometry, kept) == {kept}
+        assert tune(geometry, shared) == {shared}
         assert tune(geometry, rules[geometry]) == set(rules.values())
-    assert tune(few, kept) == {kept} and other in tune(few, other)
-    assert kept not in tune(batches[2], rules[batches[2]])
+    assert tune(few, shared) == {shared} and other in tune(few, other)
+    assert shared not in tune(batches[2], rules[batches[2]])
     as_split = tuned.key_of(few, *sizes, False, "split")
     assert json.loads(table.read_text()) == {as_split: tuned.describe(other)}
-    tuned.write(GPU, {as_split: tuned.describe(kept)})  # as if edited by hand
+    tuned.write(GPU, {as_split: tuned.describe(shared)})  # as if edited by hand
     with pytest.warns(RuntimeWarning, match="does not know"):
         assert tuned.launch_for(few, *sizes, GPU) == rules[few]
 
 
 def test_shared_memory_is_not_used_where_its_kernels_are_missing(table):
     few, sizes = Geometry(False, 8, 16, 1024), (4, 4, 16, 4)
-    walked, kept = cross_connect_launch(few, *sizes, ASSUMED), on_chip(few, *sizes, CHIP)
-    tuned.write(GPU, tuned.entries(kept, walked, few, *sizes, False))
+    walked, shared = cross_connect_launch(few, *sizes, ASSUMED), on_chip(few, *sizes, CHIP)
+    tuned.write(GPU, tuned.entries(shared, walked, few, *sizes, False))
     with pytest.warns(RuntimeWarning, match="does not know; tune again"):
         assert tuned.launch_for(few, *sizes, GPU) == walked
 
