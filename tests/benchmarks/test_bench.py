@@ -22,7 +22,7 @@ TINY = Case(3, 13, (5, 7), 2, 3)
 
 
 class FakeClock:
-    """Notes whose turn it is; each turn of a step takes what the step returns."""
+    """Records the order of turns; a step's turn takes the time that the step returns."""
 
     shortest = 100.0
 
@@ -31,8 +31,8 @@ class FakeClock:
 
     def turn(self, step, calls):
         self.turns.append((step.__name__, calls))
-        taken = step()
-        return lambda: taken
+        duration = step()
+        return lambda: duration
 
     def settle(self):
         self.settled += 1
@@ -57,9 +57,9 @@ def test_contenders_take_turns_and_every_other_round_goes_backwards():
 
 
 def test_a_turn_of_the_wall_clock_is_long_enough():
-    called = []
-    times = measure.contest({"step": lambda: called.append(1)}, 2)
-    assert len(called) >= measure.WARM_UP + 1 + 2 * 100
+    calls = []
+    times = measure.contest({"step": lambda: calls.append(1)}, 2)
+    assert len(calls) >= measure.WARM_UP + 1 + 2 * 100
     assert 0 < times["step"][0] < measure.WallClock.shortest
 
 
@@ -82,8 +82,8 @@ def row(case="case", part="forward", unit="us", threads=1, **values):
 
 
 def test_ratio_is_bold_where_intervals_are_apart():
-    found = row(fused=around(10.0), loops=around(20.0), stacked=around(11.0), compile="wrong")
-    cells = [report.ratio(found, name) for name in ("loops", "stacked", "compile", "copy")]
+    measured = row(fused=around(10.0), loops=around(20.0), stacked=around(11.0), compile="wrong")
+    cells = [report.ratio(measured, name) for name in ("loops", "stacked", "compile", "copy")]
     assert cells == ["**2.00**", "1.10", "wrong", ""]
     assert report.ratio(row(fused="wrong", loops=around(2.0)), "loops") == "no ratio"
 
@@ -95,17 +95,17 @@ def test_a_wrong_contender_gets_no_time(monkeypatch):
     def unlike(xs, *parameters):
         return [1.001 * y for y in baselines.loops(xs, *parameters)]
 
-    made = {"loops": baselines.loops, "stacked": broken, "fused": unlike}
-    monkeypatch.setattr(baselines, "routers", lambda names: made)
-    for found in cpu_routers.case_rows(TINY, 1, ["loops", "stacked", "fused", "operator"], 2):
-        values = found["values"]
+    contenders = {"loops": baselines.loops, "stacked": broken, "fused": unlike}
+    monkeypatch.setattr(baselines, "routers", lambda names: contenders)
+    for measured in cpu_routers.case_rows(TINY, 1, ["loops", "stacked", "fused", "operator"], 2):
+        values = measured["values"]
         assert values["stacked"] == "failed" and values["fused"] == "wrong"
         assert values["loops"]["low"] > 0
-        assert "operator" not in values  # it is the fused one
+        assert "operator" not in values  # it is timed only if fused is right
 
 
 @pytest.mark.parametrize(
-    "old, new, wanted",
+    "old, new, verdict",
     [
         (around(10.0), around(20.0), "slower"),
         (around(20.0), around(10.0), "faster"),
@@ -118,8 +118,8 @@ def test_a_wrong_contender_gets_no_time(monkeypatch):
         (around(0.0), around(10.0), "same"),
     ],
 )
-def test_verdicts_of_a_comparison(old, new, wanted):
-    assert compare.verdict(old, new) == wanted
+def test_verdicts_of_a_comparison(old, new, verdict):
+    assert compare.verdict(old, new) == verdict
 
 
 def test_a_comparison_fails_where_ours_became_slower(tmp_path, capsys):
@@ -134,7 +134,9 @@ def test_a_comparison_fails_where_ours_became_slower(tmp_path, capsys):
     assert compare.main([old, slower]) == 1
     assert "slower  2.00 [1.64, 2.44]" in capsys.readouterr().out
     assert compare.main([old, faster]) == 0
-    assert "new / old 3.00 at the median" in capsys.readouterr().out  # PyTorch's do not count
+    assert (
+        "new / old 3.00 at the median" in capsys.readouterr().out
+    )  # the drift of PyTorch's contenders
     assert compare.main([old, file("other", row("other", fused=around(1.0)))]) == 1
 
 
@@ -182,14 +184,14 @@ def test_the_report_shows_what_was_measured(tmp_path):
 )
 def test_every_suite_runs(suite, text, contenders, rows, tmp_path):
     options = ["--suite", suite, "--filter", text, "--contenders", *contenders]
-    small = ["--rounds", "2", "--threads", "1", "--out", str(tmp_path)]
-    assert command.main([*options, *small]) == 0
+    sizes = ["--rounds", "2", "--threads", "1", "--out", str(tmp_path)]
+    assert command.main([*options, *sizes]) == 0
     result = json.loads((tmp_path / f"cpu_{suite}.json").read_text())
     assert len(result["rows"]) == rows and result["commit"] and result["caches"] is not None
-    for found in result["rows"]:
-        missing = {"copy"} if found["part"] == "routers alone" else set()
-        assert set(found["values"]) == set(contenders) - missing
-        assert all(value["median"] for value in found["values"].values())
+    for measured in result["rows"]:
+        missing = {"copy"} if measured["part"] == "routers alone" else set()
+        assert set(measured["values"]) == set(contenders) - missing
+        assert all(value["median"] for value in measured["values"].values())
     assert text in report.document({suite: result})
 
 
@@ -204,25 +206,25 @@ def test_a_run_of_some_cases_overwrites_nothing(tmp_path, monkeypatch, capsys):
 
 
 def test_the_command_starts_again_with_one_allocator_for_all(monkeypatch):
-    started = []
-    monkeypatch.setattr(os, "execve", lambda path, words, variables: started.append(variables))
+    environments = []
+    monkeypatch.setattr(os, "execve", lambda path, words, variables: environments.append(variables))
     for name in machine.ALLOCATOR:
         monkeypatch.delenv(name, raising=False)
     monkeypatch.setenv("MALLOC_TOP_PAD_", "1")
     machine.with_allocator()
-    assert started[0]["MALLOC_MMAP_MAX_"] == "0" and started[0]["MALLOC_TOP_PAD_"] == "1"
-    for name, value in started.pop().items():
+    assert environments[0]["MALLOC_MMAP_MAX_"] == "0" and environments[0]["MALLOC_TOP_PAD_"] == "1"
+    for name, value in environments.pop().items():
         monkeypatch.setenv(name, value)
     machine.with_allocator()
-    assert started == []
+    assert environments == []
 
 
 def test_help():
-    done = subprocess.run(
+    result = subprocess.run(
         [sys.executable, "-m", "benchmarks", "--help"], cwd=report.ROOT, capture_output=True,
         text=True, timeout=60,
     )  # fmt: skip
-    assert done.returncode == 0 and "--filter" in done.stdout, done.stderr
+    assert result.returncode == 0 and "--filter" in result.stdout, result.stderr
 
 
 def test_cases_are_distinct_and_the_named_set_is_short():

@@ -1,4 +1,4 @@
-"""The demo runs, its figures agree with each other, and its picture is one."""
+"""The demo runs, its figures agree with each other, and it writes a picture."""
 
 import importlib.util
 import json
@@ -61,16 +61,16 @@ def test_the_tolerance_is_three_standard_errors():
 @pytest.mark.parametrize("fused, eager, same", [(0.5, 0.5, True), (1, 0.99, True), (1, 0.9, False)])
 def test_accuracies_are_compared_in_images(fused, eager, same):
     runs = {"fused": [{"test_accuracy": fused}], "eager": [{"test_accuracy": eager}]}
-    found = demo.compare(runs, 400)
-    assert found["apart"] == round(400 * (fused - eager))
-    assert (found["apart"] <= found["allowed"]) == same
+    comparison = demo.compare(runs, 400)
+    assert comparison["apart"] == round(400 * (fused - eager))
+    assert (comparison["apart"] <= comparison["allowed"]) == same
 
 
 @pytest.mark.parametrize(("apart", "status"), [(0, 0), (300, 1)])
 def test_the_exit_status_tells_whether_accuracies_agree(monkeypatch, tmp_path, apart, status):
-    right = iter((1.0, 1.0 - apart / 355))
+    accuracies = iter((1.0, 1.0 - apart / 355))
     line = {"epoch": 1, "train_loss": 1.0, "train_accuracy": 0.5, "test_loss": 1.0}
-    monkeypatch.setattr(demo, "fit", lambda *_, **__: [{**line, "test_accuracy": next(right)}])
+    monkeypatch.setattr(demo, "fit", lambda *_, **__: [{**line, "test_accuracy": next(accuracies)}])
     arguments = ["--limit", "2", "--epochs", "1", "--rounds", "1", "--out", str(tmp_path)]
     assert demo.main(arguments) == status
 

@@ -1,4 +1,4 @@
-"""The GPU report on a GPU that is not there: the real command, kernels compiled, not launched."""
+"""The GPU report on a fake GPU: the real command runs, and compiles kernels without launching."""
 
 import os
 import subprocess
@@ -17,23 +17,23 @@ pytest.importorskip("triton")
 
 
 def rehearse(folder, *options, **variables):
-    """Exit status, what was printed, and the rows."""
-    done = subprocess.run(
+    """The exit status, the output and the rows of a rehearsal."""
+    result = subprocess.run(
         [sys.executable, "-m", "benchmarks.gpu.rehearsal", "--out", folder, *options],
         capture_output=True, text=True, cwd=ROOT,
         env={**os.environ, **variables}, timeout=1800,
     )  # fmt: skip
-    found = rows.read(folder / "rows.jsonl")
-    return done.returncode, done.stdout + done.stderr, found
+    report_rows = rows.read(folder / "rows.jsonl")
+    return result.returncode, result.stdout + result.stderr, report_rows
 
 
 def test_every_step_runs_to_its_last_line(tmp_path):
-    """Of one router; launches, host time and whole networks are the slow tests'."""
+    """These steps run for one router; the slow tests run the other steps."""
     steps = ("correctness", "routers", "compiled")
     options = ("--only", *steps, "--filter", "[32] 3->3 ")
-    status, said, found = rehearse(tmp_path, *options)
-    assert status == 0, said
-    assert {row["step"] for row in found} == {"environment", *steps}
+    status, output, report_rows = rehearse(tmp_path, *options)
+    assert status == 0, output
+    assert {row["step"] for row in report_rows} == {"environment", *steps}
     page = (tmp_path / "page.md").read_text()
     assert "a card that is not there" in page and "## Routers" in page and "torch.compile" in page
 
@@ -41,9 +41,9 @@ def test_every_step_runs_to_its_last_line(tmp_path):
 @pytest.mark.slow
 def test_launches_networks_and_host_time_run_to_their_last_line(tmp_path):
     steps = ("launches", "host", "networks", "compiled_networks")
-    status, said, found = rehearse(tmp_path, "--only", *steps, "--seconds", "1500")
-    assert status == 0, said
-    assert kernels.never_launched(found) == []
+    status, output, report_rows = rehearse(tmp_path, "--only", *steps, "--seconds", "1500")
+    assert status == 0, output
+    assert kernels.never_launched(report_rows) == []
 
 
 @pytest.mark.slow
@@ -55,15 +55,15 @@ def test_launches_networks_and_host_time_run_to_their_last_line(tmp_path):
     ],
 )  # fmt: skip
 def test_what_goes_wrong_costs_its_own_rows(tmp_path, kind, state, why):
-    """Those of mix by channel; the others are done."""
+    """A fault in mix by channel fails its own rows, and all others are done."""
     options = ("--only", "launches", "--filter", "channel")
-    status, said, found = rehearse(tmp_path, *options, PLANTED=kind, SLOWER="4")
-    assert status == 1 and f"{state}: " in said
-    planted = [row for row in found if row["case"].startswith("mix by channel")]
+    status, output, report_rows = rehearse(tmp_path, *options, PLANTED=kind, SLOWER="4")
+    assert status == 1 and f"{state}: " in output
+    planted = [row for row in report_rows if row["case"].startswith("mix by channel")]
     assert len(planted) == 2
     for row in planted:
         assert row["state"] == state and why in str(row.get("why", row.get("wrong")))
-    others = [row for row in found if row not in planted]
+    others = [row for row in report_rows if row not in planted]
     assert len(others) > 6 and all(row["state"] == "done" for row in others)
     log = (tmp_path / "failures.log").read_text()
     assert log.count("== launches: mix by channel") == 2

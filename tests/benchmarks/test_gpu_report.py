@@ -1,4 +1,4 @@
-"""The GPU report without a GPU: its rows, its processes, what goes wrong in them, and its page."""
+"""The GPU report without a GPU: its rows, its processes and their failures, and its page."""
 
 import json
 import sys
@@ -25,48 +25,48 @@ WORKER = [sys.executable, "-m", "benchmarks.gpu.rehearsal.planted"]
 
 
 def run(cases, workers=1, case_seconds=60.0, seconds=300.0):
-    """The rows of cases of the planted step, by case."""
+    """The rows of the planted step, by case."""
     pool = Pool([*WORKER, "planted"], {}, workers, case_seconds, time.monotonic() + seconds)
     return {row["case"]: row for row in pool.run(cases)}
 
 
 def test_every_way_to_fail_costs_one_row():
-    found = run(planted.OUTCOMES, workers=3, case_seconds=6.0)
-    assert {case: row["state"] for case, row in found.items()} == {
+    results = run(planted.OUTCOMES, workers=3, case_seconds=6.0)
+    assert {case: row["state"] for case, row in results.items()} == {
         "right": "done", "wrong": "wrong", "exception": "failed", "hang": "timed out",
         "death": "failed", "broken": "failed",
     }  # fmt: skip
-    assert found["wrong"]["wrong"] == "y0 is 7 bounds off"
-    assert found["exception"]["why"] == "ValueError: planted in somewhere.py"
-    assert "Traceback" in found["exception"]["traceback"]
-    assert "in run" in found["hang"]["traceback"], "where it hung"
-    assert "status 3" in found["death"]["why"]
-    assert "last words" in found["death"]["traceback"]
+    assert results["wrong"]["wrong"] == "y0 is 7 bounds off"
+    assert results["exception"]["why"] == "ValueError: planted in somewhere.py"
+    assert "Traceback" in results["exception"]["traceback"]
+    assert "in run" in results["hang"]["traceback"], "where it hung"
+    assert "status 3" in results["death"]["why"]
+    assert "last words" in results["death"]["traceback"]
 
 
 def test_a_process_is_replaced_where_its_context_is_broken_and_kept_otherwise():
     cases = ["right 1", "exception", "right 2", "broken", "right 3", "death", "right 4"]
-    found = run(cases)
-    first, second, third, fourth = (found[f"right {n}"]["process"] for n in (1, 2, 3, 4))
+    results = run(cases)
+    first, second, third, fourth = (results[f"right {n}"]["process"] for n in (1, 2, 3, 4))
     assert first == second and len({second, third, fourth}) == 3
 
 
 def test_a_process_that_does_not_start_costs_rows_and_not_the_report():
     pool = Pool(["/no/such/program"], {}, 2, 5.0, time.monotonic() + 300)
-    rows_of = list(pool.run(["one", "two", "three"]))
-    assert [row["state"] for row in rows_of] == ["failed"] * 3
-    assert all("no process" in row["why"] for row in rows_of)
+    results = list(pool.run(["one", "two", "three"]))
+    assert [row["state"] for row in results] == ["failed"] * 3
+    assert all("no process" in row["why"] for row in results)
 
 
 def test_what_time_was_too_short_for_is_not_reached_and_never_wrong():
-    found = run(["hang 1", "right", "hang 2"], seconds=3.0)
-    assert {row["state"] for row in found.values()} == {"not reached"}
+    results = run(["hang 1", "right", "hang 2"], seconds=3.0)
+    assert {row["state"] for row in results.values()} == {"not reached"}
     assert run(["right"], seconds=-1.0)["right"]["state"] == "not reached"
 
 
 @pytest.fixture
 def two_steps(monkeypatch):
-    """The command with an environment and the planted step; returns what runs it."""
+    """The command, with the planted step as its only one, as a function of its options."""
     monkeypatch.setitem(sys.modules, "benchmarks.gpu.steps.planted", planted)
     monkeypatch.setattr(command, "STEPS", [Step("planted", 3, 4, 300)])
     monkeypatch.setattr(command, "FIRST", [])
@@ -75,10 +75,10 @@ def two_steps(monkeypatch):
 
 def test_rows_are_written_at_once_and_failures_are_logged(two_steps, tmp_path, capsys):
     assert two_steps("--out", str(tmp_path)) == 1
-    found = [json.loads(line) for line in (tmp_path / "rows.jsonl").read_text().splitlines()]
-    assert {row["case"] for row in found} == set(planted.OUTCOMES)
-    assert all(row["sources"] and row["torch"] == command.versions()["torch"] for row in found)
-    assert "traceback" not in found[0]
+    results = [json.loads(line) for line in (tmp_path / "rows.jsonl").read_text().splitlines()]
+    assert {row["case"] for row in results} == set(planted.OUTCOMES)
+    assert all(row["sources"] and row["torch"] == command.versions()["torch"] for row in results)
+    assert "traceback" not in results[0]
     log = (tmp_path / "failures.log").read_text()
     assert log.count("==") == 5 and "Traceback" in log and "7 bounds" in log
     assert "1 done, 1 wrong, 3 failed, 1 timed out" in capsys.readouterr().out
@@ -88,20 +88,20 @@ def test_rows_are_written_at_once_and_failures_are_logged(two_steps, tmp_path, c
 
 def test_failed_repeats_what_is_not_settled(two_steps, tmp_path, monkeypatch):
     two_steps("--out", str(tmp_path / "one"))
-    before = tmp_path / "one/rows.jsonl"
+    first_rows = tmp_path / "one/rows.jsonl"
     ran = []
-    real = command.Report.add
+    original = command.Report.add
     monkeypatch.setattr(
         command.Report,
         "add",
-        lambda self, step, row: (ran.append(row["case"]), real(self, step, row)),
+        lambda self, step, row: (ran.append(row["case"]), original(self, step, row)),
     )
-    assert two_steps("--failed", str(before), "--out", str(tmp_path / "two")) == 1
+    assert two_steps("--failed", str(first_rows), "--out", str(tmp_path / "two")) == 1
     assert set(ran) == set(planted.OUTCOMES) - {"right"}
     assert len(rows.read(tmp_path / "two/rows.jsonl")) == len(planted.OUTCOMES)
     ran.clear()
     monkeypatch.setattr(rows, "source_hash", lambda step: "changed since")
-    two_steps("--failed", str(before), "--filter", "right", "--out", str(tmp_path / "three"))
+    two_steps("--failed", str(first_rows), "--filter", "right", "--out", str(tmp_path / "three"))
     assert ran == ["right"]
 
 
@@ -111,13 +111,13 @@ def test_the_hash_is_of_the_sources(tmp_path, monkeypatch):
         (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / name).write_text(name)
     step = Step("routers", 1, 1, 1, {}, ("shared.py",))
-    seen = {rows.source_hash(step)}
+    hashes = {rows.source_hash(step)}
     for path in [path for path in tmp_path.rglob("*.*") if path.is_file()]:
         path.write_text("changed")
-        seen.add(rows.source_hash(step))
-    assert len(seen) == 5
+        hashes.add(rows.source_hash(step))
+    assert len(hashes) == 5
     (tmp_path / "README.md").write_text("changed")
-    assert rows.source_hash(step) in seen
+    assert rows.source_hash(step) in hashes
 
 
 def test_a_line_that_was_cut_off_is_no_row(tmp_path):
@@ -132,8 +132,8 @@ def test_a_line_that_was_cut_off_is_no_row(tmp_path):
 def test_without_a_gpu_nothing_runs_and_nothing_looks_measured(tmp_path, monkeypatch, capsys):
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
     assert command.main(["--out", str(tmp_path)]) == 1
-    said = capsys.readouterr().out
-    assert "torch finds no GPU" in said and "correctness" not in said
+    output = capsys.readouterr().out
+    assert "torch finds no GPU" in output and "correctness" not in output
     (row,) = rows.read(tmp_path / "rows.jsonl")
     assert (row["step"], row["state"]) == ("environment", "failed")
     assert "no GPU" in (tmp_path / "page.md").read_text()
@@ -153,11 +153,11 @@ def test_correctness_sees_a_wrong_kernel(monkeypatch):
     case = Case(correctness.ODD, "bf16", "nchw", 3)
     good = correctness.check(case, "mix", "cpu")
     assert good["right"] and 0 < good["share"] <= 1
-    real = correctness.run_operator
+    original = correctness.run_operator
 
     def wrong(operator, problem):
-        found = real(operator, problem)
-        return found | {"y0": 1.05 * found["y0"]}
+        outputs = original(operator, problem)
+        return outputs | {"y0": 1.05 * outputs["y0"]}
 
     monkeypatch.setattr(correctness, "run_operator", wrong)
     bad = correctness.check(case, "mix", "cpu")
@@ -165,11 +165,13 @@ def test_correctness_sees_a_wrong_kernel(monkeypatch):
 
 
 def test_correctness_sees_a_sample_that_depends_on_its_batch(monkeypatch):
-    real = correctness.run_operator
+    original = correctness.run_operator
 
     def by_batch(operator, problem):
-        found = real(operator, problem)
-        return found | {"y0": torch.nextafter(found["y0"], found["y0"] + len(problem.xs[0]) % 2)}
+        outputs = original(operator, problem)
+        return outputs | {
+            "y0": torch.nextafter(outputs["y0"], outputs["y0"] + len(problem.xs[0]) % 2)
+        }
 
     monkeypatch.setattr(correctness, "run_operator", by_batch)
     bad = correctness.check(Case(correctness.ODD, "fp32", "nchw", 3), "mix", "cpu")

@@ -1,4 +1,4 @@
-"""Machine code of every kernel, on the Triton that is installed: below its ceilings, and wide."""
+"""Machine code of every kernel under the installed Triton: below ceilings, with wide accesses."""
 
 import pytest
 import torch
@@ -7,7 +7,7 @@ from proof.where import INTERPRETED
 
 pytest.importorskip("triton", reason="triton is not installed")
 if INTERPRETED:
-    pytest.skip("the compiler runs in the other process", allow_module_level=True)
+    pytest.skip("the interpreter compiles nothing", allow_module_level=True)
 
 import triton
 import triton.language as tl
@@ -32,10 +32,10 @@ from proof.recorder import launches_of
 SQUARE = [Job("cross_connect", Router("", 64, (8, 8), n, n)) for n in (1, 2, 3, 4)]
 
 
-def above(found):
-    """Every ceiling that any of these rows is above; no kernel may add atomically."""
-    assert all(row.code.atomics == 0 for row in found)
-    return [words for row in found for words in row.exceeded()]
+def excesses(compiled_rows):
+    """Every ceiling that one of these rows exceeds; no row may have atomics."""
+    assert all(row.code.atomics == 0 for row in compiled_rows)
+    return [excess for row in compiled_rows for excess in row.exceeded()]
 
 
 def test_every_kernel_has_a_ceiling_and_is_compiled():
@@ -45,7 +45,7 @@ def test_every_kernel_has_a_ceiling_and_is_compiled():
 
 @pytest.mark.parametrize("job", dict.fromkeys([*SQUARE, *EVERY_KERNEL]), ids=str)
 def test_kernels_stay_below_their_ceilings(job):
-    assert above(list(rows([job], ["sm_90"], processes=1))) == []
+    assert excesses(list(rows([job], ["sm_90"], processes=1))) == []
 
 
 @triton.jit
@@ -53,36 +53,38 @@ def _spread(g, o, BLOCK_OUTPUTS: tl.constexpr, BLOCK_SAMPLES: tl.constexpr):
     return element(g, o, BLOCK_OUTPUTS)[:, None, None]
 
 
-def of_resident(code, router=""):
-    """Which ceilings of the forward that keeps its maps this code is above, for sm_90."""
+def exceeded_by_resident(code, router=""):
+    """The ceilings of the resident forward that this code exceeds for sm_90, as one text."""
     return " ".join(exceeded("resident_kernel", router, "sm_90", code))
 
 
 def test_tiles_that_pass_through_shared_memory_are_refused(monkeypatch):
-    """A gate as a tensor of one element: no result changes, and no register is spilled."""
+    """A gate becomes a tensor [1, 1, 1], which changes no result and spills nothing."""
     (launch,), _ = launches_of(Router("", 16, (8, 8), 3, 3), torch.float32)
-    assert of_resident(compile_for("sm_90", launch.kernel, *launch[2:])) == ""
+    assert exceeded_by_resident(compile_for("sm_90", launch.kernel, *launch[2:])) == ""
     monkeypatch.setattr(resident, "_factor", _spread)
-    refused = of_resident(compile_for("sm_90", launch.kernel, *launch[2:]))
-    assert "shared_stores" in refused and "barriers" in refused
+    excess = exceeded_by_resident(compile_for("sm_90", launch.kernel, *launch[2:]))
+    assert "shared_stores" in excess and "barriers" in excess
 
 
 def test_a_spill_would_be_seen():
     """One warp cannot hold two maps of 8,192 values."""
     (launch,), _ = launches_of(Router("", 128, (8, 8), 2, 2), torch.float32)
     code = compile_for("sm_90", launch.kernel, launch.arguments, launch.constants, {"num_warps": 1})
-    assert code.spilled_bytes > 1000 and "spilled_bytes" in of_resident(code)
+    assert code.spilled_bytes > 1000 and "spilled_bytes" in exceeded_by_resident(code)
 
 
 def test_ceilings_bite():
-    """Each by itself; a kernel without any is refused, and allowances are for those they name."""
+    """Each ceiling refuses one more than its limit; a kernel without ceilings is refused too."""
     ceiling = CEILINGS["resident_kernel"]
-    most = Compiled(*ceiling[:4], registers=255, shared=0, wide_loads=0, wide_stores=0, atomics=0,
-                    cpu_seconds=ceiling.cpu_seconds)  # fmt: skip
-    assert of_resident(most) == ""
+    at_ceiling = Compiled(
+        *ceiling[:4], registers=255, shared=0, wide_loads=0, wide_stores=0, atomics=0,
+        cpu_seconds=ceiling.cpu_seconds,
+    )  # fmt: skip
+    assert exceeded_by_resident(at_ceiling) == ""
     for column, limit in ceiling._asdict().items():
-        assert column in of_resident(most._replace(**{column: limit + 1}))
-    assert exceeded("new_kernel", "", "sm_90", most) == ["new_kernel has no ceiling"]
+        assert column in exceeded_by_resident(at_ceiling._replace(**{column: limit + 1}))
+    assert exceeded("new_kernel", "", "sm_90", at_ceiling) == ["new_kernel has no ceiling"]
 
 
 CHOSEN = [
@@ -99,44 +101,46 @@ WALKED = [
     "job", [*CHOSEN, *(pytest.param(job, marks=pytest.mark.slow) for job in WALKED)], ids=str
 )
 def test_wide_accesses_are_those_of_maps(job):
-    """Those of small tensors, which the compiler cannot tell apart, are left with maps off by 2."""
-    off = torch.empty(2, dtype=DTYPES[job.dtype])[1:]
+    """With maps off their 16-byte alignment, only the wide accesses of small tensors are left."""
+    unaligned = torch.empty(2, dtype=DTYPES[job.dtype])[1:]
     for launch in job.launches():
         if map_accesses(launch, "sm_90") == (0, 0):
             continue
-        narrow = tuple(
-            (off,) * len(each) if isinstance(each, tuple) and torch.is_tensor(each[0]) else each
+        misaligned = tuple(
+            (unaligned,) * len(each)
+            if isinstance(each, tuple) and torch.is_tensor(each[0])
+            else each
             for each in launch.arguments
         )
-        aligned, other = (
+        aligned, narrow = (
             compile_for("sm_90", launch.kernel, arguments, launch.constants, launch.options)
-            for arguments in (launch.arguments, narrow)
+            for arguments in (launch.arguments, misaligned)
         )
         loads, stores = map_accesses(launch, "sm_90")
-        assert loads > 0 and aligned.wide_loads - other.wide_loads >= loads
-        assert aligned.wide_stores - other.wide_stores >= stores
+        assert loads > 0 and aligned.wide_loads - narrow.wide_loads >= loads
+        assert aligned.wide_stores - narrow.wide_stores >= stores
 
 
 @pytest.fixture(scope="module")
 def table():
-    """Every kernel at every router of the paper; minutes."""
+    """Every kernel at every router of the paper, which takes minutes."""
     return list(all_rows())
 
 
 @pytest.mark.slow
 def test_no_kernel_is_above_its_ceiling(table):
-    assert above(table) == []
+    assert excesses(table) == []
 
 
 @pytest.mark.slow
 def test_every_allowance_is_needed(table):
-    """Of those for the Triton that is installed."""
+    """Every allowance for the installed Triton is needed by a kernel."""
     needed = {}
     for row in table:
-        for allowed in allowed_to(row.kernel, shape(row.job.router), row.target):
-            limit = getattr(CEILINGS[row.kernel], allowed.column)
-            needed.setdefault(allowed, False)
-            needed[allowed] |= getattr(row.code, allowed.column) > limit
+        for allowance in allowed_to(row.kernel, shape(row.job.router), row.target):
+            limit = getattr(CEILINGS[row.kernel], allowance.column)
+            needed.setdefault(allowance, False)
+            needed[allowance] |= getattr(row.code, allowance.column) > limit
     assert all(needed.values()), needed
 
 
@@ -145,19 +149,19 @@ def test_registers_and_shared_memory(table):
     for row in table:
         assert row.code.shared <= SHARED_BYTES, row
         lanes = 64 if row.target == "gfx942" else 32
-        # A block must be able to start: its registers are at most all that a multiprocessor has.
+        # A block can start only if its registers fit one multiprocessor.
         assert row.code.registers * row.num_warps * lanes <= 65536 * (2 if lanes == 64 else 1), row
 
 
 @pytest.mark.slow
 def test_maps_move_16_bytes_at_a_time(table):
-    """As often as their tiles ask for, where a map's rows start at 16 bytes: not in 7 x 7 maps."""
+    """Tiles use wide accesses wherever a map's rows start at multiples of 16 bytes."""
     for row in table:
         router, nchw = shape(row.job.router), row.job.layout == "nchw"
         if nchw and "x7x7]" in router:
             continue
         if nchw and "x14x14]" in router and row.job.dtype == "bf16":
-            continue  # rows of 28 bytes: 8 bytes at a time
+            continue  # rows of 28 bytes
         if not nchw and router.startswith("[3x"):
             continue  # rows of 3 values
         loads, stores = row.maps

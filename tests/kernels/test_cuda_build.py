@@ -1,4 +1,4 @@
-"""What nvcc made of the CUDA C++ kernels: resources of every architecture, and wide accesses."""
+"""The CUDA C++ kernels as nvcc compiled them: resources per architecture, and wide accesses."""
 
 import re
 
@@ -8,12 +8,12 @@ from benchmarks.gpu.resources import KERNELS, dump, resources, table
 from mpkernels.ops import native
 from proof.where import ROOT
 
-# A block of 512 threads finds 65,536 registers.
+# A block of 512 threads shares 65,536 registers.
 REGISTERS = 128
 
 
 def or_skip(function, *arguments):
-    """What it returns, where the library was built."""
+    """The result of the call; skips the test where the library was not built."""
     try:
         return function(*arguments)
     except RuntimeError as reason:
@@ -21,10 +21,10 @@ def or_skip(function, *arguments):
 
 
 def test_no_kernel_spills():
-    found = or_skip(resources)
-    wanted = native.build_record()["cuda_architectures"].replace("+PTX", "").split(",")
-    assert set(found) == {f"sm_{arch.replace('.', '')}" for arch in wanted}
-    for arch, kernels in found.items():
+    by_arch = or_skip(resources)
+    archs = native.build_record()["cuda_architectures"].replace("+PTX", "").split(",")
+    assert set(by_arch) == {f"sm_{arch.replace('.', '')}" for arch in archs}
+    for arch, kernels in by_arch.items():
         assert len(kernels) == 12 + 12 + 1, arch
         for name, use in kernels:
             assert use["STACK"] == use["LOCAL"] == 0, (arch, name, use)
@@ -34,7 +34,7 @@ def test_no_kernel_spills():
 @pytest.mark.slow
 def test_maps_are_moved_16_bytes_at_a_time():
     kernels = re.split(r"\n\s*Function : ", or_skip(dump, "--dump-sass"))[1:]
-    # A name begins with that of its file, so that every kernel's speaks of cross_connect.
+    # A mangled name begins with the file's name, so every kernel's contains cross_connect.
     routers = [kernel for kernel in kernels if re.match(rf"\S+({'|'.join(KERNELS[:2])})", kernel)]
     assert routers and len(routers) % 24 == 0
     for kernel in routers:
@@ -47,8 +47,8 @@ def test_maps_are_moved_16_bytes_at_a_time():
 
 
 def test_the_table_of_resources_is_what_its_command_prints():
-    made = or_skip(table)
+    printed = or_skip(table)
     record = native.build_record()
     if record.get("cuda_architectures") != "8.0,9.0,10.0+PTX":
         pytest.skip("built for other architectures")
-    assert made in (ROOT / "docs" / "internals" / "kernels.md").read_text()
+    assert printed in (ROOT / "docs" / "internals" / "kernels.md").read_text()

@@ -1,4 +1,4 @@
-"""ThreadSanitizer and AddressSanitizer over the CUDA C++ kernels, and what they find if planted."""
+"""ThreadSanitizer and AddressSanitizer pass the CUDA C++ kernels and catch planted errors."""
 
 import os
 import platform
@@ -24,12 +24,12 @@ def sanitized(folder, kind):
 
 
 def run(program, *arguments):
-    """Exit status and what was printed; ThreadSanitizer wants addresses where it expects them."""
+    """The exit status and the output, under setarch -R: ThreadSanitizer needs fixed addresses."""
     command = [SETARCH, "-R", program, *map(str, arguments)]
-    # The first race is enough, and its lines need not be looked up: that takes seconds.
+    # The first race is enough, and looking up its lines would take seconds.
     options = {**os.environ, "TSAN_OPTIONS": "halt_on_error=1 symbolize=0"}
-    done = subprocess.run(command, capture_output=True, text=True, env=options)
-    return done.returncode, done.stdout + done.stderr
+    result = subprocess.run(command, capture_output=True, text=True, env=options)
+    return result.returncode, result.stdout + result.stderr
 
 
 @pytest.fixture(scope="module")
@@ -37,18 +37,18 @@ def races(tmp_path_factory):
     return sanitized(tmp_path_factory.mktemp("races"), "thread")
 
 
-def places(words):
-    """Every line of the kernels that says one of these words."""
+def lines_calling(names):
+    """Every (file, line) of the kernels that calls one of these functions."""
     return [
         (path.name, line)
         for path in sorted((driver.CSRC / "cuda").glob("*.cuh"))
         if path.name not in ("platform.cuh", "variants.cuh")
         for line, text in enumerate(path.read_text().splitlines(), 1)
-        if re.match(rf"\s+({words})[(<]", text)
+        if re.match(rf"\s+({names})[(<]", text)
     ]
 
 
-BARRIERS = places("sync_block|sync_cluster|arrive_cluster|wait_cluster")
+BARRIERS = lines_calling("sync_block|sync_cluster|arrive_cluster|wait_cluster")
 
 
 def test_the_kernels_have_no_race(races):
@@ -58,14 +58,14 @@ def test_the_kernels_have_no_race(races):
 
 @pytest.mark.parametrize(("file", "line"), BARRIERS, ids=str)
 def test_a_missing_barrier_is_found(file, line, races):
-    """Each is left out in turn: some guard values, some the reuse of a buffer, some the memory of
-    a block that others still read. All are needed, and seen to be.
+    """Each barrier is skipped in turn. Some guard values, some the reuse of a buffer, some the
+    memory of a block that others still read.
     """
     status, text = run(races, file, line)
     assert status == 66 and "data race" in text
 
 
-@pytest.mark.parametrize(("file", "line"), places("wait_copies"), ids=str)
+@pytest.mark.parametrize(("file", "line"), lines_calling("wait_copies"), ids=str)
 def test_a_missing_wait_for_copies_is_found(file, line, races):
     assert run(races, file, line)[0] != 0
 
@@ -77,6 +77,6 @@ def test_addresses(tmp_path):
     assert status == 0, text
     status, text = run(program, 16)
     assert status != 0 and "heap-buffer-overflow" in text
-    (line,) = (line for file, line in places("wait_cluster") if file == "cross_connect.cuh")
+    (line,) = (line for file, line in lines_calling("wait_cluster") if file == "cross_connect.cuh")
     status, text = run(program, "cross_connect.cuh", line)
     assert status != 0 and "use-after-poison" in text

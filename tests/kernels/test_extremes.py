@@ -1,6 +1,6 @@
-"""Extreme values, and maps that lie in every way at once, in Triton's kernels.
+"""Extreme values, and maps of several layouts in one call, in Triton's kernels.
 
-Interpreted, or on a GPU.
+The kernels run in the interpreter or on a GPU.
 """
 
 import math
@@ -23,7 +23,7 @@ from mpkernels.ops.layout import is_channels_last
 from mpkernels.triton import combine, cross_connect, launch, launch_arguments, mix
 from mpkernels.triton.tuned import launch_for
 
-# The interpreter computes with NumPy, which warns of NaN.
+# The interpreter computes with NumPy, which warns about NaN.
 pytestmark = pytest.mark.filterwarnings("ignore::RuntimeWarning")
 
 INF, NAN = float("inf"), float("nan")
@@ -32,7 +32,7 @@ LAYOUTS = ["nchw", "channels_last"]
 
 @pytest.fixture(params=["resident", "streamed", "split"])
 def method(request, monkeypatch):
-    """Of cross_connect; the other operators have one."""
+    """Forces a method of cross_connect; the other operators have only one."""
     if request.param != "resident":
         monkeypatch.setattr(launch, "RESIDENT_ELEMENTS", 0)
         monkeypatch.setattr(launch, "RESIDENT_UNALIGNED", 0)
@@ -54,16 +54,16 @@ def tensor(values):
     return torch.tensor(values, device=where.DEVICE)
 
 
-def assert_alike(name, found, wanted):
-    """NaN and infinities where `wanted` has them; else within 1,024 roundings of the largest."""
-    found, wanted = exact(found), exact(wanted)
-    assert torch.equal(found.isnan(), wanted.isnan()), (name, found, wanted)
-    assert torch.equal(found.isinf(), wanted.isinf()), (name, found, wanted)
-    assert torch.equal(found[found.isinf()], wanted[wanted.isinf()]), (name, found, wanted)
-    finite = wanted.isfinite()
+def assert_alike(name, actual, expected):
+    """NaN and infinities are where expected; all else is within 1,024 roundings of the largest."""
+    actual, expected = exact(actual), exact(expected)
+    assert torch.equal(actual.isnan(), expected.isnan()), (name, actual, expected)
+    assert torch.equal(actual.isinf(), expected.isinf()), (name, actual, expected)
+    assert torch.equal(actual[actual.isinf()], expected[expected.isinf()]), (name, actual, expected)
+    finite = expected.isfinite()
     if finite.any():
-        error, largest = (found - wanted)[finite].abs().max(), wanted[finite].abs().max()
-        assert error <= 1024 * ROUNDOFF[torch.float32] * largest, (name, found, wanted)
+        error, largest = (actual - expected)[finite].abs().max(), expected[finite].abs().max()
+        assert error <= 1024 * ROUNDOFF[torch.float32] * largest, (name, actual, expected)
 
 
 def step(functions, name, paths, rest, grads, wide=False):
@@ -76,20 +76,20 @@ def step(functions, name, paths, rest, grads, wide=False):
 
     paths, rest = [leaf(x) for x in paths], [leaf(t) for t in rest]
     outputs = calls.call(name, functions, paths, rest)
-    kept = [(y, g.to(y)) for y, g in zip(outputs, grads) if g is not None]
-    ys, gs = zip(*kept)
+    pairs = [(y, g.to(y)) for y, g in zip(outputs, grads) if g is not None]
+    ys, gs = zip(*pairs)
     leaves = [t for t in (*paths, *rest) if t is not None]
     return [*outputs, *torch.autograd.grad(ys, leaves, gs, allow_unused=True)]
 
 
-def compare(name, paths, rest, grads, spared=()):
-    """With the definition in float64; the gradient of a spared bias is combine's last but two."""
-    found = step(functional, name, paths, rest, grads)
-    wanted = step(eager, name, paths, rest, grads, wide=True)
-    for at, (f, w) in enumerate(zip(found, wanted)):
-        assert (f is None) == (w is None), at
-        if f is not None and not (spared and at == len(found) - 3):
-            assert_alike(f"{name} {at}", f, w)
+def compare(name, paths, rest, grads, skipped=()):
+    """Compares with eager in float64, except a skipped bias: its gradient is third from the end."""
+    actual = step(functional, name, paths, rest, grads)
+    expected = step(eager, name, paths, rest, grads, wide=True)
+    for index, (a, e) in enumerate(zip(actual, expected)):
+        assert (a is None) == (e is None), index
+        if a is not None and not (skipped and index == len(actual) - 3):
+            assert_alike(f"{name} {index}", a, e)
 
 
 LOGITS = [
@@ -102,7 +102,7 @@ LOGITS = [
 @pytest.mark.parametrize("logits", LOGITS, ids=str)
 @pytest.mark.parametrize("name", ["cross_connect", "gate"])
 def test_logits_of_any_size(name, logits, method):
-    """A softmax that does not subtract its maximum is NaN at 1e4; the biases are the logits."""
+    """The biases are the logits. A softmax that does not subtract its maximum is NaN at 1e4."""
     if name == "gate" and launch.BUSY_SHARE != 0.75:
         pytest.skip("gate has one method")
     case = Case("", "", batch=2, channels=6, spatial=(3, 5), inputs=2, outputs=3, hidden=4)
@@ -115,7 +115,7 @@ def test_logits_of_any_size(name, logits, method):
 
 
 def _large(case):
-    """Parameters whose logits are of the order of 1e4."""
+    """Parameters whose logits are around 1e4."""
     parameters = make_parameters(case)
     for name in ("w2", "b2"):
         parameters[name] = (parameters[name].detach() * 1e4).requires_grad_()
@@ -124,7 +124,7 @@ def _large(case):
 
 @pytest.mark.parametrize("layout", LAYOUTS)
 def test_large_logits_of_hidden_units(layout, method, monkeypatch):
-    """Gates and every gradient, within the derived bounds."""
+    """Gates and every gradient are within the derived bounds."""
     monkeypatch.setattr(checks, "make_parameters", _large)
     case = Case("", "", batch=2, channels=9, layout=layout)
     checks.check_cross_connect(case)
@@ -134,22 +134,22 @@ def test_large_logits_of_hidden_units(layout, method, monkeypatch):
 @pytest.mark.parametrize("large", [1e4, 1e30, INF, NAN])
 @pytest.mark.parametrize("name", calls.GIVEN_GATES)
 def test_given_gates_of_any_size(name, large, triton):
-    """One gate of one sample; an output without a gradient adds nothing, not even inf times 0."""
+    """One gate of one sample is large; an output without a gradient does not add inf times 0."""
     case = Case("", "", batch=2, channels=4, spatial=(3, 3), inputs=2, outputs=2)
     paths, (gates, *rest) = calls.arguments(name, case)
-    # Each bias is added to all positions, and its gradient here is the gate's product with their
-    # sum: infinite, where a sum of products of either sign is NaN.
-    spared = ("bias",) if name == "combine" and large == INF else ()
+    # A bias is added at all positions. Its gradient in the kernel is the gate times the sum over
+    # them, which is infinite; eager sums products of both signs, which is NaN.
+    skipped = ("bias",) if name == "combine" and large == INF else ()
     for sign in (1, -1):
         with torch.no_grad():
             gates[1, 0, 1] = sign * large
         grads = [torch.randn_like(y) for y in calls.call(name, eager, paths, [gates, *rest])]
-        compare(name, paths, [gates, *rest], grads, spared)
+        compare(name, paths, [gates, *rest], grads, skipped)
         compare(name, paths, [gates, *rest], [grads[0], None])
 
 
 def test_combine_adds_the_bias_before_the_gate(triton):
-    """An infinite gate times U + b, where its product with U is infinite and with b minus that."""
+    """An infinite gate times U + b is infinite, where the sum of its products would be NaN."""
     us, gates, bias = [tensor([[2.0, 2.0]])], tensor([[[INF]]]), tensor([[-1.0, 1.0]])
     (y,) = functional.combine(us, gates, bias, relu=False)
     assert torch.equal(y, tensor([[INF, INF]]))
@@ -158,7 +158,7 @@ def test_combine_adds_the_bias_before_the_gate(triton):
 @pytest.mark.parametrize("folded", [False, True], ids=["plain", "folded"])
 @pytest.mark.parametrize("layout", LAYOUTS)
 def test_a_bias_that_cancels_predictions(layout, folded, triton):
-    """U near -b and gates near 1e6: U + b is exact, g U and g b are not near each other's sum."""
+    """U is near -b and gates are near 1e6: U + b is exact, but g U + g b would not be."""
     case = Case("", "", batch=2, channels=4, spatial=(3, 3), layout=layout, outputs=2)
     us, (gates, bias, scale, shift) = calls.arguments("combine", case)
     with torch.no_grad():
@@ -172,7 +172,7 @@ def test_a_bias_that_cancels_predictions(layout, folded, triton):
 
 
 def _gradient(kind, y):
-    """A gradient of y that lies as named."""
+    """A gradient of y with the layout that `kind` names."""
     value = torch.randn_like(y)
     if kind == "nchw":
         return value.contiguous()
@@ -207,7 +207,7 @@ CHECKS = {
 
 @pytest.fixture(params=range(len(KINDS)), ids=lambda at: KINDS[at])
 def gradients(request, monkeypatch):
-    """Four of the kinds in one call, each of its own strides, from one of them on."""
+    """Four kinds of gradients in one call, in the order of KINDS from the parameter on."""
     kinds = (KINDS * 2)[request.param : request.param + 4]
     monkeypatch.setattr(checks, "make_grad_ys", lambda case, ys: [*map(_gradient, kinds, ys)])
 
@@ -224,16 +224,16 @@ def test_walks_of_gradients_that_lie_in_every_way(gradients, method):
 
 @pytest.fixture
 def strided(monkeypatch):
-    """No two of the maps that a kernel writes have the same strides."""
+    """Gives each map that a kernel writes different strides."""
 
-    def made(likes, channels=None):
+    def new_maps(likes, channels=None):
         return [
-            None if x is None else _apart(x, at)
-            for at, x in enumerate(launch_arguments.new_maps(likes, channels))
+            None if x is None else _apart(x, index)
+            for index, x in enumerate(launch_arguments.new_maps(likes, channels))
         ]
 
     for module in (combine, cross_connect, mix):
-        monkeypatch.setattr(module, "new_maps", made)
+        monkeypatch.setattr(module, "new_maps", new_maps)
 
 
 @pytest.mark.parametrize("layout", [*LAYOUTS, "channels_last_slice"])
@@ -248,7 +248,7 @@ def test_walks_of_outputs_that_lie_in_different_ways(layout, strided, method):
 
 
 def _apart(x, more):
-    """A map like x with further channels before its own, in memory."""
+    """An empty map like x, with a gap of `more` elements before each of its rows in memory."""
     batch, channels, *spatial = x.shape
     if is_channels_last(x):
         return x.new_empty(batch, *spatial, channels + more).movedim(-1, 1)[:, more:]
@@ -259,13 +259,15 @@ def _apart(x, more):
 @pytest.mark.parametrize("before", [False, True], ids=["width_one", "height_one"])
 @pytest.mark.parametrize("name", CHECKS)
 def test_sequences_as_maps(name, before, triton, monkeypatch):
-    """[B, C, L, 1] of channels side by side: what strides of size 1 say decides nothing."""
+    """[B, C, L, 1] in channels_last: the stride of a dimension of size 1 decides nothing."""
 
-    def as_maps(make):
-        def made(case):
-            return [x.detach().unsqueeze(2 if before else 3).requires_grad_() for x in make(case)]
+    def as_maps(factory):
+        def make_maps(case):
+            return [
+                x.detach().unsqueeze(2 if before else 3).requires_grad_() for x in factory(case)
+            ]
 
-        return made
+        return make_maps
 
     for make in ("make_paths", "make_predictions"):
         monkeypatch.setattr(checks, make, as_maps(getattr(cases, make)))

@@ -1,8 +1,9 @@
-"""Long sums in Triton's kernels: every level is taken, and what is left of float32's precision.
+"""Long sums in Triton's kernels: every level of them runs, and their error stays small.
 
-Interpreted, or on a GPU. A sum in levels of at most 512 terms is off by at most `depth` roundings
-of its terms' magnitudes, `depth` being the levels' terms, where a serial one is off by its length.
-Errors that do not all point one way come to about the root of that: the statistical bound.
+The kernels run in the interpreter or on a GPU. A sum in levels of at most 512 terms is off by at
+most `depth` roundings of its terms' magnitudes, where `depth` is the number of terms summed over
+the levels; for a serial sum it is the length. Errors that do not all point one way add up to about
+the square root of that, which is the statistical bound.
 """
 
 from dataclasses import replace
@@ -35,7 +36,7 @@ from mpkernels.triton import (
 from mpkernels.triton.tuned import launch_for
 
 LAYOUTS = ["nchw", "channels_last"]
-# Two levels of a loop, and the 2,048 values of a tile, which NumPy may add one by one.
+# Two levels of a loop, and the 2,048 values of a tile, which NumPy may add one after another.
 DEPTH = 2 * sums.MOST.value + launch.WALK_ELEMENTS
 F32 = ROUNDOFF[torch.float32]
 
@@ -48,7 +49,7 @@ def triton_backend():
 
 @pytest.fixture
 def walked(request, monkeypatch):
-    """Samples are walked by the method that a test names."""
+    """Forces samples to be walked by the method that a test names."""
     monkeypatch.setattr(launch, "RESIDENT_ELEMENTS", 0)
     monkeypatch.setattr(launch, "RESIDENT_UNALIGNED", 0)
     monkeypatch.setattr(launch, "BUSY_SHARE", 0 if request.param == "streamed" else 1e9)
@@ -62,7 +63,7 @@ WALKED = pytest.mark.parametrize("walked", ["streamed", "split"], indirect=True)
 
 @pytest.fixture
 def short(monkeypatch):
-    """Accumulators of two terms, up to four where a sum is long, and small tiles."""
+    """Limits accumulators to two terms, or four in long sums, and makes tiles small."""
     if not INTERPRETED:
         pytest.skip("compiled kernels keep their constants")
     monkeypatch.setattr(launch, "SUM_TERMS", 2)
@@ -75,7 +76,7 @@ def short(monkeypatch):
     monkeypatch.setattr(combine, "combine_tile", lambda *_: launch.Tile(4, 8, 4))
     monkeypatch.setattr(combine_parameter_grads, "_VALUES", 64)
     monkeypatch.setattr(combine_parameter_grads, "_GATES", 16)
-    # Parts of one sample: of 37 samples, steps of 16 are more than an accumulator takes.
+    # One sample per part: 37 samples in steps of 16 are more than an accumulator takes.
     monkeypatch.setattr(launch, "PARAMETER_SAMPLES", 1)
     monkeypatch.setattr(gate_parameter_grads, "PARAMETER_SAMPLES", 1)
     launch_for.cache_clear()
@@ -83,7 +84,7 @@ def short(monkeypatch):
     launch_for.cache_clear()
 
 
-# 11 positions are one step, 255 several of the longest spans, the last one in part.
+# 11 positions are one step; 255 are several of the longest spans, the last one partial.
 SIZES = [Case("few", "", spatial=(11,)), Case("many", "", batch=1, channels=5, spatial=(17, 15))]
 SHAPES = [replace(c, name=f"{c}_{x}", layout=x) for c in SIZES for x in LAYOUTS]
 BATCH = Case("batch", "", batch=37, channels=3, spatial=(2, 2), inputs=1, outputs=2)
@@ -108,7 +109,7 @@ def test_parameters_of_combine_by_every_level(short):
 
 
 def test_levels_suffice():
-    """None takes more than 512 terms: 2^25 positions of any format, batches of 2^20."""
+    """No level takes over 512 terms, for 2^25 positions in either format and batches of 2^20."""
     for last in (False, True):
         for channels in (1, 3, 16, 64, 512, 4096):
             for itemsize in (2, 4, 8):
@@ -124,35 +125,35 @@ def test_levels_suffice():
     assert 2**20 // launch.PARAMETER_SAMPLES <= 16 * 512**2
 
 
-# Added one by one, 2^12 of them are off by 1e-4 of their sum: the errors all point one way.
+# Added one after another, 2^12 of these are off by 1e-4 of their sum, as all errors point one way.
 BIASED = 0.1
 
 
 @pytest.mark.parametrize("layout", LAYOUTS)
 def test_a_mean_of_equal_values_is_that_value(layout):
-    """What a serial sum of float32 loses most; certain bound."""
+    """Equal values are the worst case of a serial float32 sum; the bound here is certain."""
     channels, spatial = (8, (1024, 1024)) if layout == "channels_last" else (1, (4096, 2048))
     case = Case("", "", batch=1, channels=channels, spatial=spatial, inputs=1, layout=layout)
     (x,), weights = calls.arguments("gate", case)
     with torch.no_grad():
         x.fill_(BIASED)
     _, pooled = torch.ops.mpkernels.gate([x], *weights)
-    wanted = exact(x[0, 0].flatten()[:1])
-    # A lane takes 128 terms, their sums are 32, and a tile of 256 rows or of one: not 4,096 terms.
+    expected = exact(x[0, 0].flatten()[:1])
+    # A lane adds 128 terms, then 32 such sums, then up to 256 rows of a tile: far below 4,096.
     terms = sums.TERMS.value + 32 + 256
-    assert ((exact(pooled) - wanted).abs() <= gamma(terms, F32) * wanted).all()
+    assert ((exact(pooled) - expected).abs() <= gamma(terms, F32) * expected).all()
 
 
-def assert_typical(name, found, wanted, depth):
-    """Root mean square error within 16 roots of `depth` roundings of the root mean square."""
-    error = (exact(found) - wanted).pow(2).mean().sqrt()
-    bound = 16 * F32 * depth**0.5 * wanted.pow(2).mean().sqrt()
-    assert bound < 1e-4 * wanted.pow(2).mean().sqrt() or not wanted.any()
+def assert_typical(name, actual, expected, depth):
+    """The error's root mean square is at most 16 sqrt(depth) roundings of the values' own."""
+    error = (exact(actual) - expected).pow(2).mean().sqrt()
+    bound = 16 * F32 * depth**0.5 * expected.pow(2).mean().sqrt()
+    assert bound < 1e-4 * expected.pow(2).mean().sqrt() or not expected.any()
     assert error <= bound, f"{name}: {error:.3g} RMS error, at most {bound:.3g}"
 
 
 def with_means(paths):
-    """Maps whose means and whose products' sums stand out of their noise, channel by channel."""
+    """Shifts each channel, so that means and sums of products stand out from the noise."""
     with torch.no_grad():
         for x in paths:
             x.add_(torch.randn(1, x.shape[1], *[1] * (x.dim() - 2)).to(x))
@@ -180,13 +181,13 @@ def check_typical(name, case, gates_only=False):
         grads = [*[None] * (len(grads) - 1), grads[-1]]
     wide = [[None if t is None else exact(t).requires_grad_(t.requires_grad) for t in ts]
             for ts in (paths, rest)]  # fmt: skip
-    found = step(functional, name, paths, rest, grads)
-    wanted = step(eager, name, *wide, [None if g is None else exact(g) for g in grads])
-    for at, (f, w) in enumerate(zip(found, wanted)):
-        assert_typical(f"{name} {at}", f, w.detach(), DEPTH)
+    actual = step(functional, name, paths, rest, grads)
+    expected = step(eager, name, *wide, [None if g is None else exact(g) for g in grads])
+    for index, (a, e) in enumerate(zip(actual, expected)):
+        assert_typical(f"{name} {index}", a, e.detach(), DEPTH)
 
 
-# 130 steps of 512 positions: rows of an odd length are taken four at a time.
+# 130 steps of 512 positions, as rows of odd length are taken four at a time.
 LONG = Case("long", "", batch=1, channels=3, spatial=(257, 257), outputs=2)
 
 
@@ -194,7 +195,7 @@ LONG = Case("long", "", batch=1, channels=3, spatial=(257, 257), outputs=2)
 @pytest.mark.parametrize("gates_only", [False, True], ids=["all", "gates_only"])
 @pytest.mark.parametrize("layout", LAYOUTS)
 def test_cross_connect_of_a_large_map(layout, gates_only, walked):
-    """The gradient of the gates alone is what reaches a map through its mean."""
+    """With a gradient of the gates alone, only the path through a map's mean is checked."""
     check_typical("cross_connect", replace(LONG, layout=layout), gates_only)
 
 
@@ -205,10 +206,10 @@ def test_other_operators_of_a_large_map(layout, name):
 
 
 def test_parts_of_a_large_batch():
-    """More than an accumulator takes, each the same."""
+    """The parts are equal values, and more than an accumulator takes."""
     parts = torch.full((2**16, 3), BIASED, device=where.DEVICE)
     grad = torch.empty(3, device=where.DEVICE)
     gate_parameter_grads.add_parts([parts], [grad])
-    wanted = exact(parts).sum(0)
-    # A lane takes 128 steps of 16 parts, and 32 such sums follow: not 4,096.
-    assert ((exact(grad) - wanted).abs() <= gamma(128 + 16 + 32, F32) * wanted).all()
+    expected = exact(parts).sum(0)
+    # A lane adds 128 steps of 16 parts, then 32 such sums: far below 4,096.
+    assert ((exact(grad) - expected).abs() <= gamma(128 + 16 + 32, F32) * expected).all()

@@ -69,7 +69,7 @@ extern "C" void mix(const mpk::cuda::MixArguments* p, int wide) {
 
 @pytest.fixture(scope="module")
 def cuda_body(tmp_path_factory):
-    """The CUDA kernel's body, compiled for the CPU: one call an element stands for one thread."""
+    """The CUDA kernel's body compiled for the CPU, where a loop over elements replaces threads."""
     compiler = shutil.which("g++") or shutil.which("c++")
     if compiler is None:
         pytest.skip("no C++ compiler")
@@ -120,11 +120,11 @@ def test_the_body_of_the_cuda_mix(m, n, dtype, channels_last, by_channel, cuda_b
     geometry = geometry_of(xs[0])
 
     def maps(tensors):
-        found = (Map * 8)()
-        for at, t in enumerate(tensors):
+        structs = (Map * 8)()
+        for index, t in enumerate(tensors):
             strides = strides_in_place(t, geometry)
-            found[at] = Map(t.data_ptr(), strides.batch, strides.row)
-        return found
+            structs[index] = Map(t.data_ptr(), strides.batch, strides.row)
+        return structs
 
     strides = (*gates.stride(), 0)[:4]
     arguments = Arguments(
@@ -151,7 +151,7 @@ def test_the_cuda_library_registers_its_operator():
 
 @pytest.mark.skipif(torch.cuda.device_count() < 2, reason="torch finds less than two GPUs")
 def test_cuda_launches_on_the_device_of_the_maps():
-    """Whichever is current: a kernel on the other one would not find the maps' memory."""
+    """Kernels run on the maps' device, whichever device is current."""
     sizes = ((2, 5, 7, 7),) * 2 + ((2, 16, 5), (2, 16), (2, 2, 16), (2, 2))
     *xs, w1, b1, w2, b2 = (torch.randn(size, device="cuda:1") for size in sizes)
     results = []
@@ -164,22 +164,22 @@ def test_cuda_launches_on_the_device_of_the_maps():
 
 
 def gradients_of(xs, parameters, grads, wanted=None):
-    """ys, gates and the wanted gradients, from the operators themselves."""
+    """All outputs and the wanted gradients of cross_connect, by its operators."""
     operators = torch.ops.mpkernels
     with torch.no_grad():
         ys, gates, pooled = operators.cross_connect(xs, *parameters)
         wanted = wanted or [True] * (len(xs) + 4)
-        found = operators.cross_connect_backward(
+        gradients = operators.cross_connect_backward(
             grads, None, xs, gates, pooled, *parameters, wanted
         )
-    return [*ys, gates, pooled, *found[0], *found[1]]
+    return [*ys, gates, pooled, *gradients[0], *gradients[1]]
 
 
 def problem_of(shape, m, n, channels_last, dtype=torch.float32):
     batch, channels, *_ = shape
-    form = torch.channels_last if channels_last else torch.contiguous_format
+    memory_format = torch.channels_last if channels_last else torch.contiguous_format
     xs, grads = (
-        [torch.randn(shape).to(dtype).contiguous(memory_format=form) for _ in range(count)]
+        [torch.randn(shape).to(dtype).contiguous(memory_format=memory_format) for _ in range(count)]
         for count in (m, n)
     )
     sizes = ((m, 16, channels), (m, 16), (m, n, 16), (m, n))
@@ -187,13 +187,13 @@ def problem_of(shape, m, n, channels_last, dtype=torch.float32):
 
 
 def combined_gradients_of(us, parameters, grads, wanted=None):
-    """The same of combine: ys and the wanted gradients."""
+    """All outputs and the wanted gradients of combine, by its operators."""
     operators = torch.ops.mpkernels
     with torch.no_grad():
         ys = operators.combine(us, *parameters, True)
         wanted = wanted or [True] * (len(us) + 4)
-        found = operators.combine_backward(grads, us, *parameters, True, wanted)
-    return [*ys, *found[0], *found[1]]
+        gradients = operators.combine_backward(grads, us, *parameters, True, wanted)
+    return [*ys, *gradients[0], *gradients[1]]
 
 
 def predictions_of(shape, m, n, channels_last, dtype=torch.float32):
@@ -204,53 +204,53 @@ def predictions_of(shape, m, n, channels_last, dtype=torch.float32):
     return us, [torch.randn(s) for s in sizes], grads
 
 
-BOTH = {
+OPERATORS = {
     "cross_connect": (problem_of, gradients_of),
     "combine": (predictions_of, combined_gradients_of),
 }
 
 
-@pytest.mark.parametrize("operator", BOTH)
+@pytest.mark.parametrize("operator", OPERATORS)
 @pytest.mark.parametrize("channels_last", [False, True])
 @pytest.mark.parametrize(("m", "n"), [(2, 2), (1, 3), (5, 2)])
 @pytest.mark.parametrize("batch", [1, 3])
 def test_threads_that_share_a_sample_change_no_bit(batch, m, n, channels_last, operator):
-    """Samples large enough to be cut into parts, of sizes that no part or vector divides."""
-    make, gradients = BOTH[operator]
+    """Samples are large enough to be split into parts; no part or vector divides their sizes."""
+    make, gradients = OPERATORS[operator]
     xs, parameters, grads = make((batch, 67, 33, 31), m, n, channels_last)
     grads[-1] = None if n > 2 else grads[-1]
     wanted = [i != 1 for i in range(m)] + [True] * 4
-    before = torch.get_num_threads()
+    threads = torch.get_num_threads()
     try:
         torch.set_num_threads(1)
         alone = gradients(xs, parameters, grads, wanted)
         torch.set_num_threads(3)
         shared = gradients(xs, parameters, grads, wanted)
     finally:
-        torch.set_num_threads(before)
+        torch.set_num_threads(threads)
     assert all(torch.equal(a, b) for a, b in zip(alone, shared))
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
 @pytest.mark.parametrize("channels_last", [False, True])
-@pytest.mark.parametrize("operator", BOTH)
+@pytest.mark.parametrize("operator", OPERATORS)
 def test_outputs_that_go_around_the_cache_have_the_same_bits(operator, channels_last, dtype):
-    """Outputs beyond any last-level cache are streamed, those of one sample are not."""
-    make, gradients = BOTH[operator]
+    """Outputs larger than any last-level cache bypass it; those of one sample do not."""
+    make, gradients = OPERATORS[operator]
     size = Path("/sys/devices/system/cpu/cpu0/cache/index3/size")
     cache = int(size.read_text()[:-2]) << 10 if size.exists() else 1 << 24
     shape = (64, 192, 192)  # rows of whole lines in either format
     batch = cache // (2 * 64 * 192 * 192 * dtype.itemsize) + 1
     xs, parameters, grads = make((batch, *shape), 2, 2, channels_last, dtype)
-    by_sample = 5 if operator == "combine" else 6
-    before = torch.get_num_threads()
+    per_sample = 5 if operator == "combine" else 6
+    threads = torch.get_num_threads()
     try:
         torch.set_num_threads(1)  # threads that share samples do not stream
-        both = gradients(xs, parameters, grads)[:by_sample]
+        whole = gradients(xs, parameters, grads)[:per_sample]
         for b in (0, batch - 1):
             gates = [parameters[0][b : b + 1]] if operator == "combine" else parameters[:1]
             part = gates + parameters[1:]
-            one = gradients([x[b : b + 1] for x in xs], part, [g[b : b + 1] for g in grads])
-            assert all(torch.equal(t[b : b + 1], o) for t, o in zip(both, one))
+            alone = gradients([x[b : b + 1] for x in xs], part, [g[b : b + 1] for g in grads])
+            assert all(torch.equal(t[b : b + 1], o) for t, o in zip(whole, alone))
     finally:
-        torch.set_num_threads(before)
+        torch.set_num_threads(threads)

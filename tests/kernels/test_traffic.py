@@ -1,6 +1,6 @@
-"""Bytes that the kernels move, and that the meter sees what a kernel must not do.
+"""The bytes that the kernels move, and the errors that the meter must catch.
 
-Runs in Triton's interpreter: test_triton.py starts it there.
+This file runs in Triton's interpreter, where test_triton.py starts it.
 """
 
 import pytest
@@ -30,18 +30,20 @@ RESIDENT = {r[1:]: r for n in MEASURED[:2] for r in NETWORKS[n] if r.channels * 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
 @pytest.mark.parametrize("router", RESIDENT.values(), ids=str)
 def test_small_maps_are_at_the_floor(router, dtype):
-    for found, kept in zip(measure(router, dtype), (router.inputs, router.outputs)):
-        if found.method == "resident":
-            assert found.touched == 1.0
-            assert found.launches <= 2
+    for direction, reread in zip(measure(router, dtype), (router.inputs, router.outputs)):
+        if direction.method == "resident":
+            assert direction.touched == 1.0
+            assert direction.launches <= 2
         else:
-            floor = router.inputs + router.outputs + (router.inputs if found.launches == 2 else 0)
-            assert found.touched == 1 + kept / floor and found.memory == 1.0
+            floor = (
+                router.inputs + router.outputs + (router.inputs if direction.launches == 2 else 0)
+            )
+            assert direction.touched == 1 + reread / floor and direction.memory == 1.0
 
 
 @pytest.mark.parametrize("router", [Router("odd", 40, (20, 21), 2, 2)], ids=str)
 def test_walked_maps_are_read_twice_and_no_more(router):
-    """Sizes that no block, chunk or tile divides."""
+    """No block, chunk or tile divides the sizes."""
     big = router._replace(channels=140)
     forward, backward = measure(big, torch.float32)
     assert forward.method == backward.method == "split"
@@ -50,7 +52,7 @@ def test_walked_maps_are_read_twice_and_no_more(router):
 
 
 def test_parts_of_a_batch_are_added_without_a_race():
-    """Each part by programs of its own; a second launch adds what the first has stored."""
+    """Each part has its own programs; a second launch adds what the first has stored."""
     small = [torch.randn(131, 2, size) for size in (3, 5, 5, 17)]
     parameters = [torch.randn(*s) for s in ((2, 5, 17), (2, 5), (2, 3, 5), (2, 3))]
     with Meter() as meter:
@@ -61,13 +63,13 @@ def test_parts_of_a_batch_are_added_without_a_race():
 
 
 def small_gate(channels, dtype=torch.float32):
-    """Maps of several chunks, none of them whole, and parameters."""
+    """Maps of several partial chunks, and the gate's parameters."""
     xs = [torch.randn(2, channels, 20, 21).to(dtype) for _ in range(2)]
     return xs, [torch.randn(*s) for s in ((2, 5, channels), (2, 5), (2, 3, 5), (2, 3))]
 
 
 def test_gate_reads_maps_once():
-    """In several chunks, whose parts of the hidden units are read back behind a barrier."""
+    """Several chunks add to the hidden units, and the parts are read back after a barrier."""
     xs, parameters = small_gate(40)
     maps = sum(x.numel() for x in xs) * 4
     with Meter() as meter:
@@ -94,7 +96,7 @@ def test_mix_is_at_the_floor_but_for_the_gradient_of_gates(by_channel):
     with Meter() as meter:
         grad_xs, grad_gates = mix_backward(ys, xs, gates, [True] * 3)
     meter.assert_written_once(*grad_xs, *grad_gates)
-    # The gates' gradient reads each X once, with every dY; dX, itself a mix of dY, each dY once.
+    # The gates' gradient reads each X once per dY; dX, a mix of the dY, reads each dY once.
     assert meter.loaded["xs"] == n * one + m * one and meter.loaded["grad_ys"] == m * n * one
     assert meter.stored["ys"] == m * one
     assert meter.launches == ["_mix_kernel", "_grad_gates_kernel"]
@@ -112,17 +114,17 @@ def test_mix_is_at_the_floor_but_for_the_gradient_of_gates(by_channel):
     ids=str,
 )
 def test_combine_is_at_the_floor(router, dtype, layout):
-    """Every U, dY and dU once; parameters are read by tiles, sums of tiles are small."""
+    """Every U, dY and dU moves once; parameters, read per tile, and sums of tiles are small."""
     forward, backward = measure_combine(router, dtype, layout)
     assert (forward.touched, forward.launches) == (1.0, 1)
     assert (backward.touched, backward.launches) == (1.0, 2)
-    # A channel's m biases, scale twice, shift and two sums, stored and loaded, in 64 positions.
+    # Per 64 positions a channel has m biases, scale twice, shift, and sums stored and loaded.
     small = 4 * (router.inputs + 7) / (64 * (2 * router.inputs + 1) * dtype.itemsize)
-    assert backward.small <= small + 0.03  # beside the gradients that only two samples share
+    assert backward.small <= small + 0.03  # 0.03: parameter gradients, which only two samples share
 
 
 def test_combine_reads_only_what_a_gradient_needs():
-    """Without a ReLU dU asks for no U, an unused output for nothing."""
+    """Without a ReLU dU needs no U, and an unused output needs nothing."""
     us, grads = [torch.randn(2, 6, 5, 7) for _ in range(2)], [torch.randn(2, 3, 5, 7), None]
     rest = torch.randn(2, 2, 2), torch.randn(2, 6), torch.randn(2, 3), None
     with Meter() as meter:
@@ -144,7 +146,7 @@ def test_parts_of_a_batch_of_combine_are_added_without_a_race():
 
 
 def test_the_gpu_report_launches_every_kernel():
-    """By every method, with right results; a kernel that none runs is named."""
+    """All kernels run by every method with correct results; a kernel that never runs is named."""
     names = [name for name in launches.cases() if name.endswith("fp32") and "CUDA" not in name]
     rows = [launches.run(name, "cpu") for name in names]
     assert all(row["right"] for row in rows)

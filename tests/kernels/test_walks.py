@@ -1,6 +1,6 @@
-"""cross_connect by every method, sums by parts of the batch, whatever the shape would choose.
+"""cross_connect by every method, and sums by parts of the batch, whatever the shape would choose.
 
-Interpreted, or on a GPU.
+The kernels run in the interpreter or on a GPU.
 """
 
 from dataclasses import replace
@@ -34,10 +34,10 @@ from mpkernels.triton.launch_arguments import _rows
 from mpkernels.triton.stages import chunk_size, elements
 from mpkernels.triton.tuned import launch_for
 
-# Strides and gradients of every kind, with channels for several chunks, the last one ragged.
+# Cases of strides and gradients; they get channels for several chunks, the last one partial.
 STRIDED = ("layout_", "gradient_", "expanded_")
 
-# Every kind of case once: a walk costs the interpreter more than a tile.
+# Small cases, since a walk takes the interpreter longer than a tile.
 CHOSEN = [
     replace(
         case,
@@ -51,24 +51,24 @@ CHOSEN = [
 
 @pytest.fixture(params=["streamed", "split"])
 def method(request, monkeypatch):
-    """Forces one method."""
+    """Forces a method of cross_connect and checks that it ran."""
     monkeypatch.setattr(launch, "RESIDENT_ELEMENTS", 0)
     monkeypatch.setattr(launch, "RESIDENT_UNALIGNED", 0)
     monkeypatch.setattr(launch, "CHUNK_ELEMENTS", 256)  # several chunks of small maps
     monkeypatch.setattr(launch, "BUSY_SHARE", 0 if request.param == "streamed" else 1e9)
     monkeypatch.setattr(gate_parameter_grads, "PARAMETER_SAMPLES", 1)  # several parts of the batch
-    taken = set()
+    methods = set()
 
     def launch_of(*sizes):
-        found = launch_for(*sizes)
-        taken.add(found.method)
-        return found
+        choice = launch_for(*sizes)
+        methods.add(choice.method)
+        return choice
 
     monkeypatch.setattr(launcher, "_launch_of", launch_of)
     launch_for.cache_clear()
     yield request.param
     launch_for.cache_clear()
-    assert request.param in taken and taken <= {"streamed", "split"}
+    assert request.param in methods and methods <= {"streamed", "split"}
 
 
 @pytest.mark.parametrize("case", CHOSEN, ids=str)
@@ -98,7 +98,7 @@ def results(case, share):
 @pytest.mark.parametrize("method", ["streamed"], indirect=True)
 @pytest.mark.parametrize("case", CHOSEN[:8:2] + CHOSEN[-4:], ids=str)
 def test_streamed_and_split_agree_to_the_last_bit(case, method):
-    """A batch that is large enough to be streamed gives its samples what a small one gives."""
+    """A sample's results do not depend on whether its batch is large enough to be streamed."""
     with torch.no_grad():
         for one, other in zip(results(case, 0), results(case, 1e9)):
             assert torch.equal(one, other)
@@ -120,7 +120,7 @@ def _last_element_kernel(
     [(16, 2**27, 16, True), (16, 2**28 + 16, 8, True), (16, 2**27 + 1, 16, False)],
 )
 def test_a_chunk_of_more_elements_than_32_bits_count(channels, positions, block, channels_last):
-    """Its size and the walk over it, without the memory: the maps of [1, 16, 512, 512, 512]."""
+    """Only the size and the walk are checked, without the memory of maps this large."""
     geometry = Geometry(channels_last, 1, channels, positions)
     wide = _rows(geometry, (geometry.cols,)).wide
     assert wide and positions * block >= 2**31

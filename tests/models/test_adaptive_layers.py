@@ -1,4 +1,4 @@
-"""Hypernetworks, squeeze and excitation, highways; and what options may not be."""
+"""Hypernetworks, squeeze and excitation, and highways; options with bad values."""
 
 import pytest
 import torch
@@ -14,8 +14,8 @@ F64 = torch.float64
 ROUNDING = 2.0**-53 * 1e4  # of some thousand float64 operations, relative to the result
 
 
-def close(found, wanted):
-    return (found - wanted).abs().max() <= ROUNDING * wanted.abs().max().clamp_min(1)
+def close(actual, expected):
+    return (actual - expected).abs().max() <= ROUNDING * expected.abs().max().clamp_min(1)
 
 
 def test_wide_kernels_are_blocks_from_one_generator():
@@ -45,7 +45,7 @@ def test_all_kernels_share_the_generator():
     assert sum(conv.z.shape[0] * conv.z.shape[1] for conv in convs) == 966
     weights = [conv.weight(model.generator) for conv in (convs[0], convs[-1])]
     for weight in weights:
-        # A kernel starts with the deviation that keeps the size of what follows a ReLU.
+        # A kernel's initial deviation preserves the scale of activations after a ReLU.
         ratio = weight.std() / (2 / (9 * weight.shape[1])) ** 0.5
         assert 0.5 < ratio < 2
         gradient = torch.autograd.grad(weight.square().sum(), model.generator.hidden.weight)[0]

@@ -1,4 +1,4 @@
-"""Capsules: their lengths, their routing, their loss and what their decoder sees."""
+"""Capsules: their lengths, their routing, their loss and the input of their decoder."""
 
 import pytest
 import torch
@@ -13,8 +13,8 @@ F64 = torch.float64
 ROUNDING = 2.0**-53 * 1e4  # of some thousand float64 operations, relative to the result
 
 
-def close(found, wanted):
-    return (found - wanted).abs().max() <= ROUNDING * wanted.abs().max().clamp_min(1)
+def close(actual, expected):
+    return (actual - expected).abs().max() <= ROUNDING * expected.abs().max().clamp_min(1)
 
 
 def test_squash_keeps_the_direction_and_bounds_the_length():
@@ -32,13 +32,13 @@ def test_squash_keeps_the_direction_and_bounds_the_length():
 def test_coefficients_sum_to_one_over_the_classes():
     b = torch.randn(2, 30, 10, dtype=F64)
     assert close(coupling(b, none=False).sum(-1), torch.ones(2, 30, dtype=F64))
-    # With "none of the above" the rest is the probability of a log prior of 0.
+    # With "none of the above" the coefficients leave it the probability of a log prior of 0.
     none = 1 / (1 + b.exp().sum(-1))
     assert close(coupling(b, none=True).sum(-1), 1 - none)
 
 
 def test_agreement_raises_the_coefficients():
-    # All capsules below but the last predict one vector for class 0, and noise for the others.
+    # All capsules below but the last predict the same vector for class 0; the rest is noise.
     u = torch.randn(1, 4, 20, 8, dtype=F64) * 0.2
     u[:, 0] = torch.ones(8, dtype=F64)
     u[:, 0, -1] = -1
@@ -60,8 +60,8 @@ def test_capsules_are_connected_by_a_matrix_for_each_pair():
 
 def test_margin_loss():
     lengths = torch.tensor([[0.95, 0.05], [0.5, 0.3]], dtype=F64)
-    wanted = torch.tensor((0 + 0.5 * (0.5 - 0.1) ** 2 + (0.9 - 0.3) ** 2) / 2, dtype=F64)
-    assert close(margin_loss(lengths, torch.tensor([0, 1])), wanted)
+    expected = torch.tensor((0 + 0.5 * (0.5 - 0.1) ** 2 + (0.9 - 0.3) ** 2) / 2, dtype=F64)
+    assert close(margin_loss(lengths, torch.tensor([0, 1])), expected)
 
 
 def test_the_decoder_reconstructs_from_the_class_alone():

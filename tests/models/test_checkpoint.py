@@ -1,4 +1,4 @@
-"""Checkpoints: what is read equals what was written, damage is named, and nothing is lost."""
+"""Checkpoints are read as they were written, damage is named, and nothing is lost."""
 
 import json
 import os
@@ -54,12 +54,12 @@ def test_a_kill_between_both_files_leaves_the_previous_checkpoint(tmp_path):
 
 
 def test_bytes_reach_the_disk_before_the_name_does(tmp_path, monkeypatch):
-    done = []
+    calls = []
     for name in ("fsync", "replace"):
-        real = getattr(os, name)
-        monkeypatch.setattr(os, name, lambda *a, n=name, f=real: (done.append(n), f(*a)))
+        original = getattr(os, name)
+        monkeypatch.setattr(os, name, lambda *a, n=name, f=original: (calls.append(n), f(*a)))
     checkpoint.save(tmp_path, STATE)
-    assert done == ["fsync", "replace"] * 2
+    assert calls == ["fsync", "replace"] * 2
 
 
 FULL = """
@@ -76,11 +76,11 @@ except OSError as error:
 
 
 def test_a_full_disk_leaves_the_previous_checkpoint(tmp_path):
-    """No file may grow beyond 64 KB: what a full disk does, by the system itself."""
+    """A limit of 64 KB per file makes the system refuse to write, as a full disk does."""
     checkpoint.save(tmp_path, STATE)
     command = [sys.executable, "-c", FULL, str(tmp_path)]
-    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
-    assert "OSError:" in done.stdout and "tensors-1.safetensors" in done.stdout, done.stderr
+    result = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
+    assert "OSError:" in result.stdout and "tensors-1.safetensors" in result.stdout, result.stderr
     assert equal(checkpoint.load(tmp_path), STATE)
     assert len(list(tmp_path.iterdir())) == 2
 
@@ -109,7 +109,7 @@ def test_damage_is_named(tmp_path):
 
 
 class Runs:
-    """A pickle that does something when it is read."""
+    """An object whose pickle runs code when it is read."""
 
     def __reduce__(self):
         return (pytest.fail, ("a checkpoint ran code",))
@@ -141,11 +141,11 @@ def test_a_network_comes_back_with_what_training_knew(tmp_path):
         recipe = recipe_for("basecnn_2_cc", epochs=1, batch_size=4, ema=0.5)
         names = {"name": "basecnn_2_cc", "data": "digits", "network": {"routers": routers, **SMALL}}
         fit(model, images_of(), recipe, out=tmp_path / routers, names=names, progress=False)
-        found, known = checkpoint.load_network(tmp_path / routers)
-        assert not found.training and known["data"] == "digits" and len(known["metrics"]) == 1
-        # What was evaluated, the average, is what comes back.
+        network, record = checkpoint.load_network(tmp_path / routers)
+        assert not network.training and record["data"] == "digits" and len(record["metrics"]) == 1
+        # The network comes back with the average, which was evaluated.
         state = checkpoint.load(tmp_path / routers)
-        for name, value in found.state_dict().items():
+        for name, value in network.state_dict().items():
             assert torch.equal(value, state["average"][name])
         assert any(not torch.equal(v, state["model"][k]) for k, v in state["average"].items())
     plain = json.loads((tmp_path / "fused" / "checkpoint.json").read_text())

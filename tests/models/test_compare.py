@@ -1,4 +1,4 @@
-"""Comparisons: plans, trials that stop and go on, figures and orders of the report."""
+"""Comparisons: plans, trials that stop and resume, figures and orders of the report."""
 
 import csv
 import json
@@ -38,18 +38,18 @@ def test_suites_are_the_papers_tables():
 
 @pytest.mark.parametrize("name", [e.name for e in SUITES["table2"] if e.name not in ENSEMBLES])
 def test_networks_of_table_2_scale_or_say_why_not(name):
-    known = models.options(name)
-    if "stages" not in known:
+    options = models.options(name)
+    if "stages" not in options:
         with pytest.raises(ValueError, match="its widths cannot be scaled"):
-            scaled(known, 0.5)
+            scaled(options, 0.5)
         return
-    assert scaled(known, 1) == {}
+    assert scaled(options, 1) == {}
     sizes = [
-        sum(p.numel() for p in models.create(name, **scaled(known, scale)).parameters())
+        sum(p.numel() for p in models.create(name, **scaled(options, scale)).parameters())
         for scale in (1, 0.5, 0.25)
     ]
     assert sizes[0] > 2 * sizes[1] > 4 * sizes[2]
-    assert all(width >= 4 for stage in scaled(known, 0.001)["stages"] for width in stage)
+    assert all(width >= 4 for stage in scaled(options, 0.001)["stages"] for width in stage)
 
 
 def test_a_comparison_goes_on_where_it_stopped(tmp_path, capsys):
@@ -60,9 +60,9 @@ def test_a_comparison_goes_on_where_it_stopped(tmp_path, capsys):
     (tmp_path / "basecnn" / "trial1" / "trial.json").unlink()
     capsys.readouterr()
     assert main([*TINY, *rows, *out]) == 0
-    said = capsys.readouterr()
-    assert "basecnn, trial 0" not in said.out and "basecnn, trial 1" in said.out
-    assert "capsnet is left out: its widths cannot be scaled" in said.err
+    output = capsys.readouterr()
+    assert "basecnn, trial 0" not in output.out and "basecnn, trial 1" in output.out
+    assert "capsnet is left out: its widths cannot be scaled" in output.err
     assert (tmp_path / "basecnn" / "trial0" / "trial.json").read_bytes() == first
 
     report = (tmp_path / "report.md").read_text()
@@ -105,7 +105,7 @@ def test_a_signal_keeps_half_a_trial(tmp_path, monkeypatch):
 
     def finish_and_stop(trainer, *rest):
         finish_epoch(trainer, *rest)
-        signal.raise_signal(signal.SIGTERM)  # is looked at after the next step
+        signal.raise_signal(signal.SIGTERM)  # takes effect after the next step
 
     def count(trainer, *rest):
         steps.append(trainer.epoch)
@@ -119,11 +119,11 @@ def test_a_signal_keeps_half_a_trial(tmp_path, monkeypatch):
     assert not (part / "basecnn" / "trial0" / "trial.json").exists()
     assert main([*command, str(part)]) == 0
     assert steps == [0, 1, 2] + [0, 1] + [2]
-    of_whole, of_part = (
+    whole_probabilities, part_probabilities = (
         np.load(folder / "basecnn" / "trial0" / "predictions.npz")["probabilities"]
         for folder in (whole, part)
     )
-    assert np.array_equal(of_whole, of_part)
+    assert np.array_equal(whole_probabilities, part_probabilities)
 
 
 def test_a_trial_that_fails_is_told_and_tried_again(tmp_path, monkeypatch, capsys):
@@ -152,26 +152,26 @@ def test_a_trial_that_fails_is_told_and_tried_again(tmp_path, monkeypatch, capsy
     (tensors,) = trial.glob("*.safetensors")
     tensors.write_bytes(tensors.read_bytes()[:100])
     capsys.readouterr()
-    assert main(command) == 2  # and not a comparison without this trial
+    assert main(command) == 2  # rather than a comparison without this trial
     assert f"{tensors} is damaged" in capsys.readouterr().err
 
 
 def test_an_ensemble_averages_its_members(tmp_path):
     labels = np.array([0, 1, 1])
-    of = {  # each alone is wrong once, on another image
+    members = {  # each is wrong on one image, and no two on the same
         "basecnn": [[0.9, 0.1], [0.6, 0.4], [0.1, 0.9]],
         "widecnn": [[0.9, 0.1], [0.1, 0.9], [0.6, 0.4]],
         "deepcnn": [[0.4, 0.6], [0.1, 0.9], [0.1, 0.9]],
     }
-    for name, probabilities in of.items():
+    for name, probabilities in members.items():
         folder = tmp_path / name / "trial0"
         folder.mkdir(parents=True)
         np.savez(folder / "predictions.npz", probabilities=np.array(probabilities), labels=labels)
         text = {"metrics": [{"test_accuracy": 2 / 3}], "parameters": 10}
         (folder / "trial.json").write_text(json.dumps(text))
-    found = comparison.ensemble(tmp_path, "all_ensemble")
-    assert found.errors == (0.0,) and found.parameters == 30 and math.isnan(found.best)
-    assert comparison.ensemble(tmp_path, "basecnn_ensemble") is None  # of one trial
+    result = comparison.ensemble(tmp_path, "all_ensemble")
+    assert result.errors == (0.0,) and result.parameters == 30 and math.isnan(result.best)
+    assert comparison.ensemble(tmp_path, "basecnn_ensemble") is None  # it lacks a second trial
 
 
 def test_orders():

@@ -1,4 +1,4 @@
-"""Readers of image sets, on the real files where they are and on stand-ins in the same format."""
+"""Readers of image sets, on the real files if present and on fakes in the same format."""
 
 import gzip
 import hashlib
@@ -29,8 +29,8 @@ def test_the_constants_are_the_statistics_of_the_real_images(name):
     except data.DataMissing as error:
         pytest.skip(str(error))
     assert STATISTICS[name] == (images.mean, images.std)
-    for wanted, found in zip(pixel_statistics(images.train_x), (images.mean, images.std)):
-        assert found == pytest.approx(wanted, abs=5e-7)  # they are given to six digits
+    for expected, constant in zip(pixel_statistics(images.train_x), (images.mean, images.std)):
+        assert constant == pytest.approx(expected, abs=5e-7)  # they have six digits
 
 
 def test_statistics_and_what_they_normalise():
@@ -163,10 +163,10 @@ def test_folder(tmp_path):
     with pytest.raises(data.DataMissing, match="must hold train/CLASS.*No such file.*train"):
         data.load("folder", tmp_path)
     for part, classes in (("train", "ab"), ("val", "ab"), ("test", "abc")):
-        for at, label in enumerate(classes):
+        for index, label in enumerate(classes):
             (tmp_path / part / label).mkdir(parents=True)
             for shade in (40, 200):
-                image = Image.new("RGB", (48, 40), (shade, 100 * at, 7 * shade % 256))
+                image = Image.new("RGB", (48, 40), (shade, 100 * index, 7 * shade % 256))
                 image.save(tmp_path / part / label / f"{shade}.png")
     with pytest.raises(data.DataMissing, match="must have the same classes, but only one has c"):
         data.load("folder", tmp_path)

@@ -26,29 +26,29 @@ def test_scores_are_those_of_scikit_learn():
     probabilities, labels = problem()
     every = range(7)
     for count in (1, 5):
-        wanted = metrics.top_k_accuracy_score(labels, probabilities, k=count, labels=every)
-        assert scores.top(probabilities, labels, count) == pytest.approx(wanted, rel=1e-12)
+        expected = metrics.top_k_accuracy_score(labels, probabilities, k=count, labels=every)
+        assert scores.top(probabilities, labels, count) == pytest.approx(expected, rel=1e-12)
     table = metrics.confusion_matrix(labels, probabilities.argmax(1), labels=every)
     assert scores.confusion(probabilities, labels).tolist() == table.tolist()
     wide = probabilities.double()
-    wanted = metrics.log_loss(labels, wide / wide.sum(1, keepdim=True), labels=every)
-    assert scores.loss(probabilities, labels) == pytest.approx(wanted, rel=1e-6)
+    expected = metrics.log_loss(labels, wide / wide.sum(1, keepdim=True), labels=every)
+    assert scores.loss(probabilities, labels) == pytest.approx(expected, rel=1e-6)
     assert scores.top(probabilities, labels, 9) == 1
 
 
 def test_the_calibration_error_by_hand():
-    # Two images in the bin of 0.6 (one right), one in that of 0.9 (wrong), one at its upper edge.
+    # Two images are in the bin of 0.6 (one right), one in that of 0.9 (wrong), one at the top edge.
     probabilities = torch.tensor([[0.6, 0.4], [0.4, 0.6], [0.9, 0.1], [0.0, 1.0]])
     labels = torch.tensor([0, 0, 1, 1])
-    wanted = (2 * abs(0.5 - 0.6) + abs(0 - 0.9) + abs(1 - 1.0)) / 4
-    assert scores.calibration_error(probabilities, labels) == pytest.approx(wanted, rel=1e-6)
+    expected = (2 * abs(0.5 - 0.6) + abs(0 - 0.9) + abs(1 - 1.0)) / 4
+    assert scores.calibration_error(probabilities, labels) == pytest.approx(expected, rel=1e-6)
     certain = torch.eye(3)[torch.tensor([0, 1, 2, 2])]
     assert scores.calibration_error(certain, torch.tensor([0, 1, 2, 2])) == 0
     probabilities, labels = problem(1000)
     confidence, predicted = probabilities.max(1)
     total = 0.0
-    for at in range(15):
-        inside = (confidence > at / 15) & (confidence <= (at + 1) / 15)
+    for bin in range(15):
+        inside = (confidence > bin / 15) & (confidence <= (bin + 1) / 15)
         if inside.any():
             right = (predicted == labels)[inside].double().mean()
             total += inside.double().mean() * (right - confidence[inside].double().mean()).abs()
@@ -69,17 +69,17 @@ def test_runs_and_their_ensemble(tmp_path, capsys):
     images = data.load("digits")
     x = data.normalise(images, images.test_x)
     with torch.no_grad():
-        found = [network(x).softmax(-1) for network in networks]
+        probabilities = [network(x).softmax(-1) for network in networks]
     runs = [str(tmp_path / str(seed)) for seed in range(2)]
-    for wanted, arguments in (
-        (found[0], runs[:1]),
-        (torch.stack(found).mean(0), [*runs, "--out", str(tmp_path / "both")]),
+    for expected, arguments in (
+        (probabilities[0], runs[:1]),
+        (torch.stack(probabilities).mean(0), [*runs, "--out", str(tmp_path / "both")]),
     ):
         assert main([*arguments, "--batch-size", "4"]) == 0
         folder = tmp_path / "both" if "--out" in arguments else tmp_path / "0"
         result = json.loads((folder / "evaluation.json").read_text())
-        assert result["top-1"] == scores.top(wanted, images.test_y, 1)
-        assert result["loss"] == pytest.approx(scores.loss(wanted, images.test_y), rel=1e-5)
+        assert result["top-1"] == scores.top(expected, images.test_y, 1)
+        assert result["loss"] == pytest.approx(scores.loss(expected, images.test_y), rel=1e-5)
         assert result["classes"] == list("0123456789") and result["environment"]["torch"]
         assert result["images"] == 355 and set(result["milliseconds"]) == {"1", "4"}
         assert sum(map(sum, result["confusion"])) == 355
@@ -115,7 +115,7 @@ def test_runs_that_do_not_fit(tmp_path, capsys):
 
 
 def images_of(folder, classes):
-    """A PNG of noise in each train/CLASS and val/CLASS."""
+    """The folder, with one PNG of noise in each train/CLASS and val/CLASS."""
     image = pytest.importorskip("PIL.Image", reason="Pillow is not installed")
     for part in ("train", "val"):
         for label in range(classes):
@@ -140,7 +140,7 @@ def test_another_number_of_classes(tmp_path, capsys):
 
 
 class Pooled(torch.nn.Module):
-    """Logits of a few means of an image: another crop has others."""
+    """Logits from a few means of an image, which differ between crops."""
 
     def forward(self, x):
         return 20 * torch.nn.functional.adaptive_avg_pool2d(x, (1, 2)).flatten(1)[:, :3]
@@ -149,10 +149,10 @@ class Pooled(torch.nn.Module):
 def test_probabilities_of_ten_crops_are_their_mean(tmp_path):
     pytest.importorskip("torchvision", reason="torchvision is not installed")
     images = data.load("imagenet", images_of(tmp_path, 3))
-    found, labels = predict(Pooled(), images, "cpu", 10, batch_size=20)
+    probabilities, labels = predict(Pooled(), images, "cpu", 10, batch_size=20)
     assert labels.tolist() == [0, 1, 2]
-    for at in range(3):
-        ((crops, _),) = images.test_batches([torch.tensor([at])], "cpu", 10)
+    for index in range(3):
+        ((crops, _),) = images.test_batches([torch.tensor([index])], "cpu", 10)
         alone = torch.stack([Pooled()(crop[None])[0].softmax(0) for crop in crops[0]])
         assert alone.std(0).max() > 0
-        torch.testing.assert_close(found[at], alone.mean(0))
+        torch.testing.assert_close(probabilities[index], alone.mean(0))

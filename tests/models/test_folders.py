@@ -1,4 +1,4 @@
-"""Images in folders as ImageNet has them: crops, classes, workers, and what can be wrong."""
+"""Images in folders laid out as ImageNet: crops, classes, workers, and errors."""
 
 import multiprocessing
 import subprocess
@@ -18,18 +18,18 @@ pytest.importorskip("torchvision", reason="torchvision is not installed")
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
-    """A hundred classes, one image each to train and to test, of odd sizes."""
+    """A hundred classes, each with one training and one test image of odd sizes."""
     from PIL import Image
 
     root = tmp_path_factory.mktemp("imagenet")
     noise = torch.Generator().manual_seed(0)
     for label in range(100):
         for part in ("train", "val"):
-            place = root / part / f"n{label:08d}"
-            place.mkdir(parents=True)
+            path = root / part / f"n{label:08d}"
+            path.mkdir(parents=True)
             size = (61 + label % 7, 47 + label % 5)
             pixels = torch.randint(0, 256, (*size, 3), dtype=torch.uint8, generator=noise)
-            Image.fromarray(pixels.numpy()).save(place / "image.png")
+            Image.fromarray(pixels.numpy()).save(path / "image.png")
     return root
 
 
@@ -39,7 +39,7 @@ def bytes_of(x):
 
 
 def whole(folder, part, label):
-    """The image, resized by PIL-free torchvision: what crops are taken from."""
+    """The image from which crops are taken, decoded and resized by torchvision without PIL."""
     from torchvision.io import decode_image
     from torchvision.transforms.v2 import functional
 
@@ -64,10 +64,10 @@ def test_ten_crops_are_slices_of_the_image(folder):
     ((x, _),) = images.test_batches([torch.tensor([2])], "cpu", 10)
     picture = whole(folder, "val", 2)
     corners = [(0, 0), (0, edge), (edge, 0), (edge, edge), (middle, middle)]
-    wanted = [picture[:, t : t + CROP, left : left + CROP] for t, left in corners]
+    expected = [picture[:, t : t + CROP, left : left + CROP] for t, left in corners]
     mirrored = picture.flip(2)
-    wanted += [mirrored[:, t : t + CROP, left : left + CROP] for t, left in corners]
-    assert torch.equal(bytes_of(x[0]), torch.stack(wanted))
+    expected += [mirrored[:, t : t + CROP, left : left + CROP] for t, left in corners]
+    assert torch.equal(bytes_of(x[0]), torch.stack(expected))
     ((one, _),) = images.test_batches([torch.tensor([2])], "cpu")
     assert torch.equal(one[0], x[0, 4])
     with pytest.raises(ValueError, match="crops must be 1 or 10, got 5"):
@@ -79,22 +79,22 @@ def test_ten_crops_are_slices_of_the_image(folder):
 def test_a_crop_follows_from_seed_epoch_and_image(folder):
     def read(parts, workers=0, seed=0, epoch=0):
         images = data.load("imagenet", folder, classes=6, workers=workers)
-        found = images.train_batches(map(torch.tensor, parts), 0, seed, epoch, "cpu")
-        return torch.cat([x for x, _ in found])
+        batches = images.train_batches(map(torch.tensor, parts), 0, seed, epoch, "cpu")
+        return torch.cat([x for x, _ in batches])
 
     together = read([[0, 1, 2, 3, 4, 5]])
     assert torch.equal(together, read([[0, 1], [2, 3, 4], [5]], workers=2))
     assert torch.equal(together[[4, 1]], read([[4, 1]]))
     for other in (read([[0, 1, 2, 3, 4, 5]], seed=1), read([[0, 1, 2, 3, 4, 5]], epoch=1)):
         assert not torch.equal(together, other)
-    picture, found = whole(folder, "train", 3), bytes_of(together[3])
+    picture, crop = whole(folder, "train", 3), bytes_of(together[3])
     windows = (
         image[:, top : top + CROP, left : left + CROP]
         for image in (picture, picture.flip(2))
         for top in range(RESIZED - CROP + 1)
         for left in range(RESIZED - CROP + 1)
     )
-    assert any(torch.equal(found[:, 0], w[:, 0]) and torch.equal(found, w) for w in windows)
+    assert any(torch.equal(crop[:, 0], w[:, 0]) and torch.equal(crop, w) for w in windows)
 
 
 def test_what_can_be_wrong(folder, tmp_path):
@@ -131,14 +131,14 @@ def test_a_file_that_is_no_image_is_named(folder, tmp_path, workers):
         whole = (folder / part / "n00000000" / "image.png").read_bytes()
         (tmp_path / part / "a" / "image.png").write_bytes(whole if part == "train" else whole[:99])
     images = data.load("imagenet", tmp_path, workers=workers)
-    with pytest.raises(data.DataMissing) as found:
+    with pytest.raises(data.DataMissing) as caught:
         list(images.test_batches([torch.tensor([0])], "cpu"))
-    assert str(found.value).startswith(f"{tmp_path}/val/a/image.png is not an image, or not whole")
-    assert "\n" not in str(found.value)
+    assert str(caught.value).startswith(f"{tmp_path}/val/a/image.png is not an image, or not whole")
+    assert "\n" not in str(caught.value)
 
 
 class Elsewhere(data.DataMissing):
-    """The same error as if its class stood in another module."""
+    """The same error from a class in another module."""
 
 
 class Unreadable(folders.Crops):
@@ -149,9 +149,9 @@ class Unreadable(folders.Crops):
 @pytest.mark.parametrize("workers", [0, 1])
 def test_what_a_worker_says_does_not_depend_on_where_its_error_is_defined(folder, workers):
     images = data.load("imagenet", folder, workers=workers)
-    with pytest.raises(Elsewhere) as found:
+    with pytest.raises(Elsewhere) as caught:
         list(images._batches(Unreadable(), images.test, [torch.tensor([3, 4])], "cpu"))
-    assert str(found.value) == "image 3 cannot be read:\nthe reason"
+    assert str(caught.value) == "image 3 cannot be read:\nthe reason"
 
 
 def test_ctrl_c_and_sigterm_do_not_stop_the_reading_processes(folder):
@@ -181,10 +181,12 @@ print(1 / 0)
 
 
 def test_a_program_ends_although_its_readers_wait(folder):
-    done = subprocess.run(
+    result = subprocess.run(
         [sys.executable, "-c", READS, folder], capture_output=True, text=True, timeout=60
     )
-    assert done.returncode == 1 and done.stderr.endswith("ZeroDivisionError: division by zero\n")
+    assert result.returncode == 1 and result.stderr.endswith(
+        "ZeroDivisionError: division by zero\n"
+    )
 
 
 def test_trains_from_the_command_line(folder, tmp_path):

@@ -60,7 +60,7 @@ COUNTS = {
     "wrn_18_1_5": (25_875_816, 25_890_344),
     "wrn_40_2": (2_243_546, 2_248_954),
 }
-# The same with 100 classes.
+# Trainable parameters with 100 classes.
 HUNDRED = {
     "resnet20_2_cc": 561_542, "resnet20_3_cc": 842_090, "resnet20_4_cc": 1_122_740,
     "resnet32_2_cc": 951_302, "resnet32_3_cc": 1_426_730, "resnet32_4_cc": 1_902_260,
@@ -69,7 +69,7 @@ HUNDRED = {
 
 
 def on_meta(name, **options):
-    """The network without memory or values."""
+    """The network on the meta device, without memory or values."""
     with torch.device("meta"):
         return models.create(name, **options)
 
@@ -92,7 +92,7 @@ def test_counts_with_a_hundred_classes(name):
 
 @pytest.mark.parametrize("paths", [1, 2, 5])
 def test_counts_of_any_number_of_paths(paths):
-    # What each part of the network adds, summed by hand.
+    # The parameters of each part of the network, summed by hand.
     cc = on_meta("basecnn", paths=paths, kind="cc")
     assert trainable(cc) == 555_771 * paths + 68 * paths**2 + 64
     cp = on_meta("basecnn", paths=paths, kind="cp")
@@ -107,22 +107,22 @@ def test_the_stitches_are_eighteen_weights():
 
 @pytest.mark.parametrize("name", NETWORKS)
 def test_routers_are_those_of_the_tables(name):
-    """The maps that every router meets are the ones that kernels are tested and timed for."""
+    """Every router gets maps of the shapes for which kernels are tested and timed."""
     model = on_meta(name, routers="eager").eval()
-    met = []
+    routers = []
 
     def note(router, inputs):
         (xs,) = inputs
-        met.append((tuple(xs[0].shape[1:]), router.inputs, router.outputs))
+        routers.append((tuple(xs[0].shape[1:]), router.inputs, router.outputs))
 
     for router in model.routers:
         router.register_forward_pre_hook(note)
     size = models.options(name)["size"]
     model(torch.empty(1, 3, size, size, device="meta"))
-    wanted = [((r.channels, *r.spatial), r.inputs, r.outputs) for r in NETWORKS[name]]
-    if "resnet" in name:  # the last one mixes maps that are pooled; the table has them unpooled too
-        del wanted[-2]
-    assert met == wanted
+    expected = [((r.channels, *r.spatial), r.inputs, r.outputs) for r in NETWORKS[name]]
+    if "resnet" in name:  # the last router gets pooled maps only; the table has unpooled ones too
+        del expected[-2]
+    assert routers == expected
 
 
 def test_names_by_pattern():
@@ -137,8 +137,8 @@ def test_options():
     model = models.create("basecnn_2_cc", num_classes=7, in_channels=1, size=8, hidden=5)
     assert model(torch.randn(2, 1, 8, 8)).shape == (2, 7)
     assert model.routers[1].hidden == 5
-    known = models.options("resnet18_2_cc")
-    assert known["num_classes"] == 1000 and known["size"] == 224 and known["kind"] == "cc"
+    options = models.options("resnet18_2_cc")
+    assert options["num_classes"] == 1000 and options["size"] == 224 and options["kind"] == "cc"
     for name in ("resnet18", "resnet20", "basecnn_ensemble"):
         model = models.create(name, num_classes=3, in_channels=1).eval()
         assert model(torch.randn(2, 1, 32, 32)).shape == (2, 3)
@@ -182,7 +182,7 @@ def test_a_name_is_taken_once():
 
 
 def test_pretrained(tmp_path):
-    """What training wrote is loaded, into either kind of routers."""
+    """A run's checkpoint loads into both kinds of routers."""
     model = models.create("basecnn_2_cc")
     images = data.load("digits", limit=8)
     images = replace(images, test_x=images.test_x[:8], test_y=images.test_y[:8])
@@ -191,11 +191,11 @@ def test_pretrained(tmp_path):
     path = tmp_path / "checkpoint.json"
     x = torch.randn(2, 3, 32, 32)
     for routers in ("fused", "eager"):
-        found = models.create("basecnn_2_cc", pretrained=path, routers=routers)
-        for (name, value), wanted in zip(
-            found.state_dict().items(), model.state_dict().values(), strict=True
+        loaded = models.create("basecnn_2_cc", pretrained=path, routers=routers)
+        for (name, value), expected in zip(
+            loaded.state_dict().items(), model.state_dict().values(), strict=True
         ):
-            assert torch.equal(value, wanted), name
+            assert torch.equal(value, expected), name
     assert torch.equal(
         models.create("basecnn_2_cc", pretrained=str(path)).eval()(x), model.eval()(x)
     )
@@ -210,7 +210,7 @@ def test_pretrained(tmp_path):
         models.create("basecnn_2_cc", pretrained=tmp_path / "other.pt")
 
 
-WANTED = "a run's folder or its checkpoint.json is wanted, no weights come with the networks"
+EXPECTED_PATH = "a run's folder or its checkpoint.json is wanted, no weights come with the networks"
 
 
 @pytest.mark.parametrize("value", [True, False, 1, b"run", ["run"], {}, torch.zeros(2)], ids=repr)
@@ -224,7 +224,7 @@ def test_pretrained_is_a_path(value):
 @pytest.mark.parametrize("value", ["imagenet", "", "none/checkpoint.json", "a\0b"], ids=repr)
 def test_pretrained_that_is_not_there(value, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    with pytest.raises(FileNotFoundError, match=f"pretrained: there is no .*; {WANTED}"):
+    with pytest.raises(FileNotFoundError, match=f"pretrained: there is no .*; {EXPECTED_PATH}"):
         models.create("basecnn_2_cc", pretrained=value)
 
 
@@ -243,15 +243,15 @@ def test_pretrained_that_is_no_checkpoint(tmp_path):
 def test_an_ensemble_averages_probabilities():
     model = models.create("basecnn_ensemble", size=8).eval()
     x = torch.randn(3, 3, 8, 8)
-    wanted = torch.stack([member(x).softmax(1) for member in model.members]).mean(0)
-    found = model(x).exp()
-    assert (found - wanted).abs().max() <= 2**-24 * 64
-    assert torch.equal(model(x).argmax(1), wanted.argmax(1))
+    expected = torch.stack([member(x).softmax(1) for member in model.members]).mean(0)
+    actual = model(x).exp()
+    assert (actual - expected).abs().max() <= 2**-24 * 64
+    assert torch.equal(model(x).argmax(1), expected.argmax(1))
 
 
-def near(found, wanted):
-    """Two orders of the same few operations in float64."""
-    return (found - wanted).abs().max() <= 2**-53 * 64 * wanted.abs().max()
+def near(actual, expected):
+    """Whether results agree up to the order of a few float64 operations."""
+    return (actual - expected).abs().max() <= 2**-53 * 64 * expected.abs().max()
 
 
 def test_members_train_by_themselves():
@@ -260,8 +260,10 @@ def test_members_train_by_themselves():
     ensemble = Ensemble(members)
     ensemble.loss(ensemble(x), y).backward()
     for member in members:
-        (wanted,) = torch.autograd.grad(nn.functional.cross_entropy(member(x), y), [member.weight])
-        assert near(member.weight.grad, wanted)
+        (expected,) = torch.autograd.grad(
+            nn.functional.cross_entropy(member(x), y), [member.weight]
+        )
+        assert near(member.weight.grad, expected)
     ensemble.eval()
-    wanted = -torch.stack([m(x).softmax(1) for m in members]).mean(0).log()[range(5), y].mean()
-    assert near(ensemble.loss(ensemble(x), y), wanted)
+    expected = -torch.stack([m(x).softmax(1) for m in members]).mean(0).log()[range(5), y].mean()
+    assert near(ensemble.loss(ensemble(x), y), expected)

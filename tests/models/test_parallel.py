@@ -1,4 +1,4 @@
-"""Several processes train as one does with the same global batch; a dead one starts again."""
+"""Several processes train as one with the same global batch; a killed one starts again."""
 
 import json
 import os
@@ -16,8 +16,8 @@ from models.training import checkpoint
 from models.training.step import evaluate
 from proof.where import ROOT
 
-# A network without batch norm, which would see a process's part of a batch. 70 images: the last
-# batch has parts of different sizes.
+# Batch norm would depend on a process's part of the batch, so the network has none. With 70 images
+# the last batch has parts of different sizes.
 ARGUMENTS = [
     "-m",
     "models.train",
@@ -33,9 +33,11 @@ ALONE = {**os.environ, "OMP_NUM_THREADS": "1"}
 
 
 def run(*command):
-    done = subprocess.run(command, cwd=ROOT, env=ALONE, capture_output=True, text=True, timeout=300)
-    assert done.returncode == 0, done.stderr
-    return done
+    result = subprocess.run(
+        command, cwd=ROOT, env=ALONE, capture_output=True, text=True, timeout=300
+    )
+    assert result.returncode == 0, result.stderr
+    return result
 
 
 def lines(folder):
@@ -43,7 +45,7 @@ def lines(folder):
 
 
 def same(one, other):
-    """Sums of a few thousand float32 terms in another order."""
+    """Asserts that runs agree up to the order of sums of a few thousand float32 terms."""
     for a, b in zip(lines(one), lines(other), strict=True):
         for name in ("train_loss", "test_loss"):
             assert abs(a[name] - b[name]) <= 2**-24 * 1e3 * b[name]
@@ -65,15 +67,15 @@ def alone(tmp_path_factory):
 @pytest.mark.slow
 @pytest.mark.parametrize("kind", ["ddp", "fsdp"])
 def test_two_processes_train_as_one(kind, alone, tmp_path):
-    done = run(*TWO, *ARGUMENTS, "--parallel", kind, "--out", tmp_path)
-    assert done.stdout.count("test accuracy") == 1, "the first process alone speaks"
+    result = run(*TWO, *ARGUMENTS, "--parallel", kind, "--out", tmp_path)
+    assert result.stdout.count("test accuracy") == 1, "only the first process prints"
     same(tmp_path, alone)
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("kind", ["ddp", "fsdp"])
 def test_parts_of_batches_and_another_number_of_processes(kind, alone, tmp_path):
-    """Accumulated over two parts; the second epoch on one process."""
+    """Batches accumulate over two parts, and the second epoch runs on one process."""
     arguments = [*ARGUMENTS, "--accumulate", "2", "--out", tmp_path]
     process = subprocess.Popen(
         [*TWO, *arguments, "--parallel", kind, "--save-every", "0"], cwd=ROOT, env=ALONE
@@ -94,8 +96,8 @@ def test_a_killed_process_starts_again_from_the_last_checkpoint(alone, tmp_path)
     end = time.monotonic() + 120
     while not (tmp_path / "checkpoint.json").exists() and time.monotonic() < end:
         time.sleep(0.01)
-    found = subprocess.run(["pgrep", "-P", str(process.pid)], capture_output=True, text=True)
-    os.kill(int(found.stdout.split()[-1]), signal.SIGKILL)
+    children = subprocess.run(["pgrep", "-P", str(process.pid)], capture_output=True, text=True)
+    os.kill(int(children.stdout.split()[-1]), signal.SIGKILL)
     assert process.wait(timeout=120) == 0
     same(tmp_path, alone)
 
@@ -103,14 +105,14 @@ def test_a_killed_process_starts_again_from_the_last_checkpoint(alone, tmp_path)
 @pytest.mark.slow
 @pytest.mark.parametrize("kind", ["ddp", "fsdp"])
 def test_what_is_evaluated_is_what_the_checkpoint_holds(kind, tmp_path):
-    """Batch norm's statistics are each process's own, until one network is evaluated."""
+    """Each process has its own batch norm statistics until one network is evaluated."""
     arguments = [*ARGUMENTS, "--option", "dense=(4,4)", "--batch-size", "8", "--lr", "0.2"]
     arguments[2] = "basecnn_2_cc"
     run(*TWO, *arguments, "--parallel", kind, "--out", tmp_path)
-    network, known = checkpoint.load_network(tmp_path)
+    network, record = checkpoint.load_network(tmp_path)
     loss, accuracy = evaluate(network, data.load("digits", limit=70))
-    assert abs(known["metrics"][-1]["test_loss"] - loss) <= 2**-24 * 1e3 * loss
-    assert known["metrics"][-1]["test_accuracy"] == accuracy
+    assert abs(record["metrics"][-1]["test_loss"] - loss) <= 2**-24 * 1e3 * loss
+    assert record["metrics"][-1]["test_accuracy"] == accuracy
 
 
 ONE_BAD = """
@@ -148,14 +150,14 @@ parallel.finish()
 def test_all_processes_stop_where_one_has_a_loss_that_is_not_finite(kind, tmp_path):
     (tmp_path / "bad.py").write_text(ONE_BAD)
     path = os.pathsep.join([str(ROOT), os.environ.get("PYTHONPATH", "")])
-    done = subprocess.run(
+    result = subprocess.run(
         [*TWO, tmp_path / "bad.py", kind], env={**ALONE, "PYTHONPATH": path},
         capture_output=True, text=True, timeout=120,
     )  # fmt: skip
-    assert done.returncode == 0, done.stderr
+    assert result.returncode == 0, result.stderr
     for rank in range(2):
         assert (
-            f"process {rank} the loss is not finite in epoch 0, step 1: the images" in done.stdout
+            f"process {rank} the loss is not finite in epoch 0, step 1: the images" in result.stdout
         )
 
 
@@ -169,15 +171,15 @@ def test_a_network_trained_in_part_trains_on_two_processes(tmp_path):
 
 
 def test_processes_draw_different_numbers(monkeypatch):
-    draws, found = Draws(), []
+    draws, numbers = Draws(), []
     for rank in range(2):
         monkeypatch.setattr(torch.distributed, "is_initialized", lambda: True)
         monkeypatch.setattr(torch.distributed, "get_rank", lambda rank=rank: rank)
         draws.drawn = 0
-        found.append(draws(8, device="cpu"))
+        numbers.append(draws(8, device="cpu"))
     monkeypatch.undo()
     draws.drawn = 0
-    assert torch.equal(found[0], draws(8, device="cpu")) and not (found[0] == found[1]).any()
+    assert torch.equal(numbers[0], draws(8, device="cpu")) and not (numbers[0] == numbers[1]).any()
 
 
 def test_kinds_need_torchrun(capsys):

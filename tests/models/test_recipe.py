@@ -1,10 +1,10 @@
-"""Recipes: the paper's figures, files, and values that cannot be."""
+"""Recipes: the paper's figures, files, and bad values."""
 
 import pytest
 
 from models.training.recipe import Recipe, default_name, names, read, recipe_for
 
-STATED = {  # epochs, batch, milestones, as the paper states them
+STATED = {  # epochs, batch size and milestones, as the paper states them
     "cifar_cnn": (200, 128, (80, 150)),
     "cifar_cnn_350": (350, 128, (150, 250)),
     "cifar_resnet": (350, 64, (150, 250)),
@@ -23,12 +23,12 @@ def test_recipes_are_the_papers(name):
 
 
 def test_every_network_has_a_recipe():
-    wanted = {
+    expected = {
         "basecnn": "cifar_cnn", "basecnn_3_cp": "cifar_cnn", "se_deepcnn": "cifar_cnn",
         "resnet20_2_cc": "cifar_resnet", "wrn_40_2": "cifar_resnet",
         "resnet18_2_cc": "imagenet", "vgg13_2_cc": "imagenet_100",
     }  # fmt: skip
-    assert {name: default_name(name) for name in wanted} == wanted
+    assert {name: default_name(name) for name in expected} == expected
     assert default_name("resnet18_2_cc", 100) == "imagenet_100"
     assert default_name("basecnn", 100) == "cifar_cnn"
 

@@ -1,4 +1,4 @@
-"""A run that is stopped, or killed, and goes on is the uninterrupted one, bit for bit."""
+"""A run that is stopped or killed and then resumed equals the uninterrupted run bit for bit."""
 
 import functools
 import json
@@ -38,7 +38,7 @@ def start(out, *more):
 
 
 def finish(process):
-    """The run's own end."""
+    """Waits for the run to end without an error."""
     output = process.communicate(timeout=120)
     assert process.returncode == 0, output
 
@@ -125,7 +125,7 @@ def test_what_must_not_go_on(tmp_path, capsys):
     out = ["--out", str(tmp_path)]
     assert main([*fast, *out]) == 0
     path = tmp_path / "checkpoint.json"
-    before = path.read_bytes()
+    saved = path.read_bytes()
     for arguments, reason in (
         ((), "exists: resume it, or choose another folder"),
         (("--resume", "--seed", "1"), "seed must be 0"),
@@ -135,16 +135,16 @@ def test_what_must_not_go_on(tmp_path, capsys):
     ):
         assert main([*fast, *out, *arguments]) == 2
         assert reason in capsys.readouterr().err
-    assert path.read_bytes() == before
+    assert path.read_bytes() == saved
     for part, reason in (
         (("model", "routers.0.w1"), r"Missing key\(s\): routers.0.w1"),
         (("average", "routers.0.w1"), "Missing key.*routers.0.w1"),
         (("optimizer", "state", "routers.0.w1"), "Missing optimizer state .*routers.0.w1"),
     ):
-        held = json.loads(before)
+        record = json.loads(saved)
         *inner, key = part
-        del functools.reduce(dict.__getitem__, inner, held)[key]
-        path.write_text(json.dumps(held))
+        del functools.reduce(dict.__getitem__, inner, record)[key]
+        path.write_text(json.dumps(record))
         assert main([*fast, *out, "--resume"]) == 2
-        wanted = f"resume: .*checkpoint.json does not fit the network: (?s:.*){reason}"
-        assert re.search(wanted, capsys.readouterr().err), part
+        message = f"resume: .*checkpoint.json does not fit the network: (?s:.*){reason}"
+        assert re.search(message, capsys.readouterr().err), part

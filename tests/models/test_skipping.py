@@ -1,4 +1,4 @@
-"""Networks that leave blocks out: what a block costs, how gates and policies learn."""
+"""Networks that skip blocks: what a block costs, and how gates and policies learn."""
 
 import pytest
 import torch
@@ -16,8 +16,8 @@ F64 = torch.float64
 ROUNDING = 2.0**-53 * 1e4  # of some thousand float64 operations, relative to the result
 
 
-def close(found, wanted):
-    return (found - wanted).abs().max() <= ROUNDING * wanted.abs().max().clamp_min(1)
+def close(actual, expected):
+    return (actual - expected).abs().max() <= ROUNDING * expected.abs().max().clamp_min(1)
 
 
 def count_calls(module):
@@ -43,14 +43,14 @@ def test_a_block_is_computed_for_the_images_that_keep_it():
     calls = count_calls(block.conv1)
     x = torch.randn(5, 16, 8, 8, dtype=F64).relu()
     keep = torch.tensor([1.0, 0, 0.5, 0, 1], dtype=F64)
-    found = block(x, keep)
+    output = block(x, keep)
     assert calls == [3]
-    assert close(found, (x + keep.view(-1, 1, 1, 1) * block.branch(x)).relu())
-    assert torch.equal(found[1], x[1]) and torch.equal(found[3], x[3])
+    assert close(output, (x + keep.view(-1, 1, 1, 1) * block.branch(x)).relu())
+    assert torch.equal(output[1], x[1]) and torch.equal(output[3], x[3])
     block.train()
     calls.clear()
     block(x, keep)
-    assert calls == [5]  # batch norm sees all of them
+    assert calls == [5]  # batch norm needs all of them
 
 
 # ConvNet-AIG
@@ -134,7 +134,7 @@ def test_all_blocks_are_computed_scaled_by_their_rate():
 
 
 def decided(right, likely_right, learned=3):
-    """Two images, three blocks; u keeps (1, 0, 1), u~ all of them."""
+    """Decisions for two images and three blocks: u keeps (1, 0, 1), u~ keeps all."""
     logits = torch.tensor([[1.0, 0], [1, 0]])
     kept = torch.tensor([[1.0, 0, 1], [1, 0, 1]])
     probability = torch.full((2, 3), 0.6, requires_grad=True)
@@ -146,8 +146,8 @@ def decided(right, likely_right, learned=3):
 def test_rewards():
     output = decided(right=True, likely_right=False)
     y = torch.zeros(2, dtype=torch.long)
-    wanted = torch.full((2,), 1 - (2 / 3) ** 2)
-    assert (reward(output.logits, output.kept, y, 10.0) - wanted).abs().max() <= 2**-23
+    expected = torch.full((2,), 1 - (2 / 3) ** 2)
+    assert (reward(output.logits, output.kept, y, 10.0) - expected).abs().max() <= 2**-23
     assert reward(output.likely_logits, output.likely, y, 10.0).tolist() == [-10, -10]
     assert reward(output.logits, output.likely, y, 10.0).tolist() == [0, 0]
 
@@ -198,7 +198,7 @@ def test_the_curriculum_starts_with_the_last_block():
 
 def test_the_policy_learns_to_drop_what_nobody_needs():
     model = blockdrop(stage="curriculum", steps_per_block=1, penalty=1.0).train()
-    with torch.no_grad():  # class 3 whatever happens, so a block is nothing but cost
+    with torch.no_grad():  # the class is always 3, so blocks only cost
         model.backbone.head[-1].bias[3] = 1e3
     x = torch.randn(32, 3, 8, 8)
     y = torch.full((32,), 3)
@@ -214,16 +214,16 @@ def test_the_policy_learns_to_drop_what_nobody_needs():
 
 
 def test_a_stage_starts_from_the_weights_of_the_one_before(tmp_path):
-    known, bias = None, torch.empty(0)
+    previous, bias = None, torch.empty(0)
     for stage in ("pretrain", "curriculum", "joint"):
-        model = blockdrop(stage=stage, pretrained=known)
+        model = blockdrop(stage=stage, pretrained=previous)
         assert model.stage == stage
-        if known is not None:
+        if previous is not None:
             assert torch.equal(model.backbone.head[-1].bias, bias)
         with torch.no_grad():
             bias = model.backbone.head[-1].bias.add_(1).clone()
         checkpoint.save(tmp_path, {"options": {}, "model": model.state_dict()})
-        known = tmp_path
+        previous = tmp_path
 
 
 def test_pretraining_keeps_every_block():

@@ -1,4 +1,4 @@
-"""The table of parameters beside the paper's figures; torch.hub."""
+"""The table of parameters next to the paper's figures, and torch.hub."""
 
 import importlib.util
 import json
@@ -13,7 +13,7 @@ from models import table
 from models.paper.tables import ROWS, Printed
 from proof.where import ROOT
 
-# Marks as the paper's specification has them, for trainable parameters and then with statistics.
+# Marks of the paper's specification: for trainable parameters, then with statistics.
 FITS = {
     "basecnn": "==", "widecnn": "==", "deepcnn": "==", "basecnn_3": "..",
     "basecnn_ensemble": ".=", "all_ensemble": "=t", "cr_stitch_2": ".=", "vgg16": "t.",
@@ -24,21 +24,21 @@ FITS = {
 
 
 def test_fits_and_errors():
-    found = {name: table.line(row) for row in ROWS for name in [row.name] if name in FITS}
-    assert {name: one.fit for name, one in found.items()} == FITS
-    errors = {name: table.cells(found[name])[5] for name in ("basecnn_3", "resnet164", "widecnn")}
+    lines = {name: table.line(row) for row in ROWS for name in [row.name] if name in FITS}
+    assert {name: one.fit for name, one in lines.items()} == FITS
+    errors = {name: table.cells(lines[name])[5] for name in ("basecnn_3", "resnet164", "widecnn")}
     assert errors == {"basecnn_3": "+10.3%", "resnet164": "-31.8%", "widecnn": "+0.2%"}
-    assert table.cells(found["resnet18_2_cc"])[5] == "0.0%"
+    assert table.cells(lines["resnet18_2_cc"])[5] == "0.0%"
     for name, fit in FITS.items():
-        assert found[name].remark or "." not in fit or abs(found[name].error) < 0.01
-    basecnn = found["basecnn"]
+        assert lines[name].remark or "." not in fit or abs(lines[name].error) < 0.01
+    basecnn = lines["basecnn"]
     assert basecnn.mib == 4 * 552_618 / 2**20
-    # Two operations for each weight and position: 32x32, then 16x16, then 8x8, then dense.
+    # Two operations per weight and position: 32x32, then 16x16, then 8x8, then dense.
     weights = [9 * 3 * 32, 9 * 32 * 32, 9 * 32 * 64, 9 * 64 * 64, 9 * 64 * 128, 9 * 128 * 128]
     positions = [1024, 1024, 256, 256, 64, 64]
     dense = 8192 * 32 + 32 * 32 + 32 * 10
-    wanted = 2 * (sum(w * p for w, p in zip(weights, positions)) + dense)
-    assert round(basecnn.gflop * 1e9) == wanted
+    flops = 2 * (sum(w * p for w, p in zip(weights, positions)) + dense)
+    assert round(basecnn.gflop * 1e9) == flops
 
 
 def test_marks():

@@ -61,8 +61,8 @@ def lines(folder):
     return [{k: v for k, v in row.items() if k not in TIMING} for row in rows]
 
 
-# A network that guesses reaches 10 %; four epochs over 1,442 digits reached 99 %. Below 90 % the
-# routers do not pass on what the paths have learned.
+# Guessing reaches 10 %; four epochs over 1,442 digits reached 99 %. Below 90 % the routers do not
+# pass on what the paths have learned.
 @pytest.mark.slow
 @pytest.mark.parametrize("routers", ["fused", "eager"])
 def test_learns_digits(routers):
@@ -76,38 +76,38 @@ def test_learns_digits(routers):
 
 
 def losses(routers, steps, dtype=torch.float64):
-    """Of the first steps on real digits, from one seed."""
+    """The losses of the first steps on real digits, from one seed."""
     torch.manual_seed(0)
     model = models.create("basecnn_2_cp", routers=routers).to(dtype)
     images = data.load("digits", limit=64)
     optimizer = torch.optim.SGD(model.parameters(), 0.1, momentum=0.9)
-    found = []
+    values = []
     for part in torch.arange(64).split(16)[:steps]:
         logits = model(normalise(images, images.train_x[part]).to(dtype))
         loss = torch.nn.functional.cross_entropy(logits, images.train_y[part])
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()
-        found.append(loss.item())
-    return found
+        values.append(loss.item())
+    return values
 
 
 def test_fused_and_eager_cross_prediction_train_alike():
-    # Float64, since in float32 rounding decides ties of max pools in the even parts of an image,
-    # and with them the third digit of gradients. A wrong gradient shows in the second loss.
+    # Float64, since in float32 rounding decides ties of max pools in flat regions of an image and
+    # with them the third digit of gradients. A wrong gradient shows in the second loss.
     for fused, eager in zip(losses("fused", 4), losses("eager", 4), strict=True):
         assert abs(fused - eager) <= 2**-53 * 1e6 * eager
 
 
 def test_cross_predicted_networks_train_from_the_command_line(tmp_path):
-    found = []
+    losses = []
     for routers in ("fused", "eager"):
         arguments = ["basecnn_2_cp", "--data", "digits", "--limit", "32", "--epochs", "1"]
         out = ["--batch-size", "32", "--out", str(tmp_path / routers), "--routers", routers]
         assert main([*arguments, *out]) == 0
-        found.append(lines(tmp_path / routers)[0]["train_loss"])
-    # One step of float32: the loss before its update.
-    assert abs(found[0] - found[1]) <= 2**-24 * 1e3 * found[1]
+        losses.append(lines(tmp_path / routers)[0]["train_loss"])
+    # One step in float32, whose loss is computed before its update.
+    assert abs(losses[0] - losses[1]) <= 2**-24 * 1e3 * losses[1]
 
 
 @pytest.mark.parametrize("amp", ["off", "bf16"])
@@ -149,25 +149,25 @@ def test_a_network_with_its_own_loss():
 
 def test_a_network_without_one_has_cross_entropy():
     logits, y = torch.randn(5, 10), torch.arange(5)
-    wanted = torch.nn.functional.cross_entropy(logits, y)
+    expected = torch.nn.functional.cross_entropy(logits, y)
     for output in (logits, (logits, "more")):
-        loss, found = judge(torch.nn.Identity(), output, y)
-        assert loss == wanted and found is logits
+        loss, judged = judge(torch.nn.Identity(), output, y)
+        assert loss == expected and judged is logits
 
 
 def test_a_loss_that_is_not_finite_stops():
     images = data.load("digits", limit=64)
     recipe = recipe_for("basecnn", epochs=3, batch_size=32, learning_rate=1e30)
-    wanted = "the loss is not finite in epoch .*, step .*: .* not finite.*; try a lower --lr"
-    with pytest.raises(FloatingPointError, match=wanted):
+    message = "the loss is not finite in epoch .*, step .*: .* not finite.*; try a lower --lr"
+    with pytest.raises(FloatingPointError, match=message):
         fit(models.create("basecnn"), images, recipe, progress=False)
 
 
 def changing(change):
     """A hook that changes the maps of a router, which may come with gates."""
 
-    def hook(module, inputs, found):
-        ys, *gates = found if isinstance(found, tuple) else (found,)
+    def hook(module, inputs, outputs):
+        ys, *gates = outputs if isinstance(outputs, tuple) else (outputs,)
         ys = [change(y) for y in ys]
         return (ys, *gates) if gates else ys
 
@@ -184,7 +184,7 @@ def test_the_layer_that_is_not_finite_is_named():
     assert named(x) is None
     assert named(x / 0) == "the images hold values that are not finite"
     router = model.routers[1]
-    # What is added is zero, its gradient 0 * inf.
+    # The hook adds zero, with the gradient 0 * inf.
     hook = router.register_forward_hook(changing(lambda y: y + (y - y).sqrt()))
     assert named(x).endswith(
         "is the first, from the loss back, whose gradient is not finite, "
@@ -199,7 +199,7 @@ def test_the_layer_that_is_not_finite_is_named():
 
 
 class NoGradient(WithLoss):
-    """Its loss is finite, its gradient is not."""
+    """Its loss is finite, but its gradient is not."""
 
     def loss(self, output, target):
         return super().loss(output, target) + (output[0] - output[0]).sqrt().sum()
@@ -216,7 +216,7 @@ def test_a_gradient_that_is_not_finite_stops_before_the_update():
 
 
 def trained(images, compile=None, **values):
-    """The last line of metrics and all weights of a small network, from one seed, in float64."""
+    """The only line of metrics and all weights of a small float64 network, from one seed."""
     torch.manual_seed(0)
     model = models.create("highway", stages=((4,),), size=32).double()
     recipe = recipe_for("highway", epochs=1, batch_size=8, **values)
@@ -225,15 +225,16 @@ def trained(images, compile=None, **values):
 
 
 def test_options_of_the_engine():
-    for count in (24, 21):  # then the last batch has five images in four parts
+    for count in (24, 21):  # with 21 images the last batch has five, in four parts
         images = data.load("digits", limit=count)
         line, weights = trained(images)
-        # Without batch norm the parts of a batch together are the whole.
+        # Without batch norm the gradients of a batch's parts add up to the batch's.
         assert (trained(images, accumulate=4)[1] - weights).abs().max() <= 2**-53 * 1e6
     assert not torch.equal(trained(images, clip=1e-3)[1], weights)
     assert torch.equal(trained(images, clip=1e9)[1], weights)
-    average, found = trained(images, ema=0.9)  # it is what is evaluated, the weights are the same
-    assert torch.equal(found, weights) and average["test_loss"] != line["test_loss"]
+    # The average changes what is evaluated, not how the weights are trained.
+    average, same_weights = trained(images, ema=0.9)
+    assert torch.equal(same_weights, weights) and average["test_loss"] != line["test_loss"]
     assert trained(images, label_smoothing=0.1)[0]["train_loss"] != line["train_loss"]
     with pytest.raises(ValueError, match="label_smoothing must be 0: the network has a loss"):
         fit(WithLoss(), images, recipe_for("own", epochs=1, label_smoothing=0.1))
@@ -242,7 +243,7 @@ def test_options_of_the_engine():
 
 
 def test_batch_norm_has_two_images_in_each_part_of_a_short_batch():
-    images = data.load("digits", limit=21)  # 16, and five in at most four parts
+    images = data.load("digits", limit=21)  # batches of 16 and of five, the latter in several parts
     model = models.create("basecnn_2_cc", stages=((4,),), dense=(4, 4))
     recipe = recipe_for("basecnn_2_cc", epochs=1, batch_size=16, accumulate=4)
     (line,) = fit(model, images, recipe, progress=False)
@@ -261,13 +262,13 @@ def test_compiled_training():
     images = data.load("digits", limit=24)
     line, weights = trained(images)
     for mode in COMPILE_MODES:
-        same, found = trained(images, compile=mode)
-        assert (found - weights).abs().max() <= 2**-53 * 1e6
-        assert abs(same["test_loss"] - line["test_loss"]) <= 2**-53 * 1e6
+        compiled_line, compiled_weights = trained(images, compile=mode)
+        assert (compiled_weights - weights).abs().max() <= 2**-53 * 1e6
+        assert abs(compiled_line["test_loss"] - line["test_loss"]) <= 2**-53 * 1e6
 
 
 class WideImages:
-    """In float64, so that sums in another order stay close."""
+    """Images in float64, so that sums in a different order stay close."""
 
     def __init__(self, images):
         self.images = images
@@ -283,7 +284,7 @@ class WideImages:
 
 
 def test_the_command_line(tmp_path, capsys):
-    """Options of the network, a recipe's file, weights to start from, and a dry run."""
+    """The command takes network options, a recipe file, initial weights and a dry run."""
     (tmp_path / "mine.toml").write_text("epochs = 3\nbatch_size = 16\nmilestones = [2]\n")
     small = ["--option", "stages=((4,),(4,))", "--option", "dense=(4,4)", "--limit", "32"]
     arguments = [
@@ -295,9 +296,9 @@ def test_the_command_line(tmp_path, capsys):
         str(tmp_path / "mine.toml"),
     ]
     assert main([*arguments, "--epochs", "1", "--out", str(tmp_path / "run")]) == 0
-    held = json.loads((tmp_path / "run" / "checkpoint.json").read_text())["options"]
-    assert held["batch_size"] == 16 and held["milestones"] == [1]
-    assert held["network"]["stages"] == [[4], [4]]
+    options = json.loads((tmp_path / "run" / "checkpoint.json").read_text())["options"]
+    assert options["batch_size"] == 16 and options["milestones"] == [1]
+    assert options["network"]["stages"] == [[4], [4]]
     resolved = read(str(tmp_path / "run" / "recipe.toml"))
     assert (resolved.epochs, resolved.batch_size, resolved.milestones) == (1, 16, (1,))
     environment = json.loads((tmp_path / "run" / "environment.json").read_text())
@@ -305,8 +306,8 @@ def test_the_command_line(tmp_path, capsys):
     capsys.readouterr()
     again = [*arguments, "--pretrained", str(tmp_path / "run"), "--dry-run"]
     assert main([*again, "--out", str(tmp_path / "none")]) == 0
-    said = capsys.readouterr().out
-    assert "trainable parameters" in said and "epochs = 3" in said and "hours on" in said
+    output = capsys.readouterr().out
+    assert "trainable parameters" in output and "epochs = 3" in output and "hours on" in output
     assert not (tmp_path / "none").exists()
     assert main([*arguments, "--option", "width=3"]) == 2
     assert "option must be NAME=VALUE with one of" in capsys.readouterr().err

@@ -1,4 +1,4 @@
-"""Libraries and build records that are missing, cut off or changed: a warning, then eager runs."""
+"""With a library or build record missing, cut off or changed, import warns and eager runs."""
 
 import hashlib
 import json
@@ -18,7 +18,7 @@ CUDA = pytest.mark.skipif(
     native.why_no_cuda is not None, reason=f"CUDA C++ is not loaded here: {native.why_no_cuda}"
 )
 PAGE = 4096
-# Imports the package at each path in a process of its own, after torch, and tells what it said.
+# Imports the package at each path in a child process, after torch, and prints its warnings.
 IMPORTS = """
 import json, os, signal, sys, warnings
 import torch
@@ -36,9 +36,9 @@ for path in sys.stdin.read().split():
         import mpkernels as mpk
     assert mpk.__file__.startswith(path), mpk.__file__
     from mpkernels import report
-    found = [str(w.message) for w in caught if issubclass(w.category, RuntimeWarning)]
+    messages = [str(w.message) for w in caught if issubclass(w.category, RuntimeWarning)]
     mpk.CrossConnect(4, 2, 3)([torch.randn(2, 4, 3, 3) for _ in range(2)])
-    print(json.dumps([*found, report.report()]))
+    print(json.dumps([*messages, report.report()]))
     sys.stdout.flush()
     os._exit(0)
 """
@@ -46,21 +46,21 @@ for path in sys.stdin.read().split():
 
 @pytest.fixture
 def copy(tmp_path):
-    """A copy of the package without its compiled parts, and the record of their build."""
-    return bare(tmp_path)
+    """A copy of the package without its compiled parts and its build record."""
+    return copy_without_libraries(tmp_path)
 
 
-def bare(folder):
+def copy_without_libraries(folder):
     ignored = shutil.ignore_patterns("*.so", "build.json", "__pycache__")
     shutil.copytree(PACKAGE, folder / "mpkernels", ignore=ignored)
     return folder
 
 
-def whole(folder, but=()):
-    """A copy with compiled parts; those that are not to be damaged are links."""
-    bare(folder)
+def intact_copy(folder, to_damage=()):
+    """A copy with compiled parts; those in `to_damage` are files, the others links."""
+    copy_without_libraries(folder)
     for path in PACKAGE.glob("*.so"):
-        if path.name in but:
+        if path.name in to_damage:
             shutil.copy(path, folder / "mpkernels")
         else:
             (folder / "mpkernels" / path.name).symlink_to(path)
@@ -69,38 +69,38 @@ def whole(folder, but=()):
     return folder
 
 
-def said_by_imports(folders):
-    """For each folder the warnings of an import, and last the report."""
-    done = python(IMPORTS, input="\n".join(map(str, folders)))
-    assert done.returncode == 0, done.stdout + done.stderr
-    lines = [json.loads(line) for line in done.stdout.splitlines()]
+def messages_of_imports(folders):
+    """For each folder the warnings of an import, followed by the report."""
+    result = python(IMPORTS, input="\n".join(map(str, folders)))
+    assert result.returncode == 0, result.stdout + result.stderr
+    lines = [json.loads(line) for line in result.stdout.splitlines()]
     assert len(lines) == len(folders)
     return lines
 
 
 def test_without_the_extension(copy):
-    done = succeeds(RUNS_ON_THE_DEFINITION, path=copy)
-    assert "_C.so is not there" in done.stdout
-    assert "pip install" in done.stdout
+    result = succeeds(RUNS_ON_THE_DEFINITION, path=copy)
+    assert "_C.so is not there" in result.stdout
+    assert "pip install" in result.stdout
 
 
 def test_without_the_extension_the_record_tells_why(copy):
     record = '{"missing": {"_C": "command c++ failed: not found"}}'
     (copy / "mpkernels" / "build.json").write_text(record)
-    done = succeeds(RUNS_ON_THE_DEFINITION, path=copy)
-    assert "_C.so is not there: command c++ failed: not found" in done.stdout
+    result = succeeds(RUNS_ON_THE_DEFINITION, path=copy)
+    assert "_C.so is not there: command c++ failed: not found" in result.stdout
 
 
 def test_report_without_the_extension(copy):
     run = "import runpy; runpy.run_module('mpkernels', run_name='__main__', alter_sys=True)"
-    done = python(f"import warnings; warnings.simplefilter('ignore'); {run}", path=copy)
-    assert done.returncode == 0, done.stdout + done.stderr
-    assert "_C.so is not there" in done.stdout
-    assert "self-test passed: eager on cpu: cross_connect" in done.stdout
-    assert "native on cpu: cross_connect" not in done.stdout
+    result = python(f"import warnings; warnings.simplefilter('ignore'); {run}", path=copy)
+    assert result.returncode == 0, result.stdout + result.stderr
+    assert "_C.so is not there" in result.stdout
+    assert "self-test passed: eager on cpu: cross_connect" in result.stdout
+    assert "native on cpu: cross_connect" not in result.stdout
 
 
-# What stays of a library of so many bytes.
+# How many bytes are left of a library of `size` bytes.
 LENGTHS = {
     "nothing": lambda size: 0,
     "ten bytes": lambda size: 10,
@@ -112,70 +112,70 @@ LENGTHS = {
 }
 
 
-def cut(path, length):
+def truncate(path, length):
     os.truncate(path, length)
 
 
-def changed(path, at):
+def flip_a_bit(path, offset):
     with path.open("r+b") as file:
-        file.seek(at)
+        file.seek(offset)
         byte = file.read(1)[0]
-        file.seek(at)
+        file.seek(offset)
         file.write(bytes([byte ^ 1]))
 
 
 @BUILT
 @pytest.mark.parametrize("name", ["_C", pytest.param("_C_cuda", marks=CUDA), "_build"])
 def test_a_library_that_is_cut_off_or_changed_is_not_loaded(name, tmp_path):
-    folders, wanted = [], []
+    folders, messages = [], []
     size = (PACKAGE / f"{name}.so").stat().st_size
-    for what, length in LENGTHS.items():
-        folders.append(whole(tmp_path / what.replace(" ", "_"), [f"{name}.so"]))
-        cut(folders[-1] / "mpkernels" / f"{name}.so", length(size))
-        wanted.append(f"{name}.so has {length(size)} bytes, but had {size} when it was built")
-    for at in (size // 3, size - 1):
-        folders.append(whole(tmp_path / f"byte_{at}", [f"{name}.so"]))
-        changed(folders[-1] / "mpkernels" / f"{name}.so", at)
-        wanted.append(f"{name}.so has other bytes than when it was built")
-    for message, (*warned, report) in zip(wanted, said_by_imports(folders), strict=True):
+    for kind, length in LENGTHS.items():
+        folders.append(intact_copy(tmp_path / kind.replace(" ", "_"), [f"{name}.so"]))
+        truncate(folders[-1] / "mpkernels" / f"{name}.so", length(size))
+        messages.append(f"{name}.so has {length(size)} bytes, but had {size} when it was built")
+    for offset in (size // 3, size - 1):
+        folders.append(intact_copy(tmp_path / f"byte_{offset}", [f"{name}.so"]))
+        flip_a_bit(folders[-1] / "mpkernels" / f"{name}.so", offset)
+        messages.append(f"{name}.so has other bytes than when it was built")
+    for message, (*warnings, report) in zip(messages, messages_of_imports(folders), strict=True):
         assert message in report, report
         if name == "_build":  # only the report reads it
-            assert warned == []
+            assert warnings == []
             continue
-        (warning,) = warned
+        (warning,) = warnings
         runs = "on its eager definition" if name == "_C" else "without its CUDA C++ kernels"
         assert message in warning and runs in warning and "pip install" in warning
 
 
 @BUILT
 def test_with_a_truncated_extension_routers_run(tmp_path):
-    folder = whole(tmp_path, ["_C.so"])
+    folder = intact_copy(tmp_path, ["_C.so"])
     size = (PACKAGE / "_C.so").stat().st_size
-    cut(folder / "mpkernels" / "_C.so", size - PAGE)
-    done = succeeds(RUNS_ON_THE_DEFINITION, path=folder)
-    assert f"_C.so has {size - PAGE} bytes, but had {size} when it was built" in done.stdout
+    truncate(folder / "mpkernels" / "_C.so", size - PAGE)
+    result = succeeds(RUNS_ON_THE_DEFINITION, path=folder)
+    assert f"_C.so has {size - PAGE} bytes, but had {size} when it was built" in result.stdout
 
 
 def test_a_library_that_does_not_load_says_what_it_was_built_for(copy):
-    """As it was built, and yet nothing for this torch."""
+    """The file is as it was built, but this torch cannot load it."""
     content = b"not a library"
     (copy / "mpkernels" / "_C.so").write_bytes(content)
     record = {
         "torch": "2.11.0", "torch_minimum": "2.11", "platform": "Linux x86_64",
-        "files": {"_C": recorded(content)},
+        "files": {"_C": record_of(content)},
     }  # fmt: skip
     (copy / "mpkernels" / "build.json").write_text(json.dumps(record))
-    done = succeeds(RUNS_ON_THE_DEFINITION, path=copy)
-    assert f"_C.so does not load into torch {torch.__version__}" in done.stdout
-    assert "it was built on Linux x86_64 with torch 2.11.0 for torch >= 2.11" in done.stdout
+    result = succeeds(RUNS_ON_THE_DEFINITION, path=copy)
+    assert f"_C.so does not load into torch {torch.__version__}" in result.stdout
+    assert "it was built on Linux x86_64 with torch 2.11.0 for torch >= 2.11" in result.stdout
 
 
-def recorded(content):
+def record_of(content):
     return {"size": len(content), "sha256": hashlib.sha256(content).hexdigest()}
 
 
 OLD = "build.json holds no size and hash of _C.so"
-# The whole of build.json, or what is made of the real one -> what is said.
+# Name -> (the content of build.json, or a function of the real one; the message).
 RECORDS = {
     "empty": (b"", "build.json is damaged: Expecting value"),
     "cut": (lambda text: text[: len(text) // 2], "build.json is damaged: "),
@@ -224,7 +224,7 @@ def replaced(text, **changes):
 def test_a_damaged_record_is_named(tmp_path):
     folders = []
     for name, (content, _) in RECORDS.items():
-        folders.append(whole(tmp_path / name))
+        folders.append(intact_copy(tmp_path / name))
         path = folders[-1] / "mpkernels" / "build.json"
         if content is None or content == "gone":
             path.unlink()
@@ -232,9 +232,9 @@ def test_a_damaged_record_is_named(tmp_path):
                 path.mkdir()
             continue
         path.write_bytes(content if isinstance(content, bytes) else content(path.read_bytes()))
-    lines = said_by_imports(folders)
-    for (name, (_, message)), (*warned, report) in zip(RECORDS.items(), lines, strict=True):
-        (warning,) = warned
+    lines = messages_of_imports(folders)
+    for (name, (_, message)), (*warnings, report) in zip(RECORDS.items(), lines, strict=True):
+        (warning,) = warnings
         assert "on its eager definition" in warning and message in warning, (name, warning)
         assert "library _C (CPU)" in report, name
 
@@ -244,16 +244,16 @@ LOADED = "library _C (CPU): loaded"
 
 @BUILT
 def test_a_record_that_lacks_what_only_tells(tmp_path):
-    folder = whole(tmp_path)
+    folder = intact_copy(tmp_path)
     path = folder / "mpkernels" / "build.json"
     path.write_text(json.dumps({"files": json.loads(path.read_text())["files"]}))
-    ((report,),) = said_by_imports([folder])
+    ((report,),) = messages_of_imports([folder])
     assert LOADED in " ".join(report.split()) and "needs torch:" in report
 
 
 @BUILT
 def test_a_whole_copy_warns_of_nothing(tmp_path):
-    ((report,),) = said_by_imports([whole(tmp_path)])
+    ((report,),) = messages_of_imports([intact_copy(tmp_path)])
     assert LOADED in " ".join(report.split())
 
 
@@ -295,17 +295,17 @@ def test_the_record_is_written_whole_or_not_at_all(tmp_path):
     (tmp_path / "_C_cuda.so").write_bytes(b"of an older build")
     succeeds(WRITES, input=str(path))
     before = path.read_text()
-    assert json.loads(before)["files"] == {"_C": recorded(b"content")}
+    assert json.loads(before)["files"] == {"_C": record_of(b"content")}
     (tmp_path / "_C.so").write_bytes(b"other content")
-    done = python(WRITES, input=str(path))
-    assert done.returncode != 0 and "full" in done.stderr
+    result = python(WRITES, input=str(path))
+    assert result.returncode != 0 and "full" in result.stderr
     assert path.read_text() == before
     assert sorted(p.name for p in tmp_path.iterdir()) == ["_C.so", "_C_cuda.so", "build.json"]
 
 
 def test_a_bus_error_would_be_seen(tmp_path):
-    """The way in which the tests above import would tell of a process that a signal ends."""
+    """`messages_of_imports` reports a process that a signal ends."""
     folder = tmp_path / "mpkernels"
     folder.mkdir()
     (folder / "__init__.py").write_text("import os, signal\nos.kill(os.getpid(), signal.SIGBUS)\n")
-    assert said_by_imports([tmp_path]) == [[f"ended with {-signal.SIGBUS}"]]
+    assert messages_of_imports([tmp_path]) == [[f"ended with {-signal.SIGBUS}"]]

@@ -1,4 +1,4 @@
-"""Every example runs, and shows what it says."""
+"""Every example runs and prints the result that it promises."""
 
 import os
 import subprocess
@@ -24,16 +24,16 @@ def test_example(name, tmp_path):
     path = ROOT / "examples" / name
     assert len(path.read_text().splitlines()) < 60
     environment = {**os.environ, "PYTHONPATH": str(ROOT)}
-    done = subprocess.run(
+    result = subprocess.run(
         [sys.executable, "-W", "error::RuntimeWarning", str(path)],
         cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=60,
     )  # fmt: skip
-    assert done.returncode == 0, done.stderr
-    assert SHOWN[name] in done.stdout
+    assert result.returncode == 0, result.stderr
+    assert SHOWN[name] in result.stdout
     if name == "balance.py":
         # A line ends in "outputs get 0.72 and 0.28 of the input".
         free, balanced = (
-            [float(w) for w in line.split()[4:7:2]] for line in done.stdout.split("\n")[:2]
+            [float(w) for w in line.split()[4:7:2]] for line in result.stdout.split("\n")[:2]
         )
         assert abs(balanced[0] - 0.5) < abs(free[0] - 0.5)
         assert abs(sum(free) - 1) <= 0.011  # two numbers rounded to two places

@@ -1,4 +1,4 @@
-"""A torch without one of the names that are not public: slower, never wrong, never silent."""
+"""Without one of torch's private names the package is slower, never wrong, never silent."""
 
 import re
 import subprocess
@@ -11,7 +11,7 @@ from proof.where import ROOT
 
 NAMES = re.findall(r'_named\("([\w.]+)"\)', (ROOT / "mpkernels/ops/internals.py").read_text())
 
-# Without these torch itself ends, in what is named; so no test can tell what the package would do.
+# Private name -> where torch itself fails without it, so the package cannot be tested.
 TORCH_ENDS = {
     "torch._C._get_tracing_state": "nn.Module.__call__",
     "torch._C._parse_dispatch_key": "torch.library.Library.impl",
@@ -23,10 +23,10 @@ SCRIPT = r"""
 import sys, warnings
 import torch, torch.autograd.forward_ad as fw
 
-def close(found, wanted):
-    assert len(found) == len(wanted)
-    for f, w in zip(found, wanted):
-        assert (f - w).abs().max() <= 1e-4 * w.abs().max().clamp(min=1), (f, w)
+def close(actual, expected):
+    assert len(actual) == len(expected)
+    for a, e in zip(actual, expected):
+        assert (a - e).abs().max() <= 1e-4 * e.abs().max().clamp(min=1), (a, e)
 
 def check(names):
     for name in names:
@@ -35,11 +35,11 @@ def check(names):
         for part in path:
             holder = getattr(holder, part)
         delattr(holder, last)
-    with warnings.catch_warnings(record=True) as warned:
+    with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
         import mpkernels as mpk
-    said = [str(w.message) for w in warned if "mpkernels" in str(w.message)]
-    assert len(said) == 1 and all(name in said[0] for name in names), said
+    messages = [str(w.message) for w in caught if "mpkernels" in str(w.message)]
+    assert len(messages) == 1 and all(name in messages[0] for name in names), messages
     from mpkernels import eager, functional
     x = [torch.randn(2, 3, 4, 4, requires_grad=True) for _ in range(2)]
     for router in (mpk.CrossConnect(3, 2, 2), mpk.CrossPredictConv2d(3, 2, 1, 2, 2)):
@@ -51,15 +51,16 @@ def check(names):
             with mpk.use_backend(backend):
                 close(router(x), ys)
         mpk.unfuse(router)
-        wanted = router(x)
-        firsts = torch.autograd.grad(sum(y.pow(2).sum() for y in wanted), leaves, create_graph=True)
-        close(ys, wanted)
+        expected = router(x)
+        value = sum(y.pow(2).sum() for y in expected)
+        firsts = torch.autograd.grad(value, leaves, create_graph=True)
+        close(ys, expected)
         close(grads, firsts)
         close(seconds, torch.autograd.grad(sum(g.pow(2).sum() for g in firsts), leaves))
     a, g = x[0].detach(), torch.rand(2, 1, 2)
     with torch.no_grad():
         close(functional.mix([a], g), eager.mix([a], g))
-    # Forward mode and torch.func import torch._dynamo, which ends without either of these.
+    # Forward mode and torch.func import torch._dynamo, which fails without either of these.
     needed = {"torch._C._AutoDispatchBelowAutograd", "torch._C._is_any_autocast_enabled"}
     if not needed & set(names):
         with fw.dual_level():
@@ -92,7 +93,7 @@ def check(names):
     except ValueError as error:
         assert "gates must be [B, m, n]" in str(error)
     else:
-        raise AssertionError("bad gates were taken")
+        raise AssertionError("bad gates were accepted")
 
 check(sys.argv[1].split(","))
 """
@@ -107,21 +108,21 @@ def without(names):
 @pytest.mark.slow
 def test_every_name_may_be_missing():
     assert len(NAMES) > 10
-    kept = [name for name in NAMES if name not in TORCH_ENDS]
+    removable = [name for name in NAMES if name not in TORCH_ENDS]
     with ThreadPoolExecutor(2) as pool:
-        failed = [*filter(None, pool.map(without, [*([name] for name in kept), kept]))]
+        failed = [*filter(None, pool.map(without, [*([name] for name in removable), removable]))]
     assert not failed, "\n".join(failed)
 
 
 PRIVATE = re.compile(r"torch(\.\w+)*\._[A-Za-z]|from torch[\w.]* import [^\n]*\b_[A-Za-z]")
 
 
-def test_no_other_file_takes_a_private_name():
-    found = [
+def test_no_other_file_uses_a_private_name():
+    private_names = [
         f"{path.relative_to(ROOT)}: {match[0]}"
         for room in ("mpkernels", "models")
         for path in sorted((ROOT / room).rglob("*.py"))
         if path.name != "internals.py"
         for match in PRIVATE.finditer(path.read_text())
     ]
-    assert found == []
+    assert private_names == []

@@ -7,8 +7,8 @@ from proof.where import ROOT
 
 
 def test_imports_point_down():
-    wrong = {path: violations(path, (ROOT / path).read_text()) for path in sources()}
-    assert {path: names for path, names in wrong.items() if names} == {}
+    refused = {path: violations(path, (ROOT / path).read_text()) for path in sources()}
+    assert {path: names for path, names in refused.items() if names} == {}
 
 
 @pytest.mark.parametrize(
@@ -38,11 +38,11 @@ def test_operators_reach_triton_within_functions():
 
 
 def test_no_circle():
-    """Between files, whether they import at the top or within a function, and between folders."""
+    """No circle exists between files, even by imports within functions, nor between folders."""
     edges = imports()
     assert circle(edges) == []
     rooms = between_rooms(edges)
-    # Launchers know how maps lie, which is said in ops, and ops reach them within functions.
+    # Launchers import the layout of maps from ops, and ops import launchers within functions.
     rooms["mpkernels/ops"].remove("mpkernels/triton")
     assert circle(rooms) == []
 

@@ -1,4 +1,4 @@
-"""Prose that names a file or a function of ours names one that is there."""
+"""Every file or function of the project that prose names exists."""
 
 import ast
 import builtins
@@ -24,7 +24,7 @@ COMMENT = re.compile(r"//[^\n]*")
 NAMED_FILE = re.compile(r"(?<![\w:/.-])[\w.-]*\w(?:/[\w.-]+)*\.(?:py|h|cpp|cu|cuh)\b")
 NAMED = re.compile(r"(?<!`)`([A-Za-z_]\w*(?:\.\w+)*)(?:\([^`]*\))?`(?!`)")
 WORD = re.compile(r"[A-Za-z_]\w+")
-# An option of PyTorch's, a header of CUDA's, and names that are put together as they run.
+# An option of PyTorch, a header of CUDA, and names that are composed at run time.
 ELSEWHERE = {"capturable", "include/cuda_runtime.h", "table3", "table4"}
 
 
@@ -33,7 +33,7 @@ def text_of(path):
 
 
 def split(path):
-    """The prose of a file, and its code with the strings."""
+    """The prose of a file, and its code, which includes strings."""
     source = text_of(path)
     if path in CPP:
         return "\n".join(COMMENT.findall(source)), COMMENT.sub("", source)
@@ -59,10 +59,11 @@ CODE |= {word for name in ("pyproject.toml", "Makefile") for word in WORD.findal
 
 
 def missing(prose):
-    lost = set(NAMED_FILE.findall(prose))
-    lost -= {name for name in lost if any(f"/{f.as_posix()}".endswith(f"/{name}") for f in FILES)}
+    """The names in prose that are neither a file nor a word of the code."""
+    files = set(NAMED_FILE.findall(prose))
+    files -= {name for name in files if any(f"/{f.as_posix()}".endswith(f"/{name}") for f in FILES)}
     names = {part for name in NAMED.findall(prose) for part in name.split(".")}
-    return sorted((lost | {name for name in names if len(name) > 1} - CODE) - ELSEWHERE)
+    return sorted((files | {name for name in names if len(name) > 1} - CODE) - ELSEWHERE)
 
 
 @pytest.mark.parametrize("path", SPLIT, ids=str)
@@ -72,6 +73,6 @@ def test_what_prose_names_is_there(path):
 
 
 def test_a_name_that_points_nowhere_is_found():
-    gone = "van" + "ished"  # put together, so that no source has it
+    gone = "van" + "ished"  # composed, so that no source contains it
     prose = f"see `{gone}_at_all`, `{gone}()`, csrc/cpu/{gone}.h; `mix` is in cpu/mix.cpp"
     assert missing(prose) == [f"csrc/cpu/{gone}.h", gone, f"{gone}_at_all"]

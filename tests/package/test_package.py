@@ -1,4 +1,4 @@
-"""The package as it is installed: what importing does, with parts missing or broken, and names."""
+"""The installed package: what an import does, even without some parts, and its public names."""
 
 import ast
 import importlib.metadata
@@ -17,18 +17,18 @@ def test_import_loads_neither_triton_nor_cuda():
         import mpkernels as mpk
         import torch
         heavy = {"triton", "sklearn", "matplotlib", "torchvision", "models"}
-        found = [name for name in sys.modules if name.partition(".")[0] in heavy]
-        assert not found, found
+        loaded = [name for name in sys.modules if name.partition(".")[0] in heavy]
+        assert not loaded, loaded
         assert not torch.cuda.is_initialized()
         mpk.CrossConnect(4, 1, 2)(torch.randn(2, 4, 3, 3))
-        found = [name for name in sys.modules if name.partition(".")[0] in heavy]
-        assert not found, found
+        loaded = [name for name in sys.modules if name.partition(".")[0] in heavy]
+        assert not loaded, loaded
     """)
 
 
 def test_import_warns_of_nothing():
-    done = succeeds("import warnings; warnings.simplefilter('error'); import mpkernels")
-    assert done.stderr == ""
+    result = succeeds("import warnings; warnings.simplefilter('error'); import mpkernels")
+    assert result.stderr == ""
 
 
 def test_without_triton():
@@ -47,8 +47,8 @@ else:
     raise AssertionError("a forced backend that cannot run must raise")
 print(mpk.explain(router, xs, device="cuda"))
 """
-    done = succeeds(code)
-    assert "triton cannot run: the package triton is not installed" in done.stdout
+    result = succeeds(code)
+    assert "triton cannot run: the package triton is not installed" in result.stdout
 
 
 @pytest.mark.skipif(
@@ -65,7 +65,7 @@ def test_forced_triton_says_what_it_needs():
 
 
 def test_the_extension_was_built():
-    """Where the tests run, a compiler is there: falling back would be a failed build."""
+    """The tests run where there is a compiler, so a missing library means a failed build."""
     assert native.why_no_cpu is None
 
 
@@ -123,15 +123,15 @@ def test_build_module_is_as_its_stub_says():
     functions = {node.name for node in tree.body if isinstance(node, ast.FunctionDef)}
     assert functions == {name for name in vars(_build) if not name.startswith("_")}
     (info_type,) = (node for node in tree.body if isinstance(node, ast.ClassDef))
-    wanted = {field.target.id: ast.unparse(field.annotation) for field in info_type.body}
-    found = _build.info()
+    expected = {field.target.id: ast.unparse(field.annotation) for field in info_type.body}
+    info = _build.info()
 
     def name_of(value):
         return "list[str]" if isinstance(value, list) else type(value).__name__
 
-    assert {key: name_of(value) for key, value in found.items()} == wanted
+    assert {key: name_of(value) for key, value in info.items()} == expected
     if native.why_no_cpu is None:
-        assert torch.ops.mpkernels.instruction_set("best") == found["instruction_set"]
+        assert torch.ops.mpkernels.instruction_set("best") == info["instruction_set"]
 
 
 DECISION = """
@@ -142,17 +142,17 @@ print(runpy.run_path("setup.py")["why_no_cuda"]())
 """
 
 
-def toolkit(folder, says):
-    """A folder that looks like a CUDA toolkit whose nvcc says so."""
+def toolkit(folder, script):
+    """A folder that looks like a CUDA toolkit, with `script` as its nvcc."""
     for name in ("bin/nvcc", "include/cuda_runtime.h"):
         (folder / name).parent.mkdir(parents=True)
-        (folder / name).write_text(f"#!/bin/sh\n{says}\n")
+        (folder / name).write_text(f"#!/bin/sh\n{script}\n")
         (folder / name).chmod(0o755)
     return folder
 
 
 def test_a_toolkit_that_does_not_fit_torch_is_not_used(tmp_path):
-    """torch refuses another major version, and would take the CPU kernels down with it."""
+    """torch refuses another major version, which would fail the build of the CPU kernels too."""
     if torch.version.cuda is None:
         pytest.skip("this torch takes no toolkit")
     fits = f"echo 'Cuda compilation tools, release {torch.version.cuda}, V{torch.version.cuda}.9'"
@@ -161,9 +161,9 @@ def test_a_toolkit_that_does_not_fit_torch_is_not_used(tmp_path):
         "echo 'Cuda compilation tools, release 8.4, V8.4.131'": "nvcc 8.4 does not fit CUDA 1",
         "exit 3": "nvcc does not tell its version",
     }
-    for at, (says, wanted) in enumerate(cases.items()):
-        home = toolkit(tmp_path / str(at), says)
-        done = succeeds(DECISION, path=PACKAGE.parent, CUDA_HOME=str(home))
-        assert wanted in done.stdout, (says, done.stdout)
-    done = succeeds(DECISION, path=PACKAGE.parent, CUDA_HOME=str(tmp_path / "none"))
-    assert "no folder with bin/nvcc" in done.stdout
+    for index, (script, message) in enumerate(cases.items()):
+        home = toolkit(tmp_path / str(index), script)
+        result = succeeds(DECISION, path=PACKAGE.parent, CUDA_HOME=str(home))
+        assert message in result.stdout, (script, result.stdout)
+    result = succeeds(DECISION, path=PACKAGE.parent, CUDA_HOME=str(tmp_path / "none"))
+    assert "no folder with bin/nvcc" in result.stdout

@@ -1,4 +1,4 @@
-"""The README: its code runs, its equivalent is one, and its names exist."""
+"""The README: its code runs, its two code blocks agree, and what it names exists."""
 
 import re
 
@@ -34,7 +34,7 @@ def test_every_public_name_is_mentioned():
 
 
 def test_commands_exist():
-    """Targets of make, and modules that `python -m` names."""
+    """Targets of make and modules after `python -m` exist."""
     makefile = (ROOT / "Makefile").read_text()
     targets = set(re.findall(r"^make ([a-z-]+)", README, re.MULTILINE))
     assert targets
@@ -58,7 +58,7 @@ def test_readme_stays_short():
 
 
 def test_figures_are_those_of_the_committed_measurement():
-    """No figure is typed by hand: `python -m benchmarks.report` put them there."""
+    """`python -m benchmarks.report` wrote every figure; none is typed by hand."""
     results = report.load()
     between = README.partition(report.BEGIN)[2].partition(report.END)[0]
     assert between.strip() == report.readme_block(results).strip()

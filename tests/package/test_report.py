@@ -1,4 +1,4 @@
-"""`python -m mpkernels`: the report, and how its self-test ends."""
+"""`python -m mpkernels`: the report, and the outcome of its self-test."""
 
 import subprocess
 import sys
@@ -22,18 +22,18 @@ def entries():
 
 
 def test_report_names_what_is_there():
-    found = {key: value.strip() for key, value in entries().items()}
-    assert found["mpkernels"] == mpk.__version__
-    assert found["torch"].split()[0] == torch.__version__
-    assert found["eager on cpu"] == "works"
-    assert found["library _C (CPU)"] == (native.why_no_cpu or "loaded")
+    values = {key: value.strip() for key, value in entries().items()}
+    assert values["mpkernels"] == mpk.__version__
+    assert values["torch"].split()[0] == torch.__version__
+    assert values["eager on cpu"] == "works"
+    assert values["library _C (CPU)"] == (native.why_no_cpu or "loaded")
     if native.why_no_cpu is None:
-        assert found["native on cpu"] == "works"
-        supported = found["CPU instructions supported"].split(", ")
-        assert found["CPU instructions used"] == supported[-1]
-        assert set(supported) <= set(found["CPU instructions compiled"].split(", "))
+        assert values["native on cpu"] == "works"
+        supported = values["CPU instructions supported"].split(", ")
+        assert values["CPU instructions used"] == supported[-1]
+        assert set(supported) <= set(values["CPU instructions compiled"].split(", "))
     if not torch.cuda.is_available():
-        assert found["triton on cuda"].startswith("no: ")
+        assert values["triton on cuda"].startswith("no: ")
 
 
 def test_report_is_aligned():
@@ -50,20 +50,20 @@ def test_report_without_anything_built(monkeypatch):
     monkeypatch.setattr(report, "_build_info", no_info)
     monkeypatch.setattr(native, "build_record", dict)
     monkeypatch.setattr(native, "why_no_cpu", "_C.so is not there")
-    found = entries()
-    assert "no build.json" in found["built"]
-    assert found["native on cpu"].strip() == "no: _C.so is not there"
+    values = entries()
+    assert "no build.json" in values["built"]
+    assert values["native on cpu"].strip() == "no: _C.so is not there"
 
 
 @OUTSIDE_INTERPRETER
 def test_command_passes_here():
-    done = subprocess.run(
+    result = subprocess.run(
         [sys.executable, "-W", "error::RuntimeWarning", "-m", "mpkernels"],
         capture_output=True, text=True, timeout=300,
     )  # fmt: skip
-    assert done.returncode == 0, done.stdout + done.stderr
-    assert done.stderr == ""
-    passed = [line for line in done.stdout.splitlines() if line.startswith("self-test passed: ")]
+    assert result.returncode == 0, result.stdout + result.stderr
+    assert result.stderr == ""
+    passed = [line for line in result.stdout.splitlines() if line.startswith("self-test passed: ")]
     for name, reason in (("native on cpu", native.why_no_cpu), ("eager on cpu", None)):
         assert len([line for line in passed if name in line]) == (0 if reason else 5)
     interpreted = 5 if backend.why_no_interpreter() is None else 0
@@ -114,11 +114,11 @@ def test_report_of_a_failed_build(monkeypatch):
     monkeypatch.setattr(report, "_build_info", lambda: ({}, reason))
     monkeypatch.setattr(native, "build_record", lambda: record)
     monkeypatch.setattr(native, "why_no_cpu", reason)
-    found = {key: value.strip() for key, value in entries().items()}
-    assert found["built against torch"] == "2.11.0"
-    assert found["CPU instructions compiled"] == found["CPU instructions used"] == "none"
-    assert found["compiler"] == f"unknown: no _build module ({reason})"
-    assert found["module _build"] == found["library _C (CPU)"] == reason
+    values = {key: value.strip() for key, value in entries().items()}
+    assert values["built against torch"] == "2.11.0"
+    assert values["CPU instructions compiled"] == values["CPU instructions used"] == "none"
+    assert values["compiler"] == f"unknown: no _build module ({reason})"
+    assert values["module _build"] == values["library _C (CPU)"] == reason
 
 
 def test_self_test_of_a_backend_that_cannot_run_fails(monkeypatch, capsys):

@@ -1,4 +1,4 @@
-"""The self-test finds planted faults, in every operator, layout and dtype, and hides none."""
+"""The self-test finds planted faults in every operator, layout and dtype."""
 
 import pytest
 import torch
@@ -14,7 +14,7 @@ def tensors_of(value):
 
 
 def changed(value, change):
-    """The value, of nested lists, with its last tensor changed."""
+    """A tensor or nested list with its last tensor changed."""
     if isinstance(value, torch.Tensor):
         return change(value)
     return type(value)((*value[:-1], changed(value[-1], change)))
@@ -25,12 +25,12 @@ def factor(y):
 
 
 def nan_in_one_element(y):
-    at = torch.arange(y.numel()).reshape(y.shape) == y.numel() // 2
-    return torch.where(at, float("nan"), y)
+    middle = torch.arange(y.numel()).reshape(y.shape) == y.numel() // 2
+    return torch.where(middle, float("nan"), y)
 
 
 def other_gradient(y):
-    """The same values; gradients are off by a thousandth, of bfloat16 by a 64th."""
+    """The same values with gradients off by a thousandth, or by a 64th in bfloat16."""
     share = 2**-6 if y.dtype == torch.bfloat16 else 1e-3
     return y + share * (y - y.detach())
 
@@ -68,7 +68,7 @@ FAULTS = {
 
 
 def plant(operator, fault, monkeypatch, only=None):
-    """Makes the operator faulty, for maps of which only(x) holds."""
+    """Makes the operator faulty, if `only` is given for maps x where only(x) holds."""
     function = getattr(eager, operator)
 
     def faulty(*, xs=None, us=None, **rest):
@@ -148,7 +148,7 @@ def test_a_subtle_fault_is_found_in_every_problem(operator, broken, monkeypatch)
 
 @pytest.mark.parametrize("name", backend._EAGER)
 def test_a_broken_kernel_fails_the_command(name, monkeypatch, capsys):
-    """Forward or backward, in the table of kernels."""
+    """A broken kernel, forward or backward, replaces one in the table of kernels."""
     kernel = backend._EAGER[name]
 
     def broken(*arguments):
@@ -165,7 +165,7 @@ def test_a_broken_kernel_fails_the_command(name, monkeypatch, capsys):
 
 
 def test_an_operator_without_backward_is_checked_forward(monkeypatch, capsys):
-    """As CUDA C++ has mix."""
+    """An operator such as the CUDA C++ mix has no backward."""
 
     def refused(name, *_):
         return None if name == "mix" else "there is none"
