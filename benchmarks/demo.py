@@ -22,6 +22,7 @@ from benchmarks import machine
 from benchmarks.measure import CudaClock, Step, WallClock, contest
 from benchmarks.training import build, router_step, training_step
 from models import data
+from models.cli import add_folder
 from models.data import Images, normalise
 from models.environment import environment
 from models.training.files import write_whole
@@ -106,9 +107,7 @@ def compare(runs: dict[str, list[dict[str, float]]], count: int) -> dict[str, An
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.demo", description=__doc__)
     parser.add_argument("--data", default="digits", choices=list(data.SETS))
-    parser.add_argument(
-        "--data-dir", type=Path, help="where the images are, if not in the usual place"
-    )
+    add_folder(parser)
     parser.add_argument("--epochs", type=int, default=4, help="per training, default %(default)s")
     parser.add_argument("--limit", type=int, help="use only this many training images, at least 2")
     parser.add_argument("--rounds", type=int, default=9, help="of timing, default %(default)s")

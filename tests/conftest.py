@@ -25,7 +25,7 @@ def pytest_configure(config):
 
 def pytest_collection_modifyitems(items):
     """Each file that is interpreted takes a minute or two: processes side by side share them."""
-    long = [item for item in items if item.originalname == "test_in_the_interpreter"]
+    long = [item for item in items if "test_in_the_interpreter[" in item.nodeid]
     rest = [item for item in items if item not in long]
     items[:] = [*long[::2], *rest, *long[1::2]]
 

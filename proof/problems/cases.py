@@ -130,8 +130,7 @@ def for_the_interpreter(cases: list[Case]) -> list[Case]:
         and not (case.channels > 64 and case.dtype in (F64, F16))
     ]
     # A kernel still takes 35 channels in several chunks.
-    return [replace(case, channels=min(case.channels, 35) if case.batch == 2 else case.channels)
-            for case in affordable]  # fmt: skip
+    return [replace(case, channels=35) if case.channels > 64 else case for case in affordable]
 
 
 def _strided(case: Case, i: int) -> Tensor:

@@ -11,7 +11,7 @@ from proof.where import INTERPRETED, ROOT
 if INTERPRETED:
     pytest.skip("runs in the other process", allow_module_level=True)
 
-from benchmarks.gpu import kernels, rows
+from benchmarks.gpu import rows, tables
 
 pytest.importorskip("triton")
 
@@ -43,7 +43,7 @@ def test_launches_networks_and_host_time_run_to_their_last_line(tmp_path):
     steps = ("launches", "host", "networks", "compiled_networks")
     status, output, report_rows = rehearse(tmp_path, "--only", *steps, "--seconds", "1500")
     assert status == 0, output
-    assert kernels.never_launched(report_rows) == []
+    assert tables.never_launched(report_rows) == []
 
 
 @pytest.mark.slow

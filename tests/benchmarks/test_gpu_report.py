@@ -1,6 +1,7 @@
 """The GPU report without a GPU: its rows, its processes and their failures, and its page."""
 
 import json
+import subprocess
 import sys
 import time
 
@@ -18,6 +19,7 @@ from benchmarks.gpu import __main__ as command
 from benchmarks.gpu import page, plan, rows, tables
 from benchmarks.gpu.plan import Step
 from benchmarks.gpu.steps import correctness
+from benchmarks.gpu.steps.device_tests import FILES
 from benchmarks.gpu.steps.drawn import Case
 from benchmarks.gpu.workers import Pool
 
@@ -267,3 +269,14 @@ def test_the_report_needs_neither_what_training_needs_nor_what_tests_need():
         path=ROOT,
     )
     assert done.returncode == 0, done.stderr
+
+
+def test_device_tests_run_the_kernels_of_the_device():
+    """Tests of CUDA tensors force Triton, not the backends of CPU tensors."""
+    command = [sys.executable, "-m", "pytest", "--collect-only", "-q", "--device", "cuda"]
+    listed = subprocess.run(
+        [*command, "-p", "no:cacheprovider", f"tests/{FILES[-2]}"],
+        cwd=ROOT, capture_output=True, text=True,
+    ).stdout  # fmt: skip
+    names = [line for line in listed.splitlines() if "::test_gate[" in line]
+    assert names and all("::test_gate[triton-" in name for name in names)

@@ -14,7 +14,7 @@ if not INTERPRETED:
 import triton
 import triton.language as tl
 
-from benchmarks.gpu import kernels
+from benchmarks.gpu import tables
 from benchmarks.gpu.steps import launches
 from mpkernels.triton.combine import combine_backward
 from mpkernels.triton.gate import gate, gate_backward
@@ -150,9 +150,9 @@ def test_the_gpu_report_launches_every_kernel():
     names = [name for name in launches.cases() if name.endswith("fp32") and "CUDA" not in name]
     rows = [launches.run(name, "cpu") for name in names]
     assert all(row["right"] for row in rows)
-    assert kernels.never_launched(rows) == []
+    assert tables.never_launched(rows) == []
     without = [row for row in rows if "_grad_gates_kernel" not in row["kernels"]]
-    assert kernels.never_launched(without) == ["_grad_gates_kernel", "_mix_kernel"]
+    assert tables.never_launched(without) == ["_grad_gates_kernel", "_mix_kernel"]
 
 
 @triton.jit
