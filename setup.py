@@ -42,6 +42,7 @@ if CUDA_TOOLKIT is not None:
     os.environ["CUDA_HOME"] = str(CUDA_TOOLKIT)  # torch reads it when cpp_extension is imported
 ROOT = Path(__file__).resolve().parent
 CSRC = str(ROOT / "csrc")
+SCHEMAS = ROOT / "mpkernels/ops/schemas.def"
 STRIP = ["-Wl,-s"] if sys.platform == "linux" else []
 os.environ.setdefault("TORCH_CUDA_ARCH_LIST", "8.0;9.0;10.0+PTX")
 
@@ -70,7 +71,7 @@ NO_PATHS = [f"-ffile-prefix-map={folder}/=" for folder in sorted(FOLDERS)]
 GLUE_FLAGS = ["-O2", "-std=c++20", "-fvisibility=hidden", "-Wall", "-Wno-attributes"]
 
 # Name of the namespace that holds the kernels -> flags they are compiled with. The first entry
-# runs everywhere; csrc/cpu/select.cpp chooses the last one that this processor supports.
+# runs everywhere; csrc/cpu/processor.cpp chooses the last one that this processor supports.
 if platform.machine().lower() in ("x86_64", "amd64"):
     INSTRUCTION_SETS = {
         "x86_64": [],
@@ -81,9 +82,9 @@ else:
     INSTRUCTION_SETS = {"portable": []}
 
 GLUE_SOURCES = (
-    "select",
-    "caches",
-    "register",
+    "processor",
+    "library",
+    "register_cross_connect",
     "register_mix",
     "register_combine",
     "register_cross_predict",
@@ -100,7 +101,7 @@ KERNEL_SOURCES = [
     "csrc/cpu/kernels.cpp",
 ]
 
-CUDA_SOURCES = ("mix", "register", "cross_connect", "cross_connect_backward")
+CUDA_SOURCES = ("register", "cross_connect", "cross_connect_backward")
 
 
 @functools.cache
@@ -130,7 +131,7 @@ def extensions() -> list[Extension]:
     cpu = Extension(
         "mpkernels._C",
         [f"csrc/cpu/{name}.cpp" for name in GLUE_SOURCES],
-        depends=[str(path) for path in Path("csrc").rglob("*.h")],
+        depends=[*map(str, Path("csrc").rglob("*.h")), str(SCHEMAS)],
         include_dirs=[CSRC, *include_paths()],
         library_dirs=library_paths(),
         libraries=["torch_cpu"],
@@ -223,6 +224,7 @@ class Build(BuildExtension):
             "platform": f"{platform.system()} {platform.machine()}",
             "instruction_sets": list(INSTRUCTION_SETS),
             "cuda_architectures": "" if "_C_cuda" in self.failures else cuda_architectures(),
+            "schemas": hashlib.sha256(SCHEMAS.read_bytes()).hexdigest(),
             "missing": {name: self.failures[name] for name in names if name in self.failures},
             "files": {
                 name: described(path.with_name(f"{name}.so"))

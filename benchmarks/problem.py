@@ -9,6 +9,8 @@ from benchmarks import baselines
 from benchmarks.cases import DTYPES, Case
 from benchmarks.measure import Step
 from benchmarks.workload import Workload, map_like
+from mpkernels.eager.functional import SOFTMAX
+from mpkernels.ops.flags import mask_of
 
 HIDDEN = 16
 
@@ -48,7 +50,7 @@ class Problem(Workload):
 
         def step() -> object:
             with torch.no_grad():
-                return torch.ops.mpkernels.cross_connect(self.plain, *self.fixed)
+                return torch.ops.mpkernels.cross_connect(self.plain, self.fixed, SOFTMAX)
 
         return step
 
@@ -57,14 +59,13 @@ class Problem(Workload):
 
         def step() -> object:
             with torch.no_grad():
-                result = torch.ops.mpkernels.cross_connect(self.plain, *self.fixed)
-                return result, self._backward(result[1], result[2])
+                results = torch.ops.mpkernels.cross_connect(self.plain, self.fixed, SOFTMAX)
+                return results, self._backward(results[-2:])
 
         return step
 
-    def _backward(self, gates: Tensor, pooled: Tensor) -> object:
-        w1, b1, w2, b2 = self.fixed
-        every = [True] * (len(self.plain) + len(self.fixed))
+    def _backward(self, kept: list[Tensor]) -> object:
+        every = mask_of((True,) * (len(self.plain) + len(self.fixed)))
         return torch.ops.mpkernels.cross_connect_backward(
-            self.grads, None, self.plain, gates, pooled, w1, b1, w2, b2, every
+            [*self.grads, None], kept, self.plain, self.fixed, SOFTMAX, every
         )

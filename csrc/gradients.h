@@ -1,30 +1,47 @@
 // What callers of backward kernels allocate: maps of a cross_connect, gradients of parameters.
 #pragma once
 
-#include <initializer_list>
 #include <vector>
 
 #include "tensors.h"
 
 namespace mpk {
 
+// Which gradients are wanted. Bit q is the flag of tensor q of the arguments; those beyond 62 share
+// the last bit (mpkernels/ops/flags.py).
+class Wanted {
+ public:
+  explicit Wanted(int64_t bits) : bits_(bits) {}
+  bool operator[](int64_t q) const { return bits_ >> (q < 62 ? q : 62) & 1; }
+
+ private:
+  int64_t bits_;
+};
+
+// Null for a None.
+inline std::vector<const Tensor*> pointers_to(const std::vector<OptionalTensor>& tensors) {
+  std::vector<const Tensor*> pointers;
+  pointers.reserve(tensors.size());
+  for (const OptionalTensor& t : tensors) pointers.push_back(t ? &*t : nullptr);
+  return pointers;
+}
+
 // The maps of cross_connect's backward. Outputs without a gradient are left out.
 struct BackwardMaps {
   Maps inputs, grad_outputs, grad_inputs;
   std::vector<int64_t> output_of;  // of each gradient, which output it is
 
-  BackwardMaps(const std::vector<OptionalTensor>& grad_ys, const std::vector<Tensor>& xs,
-               const std::vector<bool>& wanted, const Geometry& geometry)
-      : inputs(int64_t(xs.size())),
-        grad_outputs(int64_t(grad_ys.size())),
-        grad_inputs(int64_t(xs.size())) {
-    output_of.reserve(grad_ys.size());
-    for (size_t j = 0; j < grad_ys.size(); j++) {
-      if (!grad_ys[j]) continue;
-      grad_outputs.read(*grad_ys[j], geometry);
-      output_of.push_back(int64_t(j));
+  // The first n of `grads` are those of the outputs.
+  BackwardMaps(const std::vector<OptionalTensor>& grads, int64_t n, const std::vector<Tensor>& xs,
+               const Wanted& wanted, const Geometry& geometry)
+      : inputs(int64_t(xs.size())), grad_outputs(n), grad_inputs(int64_t(xs.size())) {
+    output_of.reserve(n);
+    for (int64_t j = 0; j < n; j++) {
+      if (!grads[j]) continue;
+      grad_outputs.read(*grads[j], geometry);
+      output_of.push_back(j);
     }
-    for (size_t i = 0; i < xs.size(); i++) {
+    for (int64_t i = 0; i < int64_t(xs.size()); i++) {
       inputs.read(xs[i], geometry);
       if (wanted[i])
         grad_inputs.write(xs[i], geometry);
@@ -38,20 +55,15 @@ struct BackwardMaps {
 // in the accumulate dtype.
 class ParameterGradients {
  public:
-  // The last flags of `wanted` are the parameters'.
-  ParameterGradients(std::initializer_list<const Tensor*> parameters,
-                     const std::vector<bool>& wanted, Dtype type)
+  // The parameters, null for a None, are the arguments from `first` on.
+  ParameterGradients(const std::vector<const Tensor*>& parameters, const Wanted& wanted,
+                     int64_t first, Dtype type)
       : type_(type), grads_(parameters.size()), dtypes_(parameters.size()) {
-    STD_TORCH_CHECK(wanted.size() >= parameters.size(),
-                    "wanted must hold a flag for each parameter");
-    size_t q = 0, flag = wanted.size() - parameters.size();
-    for (const Tensor* like : parameters) {
-      if (wanted[flag++]) {
-        STD_TORCH_CHECK(like, "a gradient of None must not be wanted");
-        grads_[q] = empty(*like, like->sizes(), like->dim(), type);
-        dtypes_[q] = like->dtype();
-      }
-      q++;
+    for (size_t q = 0; q < parameters.size(); q++) {
+      const Tensor* like = parameters[q];
+      if (!like || !wanted[first + int64_t(q)]) continue;
+      grads_[q] = empty(*like, like->sizes(), like->dim(), type);
+      dtypes_[q] = like->dtype();
     }
   }
 
@@ -63,10 +75,9 @@ class ParameterGradients {
   // Of parameter q, null where its gradient is not wanted.
   void* data(size_t q) const { return grads_[q] ? grads_[q]->data_ptr() : nullptr; }
 
-  // In the order and the dtypes of the parameters.
-  std::vector<Tensor> finish() {
-    std::vector<Tensor> grads;
-    grads.reserve(grads_.size());
+  // Appends them, in the order and the dtypes of the parameters.
+  std::vector<Tensor> finish(std::vector<Tensor> grads) {
+    grads.reserve(grads.size() + grads_.size());
     for (size_t q = 0; q < grads_.size(); q++)
       if (grads_[q])
         grads.push_back(dtypes_[q] == type_ ? std::move(*grads_[q])

@@ -57,8 +57,13 @@ inline int64_t combine_sum_parts(const Geometry& geometry) {
   return geometry.channels_last ? combine_parts(geometry) : 1;
 }
 
+// Kinds of gates, as operators number them (mpkernels/eager/functional.py).
+enum class GateKind : int64_t { softmax };
+constexpr int64_t gate_kinds = 1;
+
 // The gates' parameters, contiguous, in the accumulate dtype (double for f64 maps, else float).
 struct GateParameters {
+  GateKind kind;
   int64_t inputs;
   int64_t outputs;
   int64_t hidden;

@@ -128,7 +128,7 @@ class Maps {
 
   // Adds a new dense map in the format of x, with the channels of the geometry.
   void write(const Tensor& x, const Geometry& geometry) {
-    if (tensors_.empty()) tensors_.reserve(maps_.capacity());
+    if (tensors_.empty()) tensors_.reserve(maps_.capacity() + 2);  // what operators return beside
     Tensor y = empty_map(x, is_channels_last(x), geometry.channels);
     std::optional<Map> map = map_in_place(y, geometry);
     if (!map) {  // x has another format than the first path: write that one, copy at the end

@@ -4,6 +4,7 @@ Run: python examples/swap.py
 """
 
 import copy
+import logging
 
 import torch
 from torch import Tensor, nn
@@ -34,6 +35,7 @@ class TwoPaths(nn.Module):
 
 def main() -> None:
     """Compares the plain and the fused model, and explains what runs."""
+    logging.basicConfig(level=logging.INFO, format="%(message)s")  # `fuse` logs what it swaps
     torch.manual_seed(0)
     plain = TwoPaths()
     fused = mpk.fuse(copy.deepcopy(plain))
@@ -42,9 +44,8 @@ def main() -> None:
     print(f"largest difference of the logits: {difference:.1e}")
     fused.load_state_dict(plain.state_dict())
     print("a state dict of the plain model loads into the fused one")
-    maps = [torch.randn(16, 32, 32, 32) for _ in range(2)]
-    print(mpk.explain(fused.exchange, maps))
-    print(mpk.explain(plain.exchange, maps))
+    print(mpk.explain(fused, images))
+    print(mpk.explain(plain, images))
 
 
 if __name__ == "__main__":

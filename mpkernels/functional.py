@@ -2,24 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from typing import Any
+from collections.abc import Sequence
 
 from torch import Tensor
 from torch.nn.functional import linear
 
-from mpkernels.eager.functional import follow_autocast
-from mpkernels.ops.autograd import Operator
-from mpkernels.ops.backend import kernel_checks
-from mpkernels.ops.check import (
-    check_combine,
-    check_cross_predict,
-    check_flag,
-    check_gate,
-    check_mix,
-    check_tensors,
-    paths_of,
-)
+from mpkernels.eager.functional import follow_autocast, kind_of
+from mpkernels.ops import backend as backend  # registers the kernels
+from mpkernels.ops.check import check_cross_predict, check_flag, check_tensors, paths_of
 from mpkernels.ops.combine import combine as _combine
 from mpkernels.ops.cross_connect import cross_connect as _cross_connect
 from mpkernels.ops.cross_predict import cross_predict as _cross_predict
@@ -28,39 +18,14 @@ from mpkernels.ops.gate import gate as _gate
 from mpkernels.ops.mix import mix as _mix
 
 
-def _call(
-    operator: Operator,
-    check: Callable[..., None],
-    xs: Tensor | Sequence[Tensor],
-    *rest: Any,
-    options: tuple[Any, ...] = (),
-    name: str = "xs",
-) -> Any:
-    """The operator with checked arguments, whose errors are always those of `check`.
-
-    `rest` are tensors or None, `options` anything else; `name` is how the function calls xs.
-    """
-    paths = list(xs) if type(xs) is list else paths_of(operator.name, xs, name)
-    tensors = (*paths, *rest)
-    if kernel_checks(tensors):
-        try:
-            return operator.direct(paths, *rest, *options)
-        except RuntimeError:
-            check_tensors(operator.name, paths, name)
-            check(operator.name, paths, *rest)
-            raise
-    check_tensors(operator.name, paths, name)
-    paths = follow_autocast(paths)
-    check(operator.name, paths, *rest)
-    return operator.route((*paths, *rest))(paths, *rest, *options)
-
-
 def cross_connect(
     xs: Tensor | Sequence[Tensor],
     w1: Tensor,
     b1: Tensor | None,
     w2: Tensor,
     b2: Tensor | None,
+    *,
+    kind: str = "softmax",
 ) -> tuple[list[Tensor], Tensor]:
     """Pools, gates and mixes m paths into n in one operator (paper Eq. 1 to 3 and 5).
 
@@ -75,6 +40,7 @@ def cross_connect(
         b1: [m, K] or None.
         w2: [m, n, K].
         b2: [m, n] or None.
+        kind: of the gates: "softmax".
 
     Returns:
         ys, n maps like xs[0]; and gates [B, m, n], differentiable too.
@@ -90,7 +56,7 @@ def cross_connect(
         >>> len(ys), tuple(ys[0].shape), tuple(gates.shape)
         (3, (8, 4, 5, 5), (8, 2, 3))
     """
-    ys, gates, _ = _call(_cross_connect, check_gate, xs, w1, b1, w2, b2)
+    *ys, gates, _ = _cross_connect(xs, (w1, b1, w2, b2), kind_of("cross_connect", kind))
     return ys, gates
 
 
@@ -100,6 +66,8 @@ def gate(
     b1: Tensor | None,
     w2: Tensor,
     b2: Tensor | None,
+    *,
+    kind: str = "softmax",
 ) -> Tensor:
     """Pools m paths and computes their gates over n outputs (paper Eq. 1 to 3).
 
@@ -116,8 +84,7 @@ def gate(
         >>> bool(torch.allclose(gates.sum(-1), torch.ones(8, 1)))
         True
     """
-    gates: Tensor = _call(_gate, check_gate, xs, w1, b1, w2, b2)[0]
-    return gates
+    return _gate(xs, (w1, b1, w2, b2), kind_of("gate", kind))[0]
 
 
 def mix(xs: Tensor | Sequence[Tensor], gates: Tensor) -> list[Tensor]:
@@ -139,8 +106,7 @@ def mix(xs: Tensor | Sequence[Tensor], gates: Tensor) -> list[Tensor]:
         >>> ys[0].sum().item()
         6.0
     """
-    ys: list[Tensor] = _call(_mix, check_mix, xs, gates)
-    return ys
+    return _mix(xs, gates)
 
 
 def combine(
@@ -183,9 +149,7 @@ def combine(
         (3, (2, 2, 4, 4), 2.0)
     """
     check_flag("combine", "relu", relu)
-    rest = (gates, bias, scale, shift)
-    ys: list[Tensor] = _call(_combine, check_combine, us, *rest, options=(relu,), name="us")
-    return ys
+    return _combine(us, gates, (bias, scale, shift), relu)
 
 
 def cross_predict(
@@ -199,6 +163,8 @@ def cross_predict(
     relu: bool = True,
     scale: Tensor | None = None,
     shift: Tensor | None = None,
+    *,
+    kind: str = "softmax",
 ) -> tuple[list[Tensor], Tensor]:
     """A whole layer of cross-predictions of vectors (paper Eq. 2 to 4).
 
@@ -215,6 +181,7 @@ def cross_predict(
         w1, b1, w2, b2: the gates' parameters, as in `cross_connect`.
         relu: whether the last step is a ReLU.
         scale, shift: [n, C'] or None, as in `combine`.
+        kind: of the gates, as in `cross_connect`.
 
     Returns:
         ys, n vectors [B, C']; and gates [B, m, n], differentiable too.
@@ -231,14 +198,15 @@ def cross_predict(
         (3, (8, 5), (8, 2, 3))
     """
     check_flag("cross_predict", "relu", relu)
-    paths = paths_of("cross_predict", xs)
-    rest = (weight, bias, w1, b1, w2, b2, scale, shift)
+    paths = paths_of("cross_predict", "xs", xs)
+    number = kind_of("cross_predict", kind)
+    rest = (weight, (bias, scale, shift), (w1, b1, w2, b2), number, relu)
     if fuses(paths, weight):
-        ys, gates, _ = _call(_cross_predict, check_cross_predict, paths, *rest, options=(relu,))
+        *ys, gates, _ = _cross_predict(paths, *rest)
         return ys, gates
-    check_tensors("cross_predict", paths)
+    check_tensors("cross_predict", "xs", paths)
     paths = follow_autocast(paths)
     check_cross_predict("cross_predict", paths, *rest)
-    gates = gate(paths, w1, b1, w2, b2)
+    gates = gate(paths, w1, b1, w2, b2, kind=kind)
     us = [linear(x, w) for x, w in zip(paths, weight.unbind())]
     return combine(us, gates, bias, relu, scale, shift), gates

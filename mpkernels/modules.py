@@ -26,7 +26,7 @@ class CrossConnect(eager.CrossConnect):
 
     def _route(self, xs: list[Tensor]) -> tuple[list[Tensor], Tensor]:
         try:
-            return functional.cross_connect(xs, *_own(self, "w1", "b1", "w2", "b2"))
+            return functional.cross_connect(xs, *_own(self, "w1", "b1", "w2", "b2"), kind=self.kind)
         except (TypeError, ValueError):
             self._check_paths(xs)  # says it in the router's terms
             raise

@@ -10,8 +10,8 @@ from typing import Any
 
 import torch
 
-from mpkernels.availability import DEVICES, why_no_gpu, why_not
 from mpkernels.ops import native
+from mpkernels.ops.backend import BACKENDS, DEVICES, why_no_gpu, why_not_here
 from mpkernels.ops.record import why_unusable
 from mpkernels.version import __version__
 
@@ -106,9 +106,9 @@ def libraries() -> Iterator[tuple[str, str]]:
 
 def backends() -> Iterator[tuple[str, str]]:
     """Which backend works on which device, and why not the others."""
-    for name in ("eager", "native", "triton"):
+    for name in sorted(BACKENDS):
         for device in DEVICES:
-            reason = why_not(name, device)
+            reason = why_not_here(name, device)
             yield f"{name} on {device}", f"no: {reason}" if reason else "works"
 
 

@@ -17,16 +17,21 @@ import torch
 from torch import Tensor
 
 from mpkernels import eager, functional
-from mpkernels.availability import DEVICES, why_no_gpu, why_not
 from mpkernels.nearness import share_of_bound, slack
-from mpkernels.ops import backend, schema
+from mpkernels.ops import backend
+from mpkernels.ops.operator import OPERATORS as ALL
 from mpkernels.ops.switch import active_backend, use_backend
 
-BACKENDS = ("eager", "native", "triton")
-OPERATORS = tuple(name for name in schema.OPERATORS if not name.endswith("_backward"))
-_SIZES = {"B": 3, "m": 2, "n": 3, "K": 16, "C": 33, "R": 3 * 33}  # no multiples of vectors
-_SHAPES = {"xs": "BC", "us": "BR", "gates": "Bmn", "weight": "mRC", "bias": "mR", "scale": "nC"}
-_SHAPES |= {"shift": "nC", "w1": "mKC", "b1": "mK", "w2": "mnK", "b2": "mn"}
+BACKENDS = tuple(sorted(backend.BACKENDS))
+OPERATORS = tuple(name for name in ALL if not name.endswith("_backward"))
+_SIZES = {"B": 3, "m": 2, "n": 3, "K": 16, "C": 33, "D": 33, "R": 3 * 33}  # odd: no vectors
+_SHAPES = {"xs": "BC", "us": "BR", "gates": "Bmn", "weight": "mRC", "bias": "mR", "scale": "nD"}
+_SHAPES |= {"shift": "nD", "w1": "mKC", "b1": "mK", "w2": "mnK", "b2": "mn"}
+# Operator -> the shape of each tensor that its function takes, a letter per dimension.
+ARGUMENTS = {
+    name: {k: _SHAPES[k] for k in signature(getattr(eager, name)).parameters if k in _SHAPES}
+    for name in OPERATORS
+}
 
 
 class Problem(NamedTuple):
@@ -45,38 +50,38 @@ def problems(operator: str) -> list[Problem]:
     return [Problem(d, *of) for d in (torch.float32, torch.bfloat16) for of in layouts]
 
 
-def _flat(results: Any) -> list[Tensor]:
-    return [results] if isinstance(results, Tensor) else [t for r in results for t in _flat(r)]
+def flat(results: Any) -> list[Tensor]:
+    """All tensors in nested lists."""
+    return [results] if isinstance(results, Tensor) else [t for r in results for t in flat(r)]
 
 
-def _results(functions: Any, operator: str, of: Problem, backward: bool, **to: Any) -> list[Tensor]:
-    """Outputs, and if asked gradients, of random inputs that are first moved or cast by `to`."""
+def _results(functions: Any, operator: str, of: Problem, **to: Any) -> list[Tensor]:
+    """Outputs and gradients of random inputs that are first moved or cast by `to`."""
     generator = torch.Generator().manual_seed(0)
     layout = torch.channels_last if of.channels_last else torch.contiguous_format
 
     def normal(*sizes: int) -> Tensor:
         return torch.randn(sizes, generator=generator)
 
-    def leaf(name: str) -> Any:
-        sizes = [_SIZES[letter] for letter in _SHAPES[name]]
+    def leaf(name: str, shape: str) -> Any:
+        sizes = [_SIZES[letter] for letter in shape]
         if name not in ("xs", "us"):
-            return (normal(*sizes) / sizes[-1] ** 0.5).to(**to).requires_grad_(backward)
+            return (normal(*sizes) / sizes[-1] ** 0.5).to(**to).requires_grad_()
         maps = [normal(*sizes, *of.spatial).to(of.dtype) for _ in range(_SIZES["m"])]
-        return [x.to(memory_format=layout, **to).requires_grad_(backward) for x in maps]
+        return [x.to(memory_format=layout, **to).requires_grad_() for x in maps]
 
-    leaves = {k: leaf(k) for k in signature(getattr(eager, operator)).parameters if k != "relu"}
-    outputs = _flat(getattr(functions, operator)(**leaves))
+    leaves = {name: leaf(name, shape) for name, shape in ARGUMENTS[operator].items()}
+    outputs = flat(getattr(functions, operator)(**leaves))
     incoming = [torch.empty_like(y).copy_(normal(*y.shape).to(of.dtype)) for y in outputs]
-    grads = torch.autograd.grad(outputs, _flat(leaves.values()), incoming) if backward else ()
+    grads = torch.autograd.grad(outputs, flat(leaves.values()), incoming)
     return [t.detach().cpu() for t in (*outputs, *grads)]
 
 
-def largest_error(operator: str, problem: Problem, device: str, backward: bool = True) -> float:
+def largest_error(operator: str, problem: Problem, device: str) -> float:
     """The largest error of any result, as a share of its bound; above 1 is wrong."""
-    call = operator, problem, backward
-    results = _results(functional, *call, device=device)
-    exact = _results(eager, *call, dtype=torch.float64)
-    plain = _results(eager, *call, dtype=torch.float32)
+    results = _results(functional, operator, problem, device=device)
+    exact = _results(eager, operator, problem, dtype=torch.float64)
+    plain = _results(eager, operator, problem, dtype=torch.float32)
     # Triton's interpreter truncates to bfloat16 where a GPU rounds: a whole ulp.
     ulps = 1.0 if (active_backend(), device) == ("triton", "cpu") else 0.5
     terms = max(t.numel() for t in exact)
@@ -88,14 +93,13 @@ def _check(name: str, device: str) -> bool:
     passed = True
     with use_backend(name):
         for operator in OPERATORS:
-            if backend.why_refused(operator, name, device):
-                continue  # CUDA C++ has some operators, and of some the forward alone
-            backward = backend.why_refused(f"{operator}_backward", name, device) is None
-            worst = max(largest_error(operator, p, device, backward) for p in problems(operator))
+            if backend.why_not(operator, name, device):
+                continue  # CUDA C++ has one operator
+            worst = max(largest_error(operator, p, device) for p in problems(operator))
             passed &= worst <= 1
             verdict = "passed" if worst <= 1 else "FAILED"
-            what = operator if backward else f"{operator}, forward"
-            print(f"self-test {verdict}: {where}: {what}: largest error {worst:.3f} of its bound")
+            error = f"largest error {worst:.3f} of its bound"
+            print(f"self-test {verdict}: {where}: {operator}: {error}")
     return passed
 
 
@@ -103,8 +107,16 @@ def run(names: Iterable[str]) -> bool:
     """Whether the named backends pass on every device where they work, at least one of them."""
     verdicts: list[bool] = []
     for name in names:
-        verdicts += [_check(name, device) for device in DEVICES if why_not(name, device) is None]
-        if name == "triton" and backend.why_no_triton() is None and why_no_gpu() is not None:
+        verdicts += [
+            _check(name, device)
+            for device in backend.DEVICES
+            if backend.why_not_here(name, device) is None
+        ]
+        if (
+            name == "triton"
+            and backend.why_no_triton() is None
+            and backend.why_no_gpu() is not None
+        ):
             if reason := backend.why_no_interpreter():
                 print(f"self-test: triton: not tested: {reason}")
             elif not backend.triton_interprets():

@@ -11,8 +11,10 @@ import torch
 from torch import Tensor
 
 from mpkernels import eager
-from mpkernels.availability import why_no_kernel
+from mpkernels.eager.functional import SOFTMAX
+from mpkernels.ops.backend import why_not
 from mpkernels.ops.check import check_gate
+from mpkernels.ops.flags import mask_of
 
 Launch = Any  # a candidate of mpkernels.triton.tuned
 ROUNDS = 11  # in which every launch is timed once
@@ -45,33 +47,37 @@ def tune(router: eager.CrossConnect, xs: Tensor | Sequence[Tensor]) -> dict[str,
         ...     tune(router, [torch.randn(128, 32, 16, 16, device="cuda") for _ in range(2)])
     """
     paths = eager.modules.as_paths(xs, router)
-    w1, b1, w2, b2 = router.w1, router.b1, router.w2, router.b2
-    check_gate("tune", paths, w1, b1, w2, b2)
+    gate = router.w1, router.b1, router.w2, router.b2
+    check_gate("tune", paths, gate, SOFTMAX)
     device = paths[0].device
-    reason = why_no_kernel("triton", device.type) if device.type == "cuda" else "xs are not there"
+    reason = (
+        why_not("cross_connect", "triton", device.type)
+        if device.type == "cuda"
+        else "xs are not there"
+    )
     if reason:
         raise RuntimeError(f"tune: needs Triton and xs on a GPU, found {device}: {reason}")
-    return _measure(paths, (w1, b1, w2, b2))
+    return _measure(paths, gate)
 
 
-def _measure(xs: list[Tensor], parameters: tuple[Tensor | None, ...]) -> dict[str, float]:
+def _measure(xs: list[Tensor], gate: tuple[Tensor | None, ...]) -> dict[str, float]:
     from mpkernels.triton import cross_connect as launcher
     from mpkernels.triton import tuned
     from mpkernels.triton.launch import card_of, cross_connect_launch, on_device_of
     from mpkernels.triton.launch_arguments import geometry_like
 
     x, geometry = xs[0], geometry_like(xs[0])
-    w1, _, w2, _ = parameters
+    w1, _, w2, _ = gate
     assert w1 is not None and w2 is not None
     sizes = (len(xs), w2.shape[1], w1.shape[1], x.dtype.itemsize)
-    wanted = [True] * len(xs) + [p is not None for p in parameters]
+    wanted = mask_of((*(True for _ in xs), *(p is not None for p in gate)))
     shares: dict[str, float] = {}
     entries: dict[str, list[object] | None] = {}
     with torch.no_grad(), on_device_of(x):
-        ys, gates, pooled = launcher.cross_connect(xs, *parameters)  # type: ignore[arg-type]
-        back = (ys, None, xs, gates, pooled, *parameters, wanted)
+        *ys, gates, pooled = launcher.cross_connect(xs, gate, SOFTMAX)
+        back = ([*ys, None], [gates, pooled], xs, gate, SOFTMAX, wanted)
         for name, launched, arguments in (
-            ("forward", launcher.cross_connect, (xs, *parameters)),
+            ("forward", launcher.cross_connect, (xs, gate, SOFTMAX)),
             ("backward", launcher.cross_connect_backward, back),
         ):
             card, backward = card_of(x.device), name == "backward"

@@ -30,10 +30,12 @@ def _sum_paths(weights: Tensor, weight_errors: Tensor, maps: Tensor, terms: floa
 class GateBounds:
     """Bounds on the pooled values, hidden units and gates of all paths, [B, m, ...]."""
 
-    def __init__(self, xs: list[Tensor], parameters: list[Tensor | None], a: float) -> None:
+    def __init__(
+        self, xs: list[Tensor], parameters: list[Tensor | None], a: float, kind: str = "softmax"
+    ) -> None:
         w1, b1, w2, b2 = parameters
         assert w1 is not None and w2 is not None
-        self.a, self.w1, self.w2 = a, w1, w2
+        self.a, self.w1, self.w2, self.kind = a, w1, w2, kind
         self.positions = math.prod(xs[0].shape[2:])
         hidden, channels = w1.shape[1:]
         flat = torch.stack([x.flatten(2) if x.dim() > 2 else x.unsqueeze(2) for x in xs], 1)
@@ -71,16 +73,20 @@ class GateBounds:
         da = g.value * (d.value - mean)
         difference = d.error + mean_error + 3 * a * (d.value.abs() + mean.abs())
         da_error = g.error * (d.value - mean).abs() + (g.value + g.error) * difference
-        back = torch.einsum("mnk,bmn->bmk", self.w2, da)
-        size = torch.einsum("mnk,bmn->bmk", self.w2.abs(), da.abs())
-        error = torch.einsum("mnk,bmn->bmk", self.w2.abs(), da_error) + gamma(n + 2, a) * size
+        return self._through(Bounded(da, da_error))
+
+    def _through(self, da: Bounded) -> tuple[Bounded, Bounded, Bounded]:
+        a, n = self.a, self.w2.shape[1]
+        back = torch.einsum("mnk,bmn->bmk", self.w2, da.value)
+        size = torch.einsum("mnk,bmn->bmk", self.w2.abs(), da.value.abs())
+        error = torch.einsum("mnk,bmn->bmk", self.w2.abs(), da.error) + gamma(n + 2, a) * size
         dh = self.on * back
         dh_error = torch.maximum(self.on, self.uncertain) * error + self.uncertain * back.abs()
         dz = torch.einsum("mkc,bmk->bmc", self.w1, dh)
         size = torch.einsum("mkc,bmk->bmc", self.w1.abs(), dh.abs())
         dz_error = torch.einsum("mkc,bmk->bmc", self.w1.abs(), dh_error)
         dz_error = dz_error + gamma(self.w1.shape[1] + 2, a) * size
-        return Bounded(da, da_error), Bounded(dh, dh_error), Bounded(dz, dz_error)
+        return da, Bounded(dh, dh_error), Bounded(dz, dz_error)
 
     def parameters(self, da: Bounded, dh: Bounded) -> dict[str, Bounded]:
         """Bounds on dW1, db1, dW2 and db2, which are sums over the batch."""
@@ -214,12 +220,14 @@ class PredictBounds:
         xs: float64 vectors.
         parameters: float64 values by name; None if absent.
         a: unit roundoff of the dtype.
+        kind: of the gates.
     """
 
-    def __init__(self, layer, xs, parameters, a) -> None:
+    def __init__(self, layer, xs, parameters, a, kind) -> None:
         self.a, self.xs, flat = a, xs, parameters
         self.weight = flat["weight"]
-        self.gate = GateBounds(self.xs, [flat[name] for name in ("w1", "b1", "w2", "b2")], a)
+        gate = [flat[name] for name in ("w1", "b1", "w2", "b2")]
+        self.gate = GateBounds(self.xs, gate, a, kind)
         us = [x @ w.T for x, w in zip(self.xs, self.weight)]
         self.u_errors = [
             gamma(layer.channels + 1, a) * (x.abs() @ w.abs().T)

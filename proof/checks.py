@@ -7,6 +7,8 @@ within the statistical one.
 
 from __future__ import annotations
 
+from functools import partial
+
 import torch
 
 from mpkernels import functional
@@ -78,24 +80,24 @@ def present(parameters):
     return {name: p for name, p in parameters.items() if p is not None}
 
 
-def check_cross_connect(case):
+def check_cross_connect(case, kind="softmax"):
     xs, parameters = make_paths(case), make_parameters(case)
-    ys, gates = functional.cross_connect(xs, *parameters.values())
+    ys, gates = functional.cross_connect(xs, *parameters.values(), kind=kind)
     grad_ys, grad_gates = make_grad_ys(case, ys), torch.randn(gates.shape).to(gates)
     backward([*ys, gates], [*grad_ys, grad_gates])
-    arguments = wide(xs), wide(parameters), wide(grad_ys), exact(grad_gates)
+    arguments = wide(xs), wide(parameters), wide(grad_ys), exact(grad_gates), kind
     compare(
         case, named("y", ys) | {"gates": gates}, named("x", xs) | present(parameters),
         lambda a: expected.cross_connect(*arguments, a),
     )  # fmt: skip
 
 
-def check_gate(case):
+def check_gate(case, kind="softmax"):
     xs, parameters = make_paths(case), make_parameters(case)
-    gates = functional.gate(xs, *parameters.values())
+    gates = functional.gate(xs, *parameters.values(), kind=kind)
     grad_gates = torch.randn(gates.shape).to(gates)
     backward([gates], [grad_gates])
-    arguments = wide(xs), wide(parameters), exact(grad_gates)
+    arguments = wide(xs), wide(parameters), exact(grad_gates), kind
     compare(
         case, {"gates": gates}, named("x", xs) | present(parameters),
         lambda a: expected.gate(*arguments, a),
@@ -128,9 +130,9 @@ def check_combine(case, kind="folded_relu"):
     )  # fmt: skip
 
 
-def check_cross_predict(layer, function=functional.cross_predict):
+def check_cross_predict(layer, kind="softmax"):
     xs, parameters = layers.problem(layer)
-    ys, gates = layers.run(function, layer, xs, parameters)
+    ys, gates = layers.run(partial(functional.cross_predict, kind=kind), layer, xs, parameters)
     *grad_ys, grad_gates = grads = layers.gradients_of(layer, ys, gates)
     backward([*ys, gates], grads)
     assert all(y.is_contiguous() for y in ys)
@@ -138,7 +140,7 @@ def check_cross_predict(layer, function=functional.cross_predict):
     if layer.gradient == "gates_only":  # the products and what follows them get no gradient
         gate_leaves = {*named("x", xs), "w1", "b1", "w2", "b2"}
         leaves = {k: t for k, t in leaves.items() if k in gate_leaves or t.grad is not None}
-    arguments = wide(xs), wide(parameters), wide(grad_ys), exact(grad_gates)
+    arguments = wide(xs), wide(parameters), wide(grad_ys), exact(grad_gates), kind
     compare(
         layer, named("y", ys) | {"gates": gates}, leaves,
         lambda a: expected.cross_predict(layer, *arguments, a),

@@ -51,9 +51,11 @@ def _gate_gradients(
     return grads
 
 
-def gate(xs: list[Tensor], parameters: Parameters, grad_gates: Tensor, a: float) -> Expected:
+def gate(
+    xs: list[Tensor], parameters: Parameters, grad_gates: Tensor, kind: str, a: float
+) -> Expected:
     """Results of `gate`."""
-    bounds = GateBounds(xs, list(parameters.values()), a)
+    bounds = GateBounds(xs, list(parameters.values()), a, kind)
     d = Bounded(grad_gates, torch.zeros_like(grad_gates))
     return {"gates": bounds.g} | _gate_gradients(bounds, xs, d)
 
@@ -63,10 +65,11 @@ def cross_connect(
     parameters: Parameters,
     grad_ys: Sequence[Tensor | None],
     grad_gates: Tensor,
+    kind: str,
     a: float,
 ) -> Expected:
     """Results of `cross_connect`, whose gradients arrive through maps and through gates."""
-    bounds = GateBounds(xs, list(parameters.values()), a)
+    bounds = GateBounds(xs, list(parameters.values()), a, kind)
     maps, outer = torch.stack(xs), _stacked(grad_ys, xs[0])
     weights, errors = over_maps(bounds.g.value, xs[0].dim()), mixed_error(bounds.g, maps, a)
     results = {"gates": bounds.g}
@@ -128,10 +131,11 @@ def cross_predict(
     parameters: Parameters,
     grad_ys: Sequence[Tensor | None],
     grad_gates: Tensor | None,
+    kind: str,
     a: float,
 ) -> Expected:
     """Results of `cross_predict`, for vectors."""
-    bounds = PredictBounds(layer, xs, parameters, a)
+    bounds = PredictBounds(layer, xs, parameters, a, kind)
     y = bounds.combine.y
     results = {"gates": bounds.gate.g}
     results |= {f"y{j}": Bounded(*each) for j, each in enumerate(zip(y.value, y.error))}

@@ -7,6 +7,8 @@ from typing import NamedTuple
 
 import torch
 
+from mpkernels.eager.functional import SOFTMAX
+from mpkernels.ops.flags import mask_of
 from mpkernels.triton import combine, cross_connect, gate, gate_parameter_grads, mix
 from proof.launches import intercepted
 from proof.problems.networks import Router
@@ -57,11 +59,12 @@ def empty_predictions(router: Router, batch: int, dtype, channels_last=False):
 def combine_launches_of(router: Router, dtype, batch=128, channels_last=False, frozen=False):
     """Launches of combine, forward and backward; if frozen, only maps and gates need gradients."""
     us, parameters, grads = empty_predictions(router, batch, dtype, channels_last)
+    gates, *affine = parameters
     with recorded_launches() as forward:
-        combine.combine(us, *parameters, True)
-    wanted = [True] * (len(us) + 1) + [not frozen] * 3
+        combine.combine(us, gates, affine, True)
+    wanted = mask_of((*(True,) * (len(us) + 1), *(not frozen,) * 3))
     with recorded_launches() as backward:
-        combine.combine_backward(grads, us, *parameters, True, wanted)
+        combine.combine_backward(grads, [], us, gates, affine, True, wanted)
     return forward, backward
 
 
@@ -71,10 +74,12 @@ def launches_of(router: Router, dtype, batch=128, channels_last=False, frozen=Fa
     xs = empty_paths(router, batch, dtype, channels_last)
     parameters = [torch.empty(*s) for s in ((m, 16, channels), (m, 16), (m, n, 16), (m, n))]
     with recorded_launches() as forward:
-        ys, gates, pooled = cross_connect.cross_connect(xs, *parameters)
-    wanted = [True] * m + [not frozen] * 4
+        *ys, gates, pooled = cross_connect.cross_connect(xs, parameters, SOFTMAX)
+    wanted = mask_of((*(True,) * m, *(not frozen,) * 4))
     with recorded_launches() as backward:
-        cross_connect.cross_connect_backward(ys, gates, xs, gates, pooled, *parameters, wanted)
+        cross_connect.cross_connect_backward(
+            [*ys, gates], [gates, pooled], xs, parameters, SOFTMAX, wanted
+        )
     return forward, backward
 
 
@@ -87,24 +92,25 @@ def other_launches_of(router: Router, dtype, batch=4, channels_last=False):
     mix_gates = [torch.empty(batch, m, n), torch.empty(batch, m, n, channels)]
     predictions = empty_predictions(router, batch, dtype, channels_last)
     us, (combine_gates, _, scale, _), combine_grads = predictions
-    combine_parameters = (combine_gates, None, scale, None)
+    combine_rest = (combine_gates, (None, scale, None), False)
     with recorded_launches() as forward:
-        ys, gates, pooled = cross_connect.cross_connect(xs, *parameters)
-        gate.gate(xs, *parameters)
+        *ys, gates, pooled = cross_connect.cross_connect(xs, parameters, SOFTMAX)
+        gate.gate(xs, parameters, SOFTMAX)
         for weights in mix_gates:
             mix.mix(xs, weights)
-        combine.combine(us, *combine_parameters, False)
-    wanted = [False, *[True] * (m - 1)]
+        combine.combine(us, *combine_rest)
+    wanted, kept = (False, *(True,) * (m - 1)), [gates, pooled]
     with recorded_launches() as backward:
         cross_connect.cross_connect_backward(
-            grads, None, xs, gates, pooled, *parameters, [*wanted, True, True, True, False]
-        )
-        gate.gate_backward(gates, gates, pooled, *parameters, [True] * 4)
+            [*grads, None], kept, xs, parameters, SOFTMAX,
+            mask_of((*wanted, True, True, True, False)),
+        )  # fmt: skip
+        gate.gate_backward(gates, kept, parameters, SOFTMAX, mask_of((True,) * 4))
         for weights in mix_gates:
-            mix.mix_backward(grads, xs, weights, [*wanted, True])
+            mix.mix_backward(grads, [], xs, weights, mask_of((*wanted, True)))
         combine.combine_backward(
-            [None, *combine_grads[1:]], us, *combine_parameters, False,
-            [*wanted, True, False, True, False],
+            [None, *combine_grads[1:]], [], us, *combine_rest,
+            mask_of((*wanted, True, False, True, False)),
         )  # fmt: skip
         sizes = (n, 16, 16, channels)
         # A batch of 300 is summed in several parts.

@@ -12,27 +12,18 @@ import torch
 import mpkernels as mpk
 from mpkernels import eager, functional
 from proof.problems import calls
-from proof.problems.cases import Case
 
 NAMES = [*calls.NAMES, "cross_predict"]
+SIZES = {"B": 2, "C": 3, "m": 2, "n": 2, "K": 5, "D": 2}
 
 
 def arguments(name):
-    if name != "cross_predict":
-        return calls.arguments(name, Case("", "", batch=2, channels=3, spatial=(2, 2)))
-    shapes = [(2, 4, 3), (2, 4), (2, 5, 3), (2, 5), (2, 2, 5), (2, 2)]
-    return [torch.randn(2, 3) for _ in range(2)], [torch.randn(s).requires_grad_() for s in shapes]
-
-
-def outputs(name, functions, paths, rest):
-    if name != "cross_predict":
-        return calls.call(name, functions, paths, rest)
-    ys, gates = functions.cross_predict(paths, *rest)
-    return [*ys, gates]
+    paths, *rest = calls.random_arguments(name, SIZES, (2, 2)).values()
+    return paths, [t.requires_grad_() for t in rest]
 
 
 def value_and_gradients(name, functions, paths, rest):
-    ys = outputs(name, functions, paths, rest)
+    ys = calls.call(name, functions, paths, rest)
     return [*ys, *torch.autograd.grad(sum(y.pow(2).sum() for y in ys), calls.leaves(paths, rest))]
 
 

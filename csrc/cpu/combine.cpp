@@ -77,7 +77,7 @@ inline void combine_rows(const Coefficients<A>& of, const Paths& us, int64_t j, 
 template <class T, int M, bool CHANNELS_LAST, class A = Accumulate<T>>
 void combine_part(const Combine& c, const Coefficients<A>& of, int64_t b, Block rows,
                   bool streamed) {
-  const Paths us{of.p.us, of.p.inputs, b};
+  const Paths us{.maps = of.p.us, .count = of.p.inputs, .sample = b};
   // In the order in which U_i lies in memory: channels_last, where the outputs share its rows, a
   // few rows at a time.
   constexpr int64_t staged = Target<T, 1>::staged_columns;
@@ -86,7 +86,7 @@ void combine_part(const Combine& c, const Coefficients<A>& of, int64_t b, Block 
   for (int64_t first = rows.first; first < rows.last; first += together) {
     const int64_t last = rows.last - first < together ? rows.last : first + together;
     for (int64_t j = 0; j < of.p.outputs; j++) {
-      const Paths y{c.ys + j, 1, b};
+      const Paths y{.maps = c.ys + j, .count = 1, .sample = b};
       Target<T, 1> target(y, rows.cols, streamed);
       combine_rows<T, M, CHANNELS_LAST>(of, us, j, first, last, rows.cols, target);
     }

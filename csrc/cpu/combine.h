@@ -3,8 +3,8 @@
 
 #include <limits>
 
-#include "cpu/gather.h"
 #include "cpu/mix.h"
+#include "cpu/sample.h"
 
 namespace mpk::cpu::MPK_NAMESPACE {
 
@@ -60,7 +60,7 @@ template <class A, bool CHANNELS_LAST, int M>
 struct Biases {
   OfChannels<A, CHANNELS_LAST> of[M];
   Biases(const Coefficients<A>& from, int64_t j, int64_t r, int64_t col) {
-    for (int i = 0; i < M; i++) of[i] = {from.bias(i, j), r, col};
+    for (int i = 0; i < M; i++) of[i] = OfChannels<A, CHANNELS_LAST>(from.bias(i, j), r, col);
   }
 };
 

@@ -78,11 +78,11 @@ struct Part {
   A* products_from(int64_t j, int64_t begin) const {
     return products ? group.products + j * of.p.geometry.channels + begin : nullptr;
   }
-  Paths us() const { return {of.p.us, of.p.inputs, b}; }
-  Paths grad_us() const { return {c.grad_us, of.p.inputs, b}; }
+  Paths us() const { return {.maps = of.p.us, .count = of.p.inputs, .sample = b}; }
+  Paths grad_us() const { return {.maps = c.grad_us, .count = of.p.inputs, .sample = b}; }
   template <class T>
   const T* grad_y(int64_t j, int64_t r) const {
-    return Paths{c.grad_ys + j, 1, b}.row<const T>(0, r);
+    return Paths{.maps = c.grad_ys + j, .count = 1, .sample = b}.row<const T>(0, r);
   }
   bool used(int64_t j) const { return c.grad_ys[j].data != nullptr; }
   bool wanted(int64_t i) const { return c.grad_us[i].data != nullptr; }

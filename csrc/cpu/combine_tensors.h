@@ -21,14 +21,15 @@ inline Buffer filled(int64_t elements, Dtype type, double value) {
 // mpkernels/ops/check.py rejects; check.py then produces the message.
 class CombineParameters {
  public:
-  // `channels` are those of U_i, n C'.
-  CombineParameters(int64_t m, int64_t n, int64_t channels, const OptionalTensor& bias,
-                    const OptionalTensor& scale, const OptionalTensor& shift, Dtype type)
-      : bias_(values_of(bias, type)),
-        scale_(values_of(scale, type)),
-        shift_(values_of(shift, type)),
-        ones_(filled(scale ? 0 : channels, type, 1)),
-        zeros_(filled(bias && shift ? 0 : m * channels, type, 0)) {
+  // `affine` are a bias, a scale and a shift; `channels` are those of U_i, n C'.
+  CombineParameters(int64_t m, int64_t n, int64_t channels,
+                    const std::vector<OptionalTensor>& affine, Dtype type)
+      : bias_(values_of(checked(affine)[0], type)),
+        scale_(values_of(affine[1], type)),
+        shift_(values_of(affine[2], type)),
+        ones_(filled(scale_ ? 0 : channels, type, 1)),
+        zeros_(filled(bias_ && shift_ ? 0 : m * channels, type, 0)) {
+    const auto& [bias, scale, shift] = std::tie(affine[0], affine[1], affine[2]);
     STD_TORCH_CHECK(channels % n == 0, "predictions must be [B, n*C', *spatial]");
     STD_TORCH_CHECK(!bias || bias->has_shape({m, channels}), "bias must be [m, n*C']");
     STD_TORCH_CHECK(!scale || scale->has_shape({n, channels / n}), "scale must be [n, C']");
@@ -50,6 +51,11 @@ class CombineParameters {
   }
 
  private:
+  static const std::vector<OptionalTensor>& checked(const std::vector<OptionalTensor>& affine) {
+    STD_TORCH_CHECK(affine.size() == 3, "affine must be [bias, scale, shift]");
+    return affine;
+  }
+
   std::optional<Values> bias_, scale_, shift_;
   Buffer ones_, zeros_;
 };

@@ -2,8 +2,8 @@
 //
 // Forward moves (m + n)|X| from and to memory; the second read of a group hits the cache.
 #include "cpu/gate.h"
-#include "cpu/groups.h"
 #include "cpu/mix.h"
+#include "cpu/processor.h"
 
 namespace mpk::cpu::MPK_NAMESPACE {
 namespace {
@@ -20,7 +20,7 @@ A* pooled_of(const CrossConnect& p, int64_t b) {
 
 template <class T>
 void pool_sample(const CrossConnect& p, int64_t b) {
-  pool<T>(p.geometry, {p.xs, p.gate.inputs, b}, 0, p.geometry.channels,
+  pool<T>(p.geometry, {.maps = p.xs, .count = p.gate.inputs, .sample = b}, 0, p.geometry.channels,
           pooled_of<Accumulate<T>>(p, b));
 }
 
@@ -29,14 +29,15 @@ template <class A>
 __attribute__((noinline)) void gates_of(const CrossConnect& p, int64_t begin, int64_t end, A* h) {
   const int64_t m = p.gate.inputs, n = p.gate.outputs, channels = p.geometry.channels;
   A* g = row_of<A>(p.gates, begin, m * n);
-  const Samples<A> hidden{h, p.gate.hidden};
+  const Samples<A> hidden{.data = h, .stride = p.gate.hidden};
   for (int64_t i = 0; i < m; i++) {
     const PathGate<A> gate(p.gate, channels, i);
-    gate_hidden<A>(gate, {pooled_of<A>(p, begin) + i * channels, m * channels}, hidden,
+    const A* pooled = pooled_of<A>(p, begin) + i * channels;
+    gate_hidden<A>(gate, {.data = pooled, .stride = m * channels}, hidden, end - begin);
+    gate_logits<A>(gate, {.data = h, .stride = p.gate.hidden}, {.data = g + i * n, .stride = m * n},
                    end - begin);
-    gate_logits<A>(gate, {h, p.gate.hidden}, {g + i * n, m * n}, end - begin);
   }
-  softmax_rows(g, (end - begin) * m, n);
+  gates_of_logits(p.gate, g, end - begin);
 }
 
 // `each` is called on every sample of a group whose gates are there.
@@ -64,7 +65,8 @@ void cross_connect(const CrossConnect& p, int64_t begin, int64_t end, void* scra
       for_groups<T>(p, begin, end, h, [&](int64_t b) {
         const auto* g = row_of<Accumulate<T>>(p.gates, b, m * n);
         for_rows_again(p.geometry, m, [&](Block rows) {
-          mix_rows<T, M, N>({p.xs, m, b}, {p.ys, n, b}, rows, g, streamed);
+          mix_rows<T, M, N>({.maps = p.xs, .count = m, .sample = b},
+                            {.maps = p.ys, .count = n, .sample = b}, rows, g, streamed);
         });
       });
     });
@@ -75,7 +77,8 @@ void cross_connect(const CrossConnect& p, int64_t begin, int64_t end, void* scra
 void cross_connect_pool(const CrossConnect& p, int64_t b, int64_t begin, int64_t end) {
   visit_dtype(p.geometry.dtype, [&](auto zero) {
     using T = decltype(zero);
-    pool<T>(p.geometry, {p.xs, p.gate.inputs, b}, begin, end, pooled_of<Accumulate<T>>(p, b));
+    pool<T>(p.geometry, {.maps = p.xs, .count = p.gate.inputs, .sample = b}, begin, end,
+            pooled_of<Accumulate<T>>(p, b));
   });
 }
 
@@ -93,7 +96,8 @@ void cross_connect_mix(const CrossConnect& p, int64_t b, int64_t begin, int64_t 
     using T = decltype(zero);
     const auto* g = row_of<Accumulate<T>>(p.gates, b, m * n);
     visit_paths(m, n, [&](auto M, auto N) {
-      mix_rows<T, M, N>({p.xs, m, b}, {p.ys, n, b}, rows, g, false);
+      mix_rows<T, M, N>({.maps = p.xs, .count = m, .sample = b},
+                        {.maps = p.ys, .count = n, .sample = b}, rows, g, false);
     });
   });
 }

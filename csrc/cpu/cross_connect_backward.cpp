@@ -4,9 +4,9 @@
 #include <cstring>
 
 #include "cpu/gate.h"
-#include "cpu/groups.h"
 #include "cpu/kernels.h"
 #include "cpu/mix.h"
+#include "cpu/processor.h"
 
 namespace mpk::cpu::MPK_NAMESPACE {
 namespace {
@@ -52,7 +52,8 @@ template <class T, int M, int N, class A = Accumulate<T>>
 void dots_of_parts(const CrossConnectBackward& p, int64_t b, int64_t begin, int64_t end,
                    A* partial) {
   const int64_t m = p.gate.inputs;
-  const Paths xs{p.xs, m, b}, grad_ys{p.grad_ys, p.present, b};
+  const Paths xs{.maps = p.xs, .count = m, .sample = b};
+  const Paths grad_ys{.maps = p.grad_ys, .count = p.present, .sample = b};
   bool all = true;
   for (int64_t i = 0; i < m; i++) all &= reads(p, i);
   for (int64_t part = begin; part < end; part++, partial += m * p.present) {
@@ -62,7 +63,9 @@ void dots_of_parts(const CrossConnectBackward& p, int64_t b, int64_t begin, int6
       continue;
     }
     for (int64_t i = 0; i < m; i++)
-      if (reads(p, i)) dot_rows<T, 0, 0>({p.xs + i, 1, b}, grad_ys, rows, partial + i * p.present);
+      if (reads(p, i))
+        dot_rows<T, 0, 0>({.maps = p.xs + i, .count = 1, .sample = b}, grad_ys, rows,
+                          partial + i * p.present);
   }
 }
 
@@ -108,18 +111,24 @@ __attribute__((noinline)) void differentiate_gates(const CrossConnectBackward& p
     if (!reads(p, i) && !p.grad_pooled) continue;
     const PathGate<A> gate(p.gate, channels, i);
     const int64_t at = begin * m + i;
-    const Samples<A> h{static_cast<A*>(p.hidden) + at * hidden, m * hidden};
-    const Samples<A> grad_hidden{static_cast<A*>(p.grad_hidden) + at * hidden, m * hidden};
-    const Samples<const A> dh{grad_hidden.data, m * hidden};
-    gate_hidden<A>(gate, {static_cast<const A*>(p.pooled) + at * channels, m * channels}, h, count);
-    gate_backward<A>(gate, {g + i * n, m * n}, {scratch.d + i * n, m * n}, {h.data, m * hidden},
-                     {static_cast<A*>(p.grad_logits) + at * n, m * n}, grad_hidden, count);
+    const Samples<A> h{.data = static_cast<A*>(p.hidden) + at * hidden, .stride = m * hidden};
+    const Samples<A> grad_hidden{.data = static_cast<A*>(p.grad_hidden) + at * hidden,
+                                 .stride = m * hidden};
+    const Samples<const A> dh{.data = grad_hidden.data, .stride = m * hidden};
+    gate_hidden<A>(
+        gate, {.data = static_cast<const A*>(p.pooled) + at * channels, .stride = m * channels}, h,
+        count);
+    gate_backward<A>(
+        gate, {.data = g + i * n, .stride = m * n}, {.data = scratch.d + i * n, .stride = m * n},
+        {.data = h.data, .stride = m * hidden},
+        {.data = static_cast<A*>(p.grad_logits) + at * n, .stride = m * n}, grad_hidden, count);
     if (p.grad_pooled)
-      gate_grad_pooled<A>(gate, dh, A(1),
-                          {static_cast<A*>(p.grad_pooled) + at * channels, m * channels}, count);
+      gate_grad_pooled<A>(
+          gate, dh, A(1),
+          {.data = static_cast<A*>(p.grad_pooled) + at * channels, .stride = m * channels}, count);
     if (p.grad_xs[i].data)
       gate_grad_pooled<A>(gate, dh, A(p.geometry.positions),
-                          {scratch.grad_z + i * channels, m * channels}, count);
+                          {.data = scratch.grad_z + i * channels, .stride = m * channels}, count);
   }
 }
 
@@ -127,18 +136,18 @@ __attribute__((noinline)) void differentiate_gates(const CrossConnectBackward& p
 template <class T, int M, int N>
 void grads_of_rows(const CrossConnectBackward& p, int64_t b, Block rows,
                    const Scratch<Accumulate<T>>& scratch, int64_t at, bool streamed) {
-  const Paths grad_ys{p.grad_ys, p.present, b};
+  const Paths grad_ys{.maps = p.grad_ys, .count = p.present, .sample = b};
   if constexpr (M > 0)
     if (complete(p)) {
       const auto run =
           p.geometry.channels_last ? grad_rows<T, true, M, N> : grad_rows<T, false, M, N>;
-      return run(p.geometry, grad_ys, {p.grad_xs, M, b}, rows, scratch.gates_of(at),
-                 scratch.grad_z_of(at), streamed);
+      return run(p.geometry, grad_ys, {.maps = p.grad_xs, .count = M, .sample = b}, rows,
+                 scratch.gates_of(at), scratch.grad_z_of(at), streamed);
     }
   for (int64_t i = 0; i < p.gate.inputs; i++)
     if (p.grad_xs[i].data)
-      grad_rows_of_any<T>(p.geometry, grad_ys, {p.grad_xs + i, 1, b}, rows,
-                          scratch.gates_of(at) + i * p.present,
+      grad_rows_of_any<T>(p.geometry, grad_ys, {.maps = p.grad_xs + i, .count = 1, .sample = b},
+                          rows, scratch.gates_of(at) + i * p.present,
                           scratch.grad_z_of(at) + i * p.geometry.channels);
 }
 

@@ -7,7 +7,6 @@
 #include <algorithm>
 
 #include "cpu/dispatch.h"
-#include "cpu/exponential.h"
 #include "cpu/pairwise.h"
 
 namespace mpk::cpu::MPK_NAMESPACE {
@@ -35,7 +34,7 @@ struct Samples {
   A* data;
   int64_t stride;
   A* at(int64_t b) const { return data + b * stride; }
-  Samples from(int64_t b) const { return {at(b), stride}; }
+  Samples from(int64_t b) const { return {.data = at(b), .stride = stride}; }
 };
 
 // Calls body(Count, b) on fours of samples [0, count), then on single ones.
@@ -131,6 +130,12 @@ inline void softmax_rows(A* g, int64_t rows, int64_t outputs) {
     for (int64_t j = 0; j < outputs; j++) total += row[j];
     for (int64_t j = 0; j < outputs; j++) row[j] /= total;
   }
+}
+
+// The gates of the logits of some samples, in place.
+template <class A>
+inline void gates_of_logits(const GateParameters& gate, A* g, int64_t samples) {
+  softmax_rows(g, samples * gate.inputs, gate.outputs);
 }
 
 // dA = g (d - <g, d>);  dH = 1(h > 0) W2^T dA.

@@ -1,6 +1,7 @@
 // Gradients of the gates' parameters: sums over the batch, always in the order of the batch, so
 // that they do not depend on the number of threads.
-#include "cpu/batch_sums.h"
+#include "cpu/pairwise.h"
+#include "problem.h"
 
 namespace mpk::cpu::MPK_NAMESPACE {
 namespace {
@@ -12,7 +13,7 @@ A* offset(void* base, int64_t elements) {
 
 template <class A>
 Column<A> column(const void* data, int64_t inputs, int64_t i, int64_t size) {
-  return {static_cast<const A*>(data) + i * size, inputs * size};
+  return {.data = static_cast<const A*>(data) + i * size, .stride = inputs * size};
 }
 
 // Tasks are eights of hidden units of a path, and, first of a path, all its logits.

@@ -1,10 +1,10 @@
-// The table of kernels that each instruction set provides, and the choice among them.
+// The kernels that each instruction set provides, the scratch memory they need, and their tasks.
 #pragma once
 
 #include <bit>
 #include <cstdint>
 
-#include "cpu/groups.h"
+#include "cpu/processor.h"
 #include "problem.h"
 
 namespace mpk::cpu {
@@ -85,11 +85,5 @@ inline int64_t weight_tasks(int64_t inputs, int64_t hidden) { return inputs * ((
 
 // Eight rows of a path's weight are a task.
 inline int64_t predict_tasks(int64_t inputs, int64_t rows) { return inputs * ((rows + 7) / 8); }
-
-// The table in use: the best one for this processor, unless `choose` was called.
-const Kernels& kernels();
-
-// Uses the named instruction set (null: the best), or returns false where it cannot run here.
-bool choose(const char* name);
 
 }  // namespace mpk::cpu

@@ -3,8 +3,8 @@
 // Forward reads m|X| and writes n|X|. Backward reads dY once for dX, and dY and X once for dG.
 #include "cpu/mix.h"
 
-#include "cpu/gather.h"
-#include "cpu/groups.h"
+#include "cpu/processor.h"
+#include "cpu/sample.h"
 
 namespace mpk::cpu::MPK_NAMESPACE {
 namespace {
@@ -36,7 +36,8 @@ void dot_by_channel(const Geometry& geometry, const Paths& xs, const Paths& grad
   for (int64_t i = 0; i < xs.count; i++)
     for (int64_t j = 0; j < n; j++) {
       A* to = d + (i * n + j) * channels;
-      const Paths x{xs.maps + i, 1, xs.sample}, dy{grad_ys.maps + j, 1, grad_ys.sample};
+      const Paths x{.maps = xs.maps + i, .count = 1, .sample = xs.sample};
+      const Paths dy{.maps = grad_ys.maps + j, .count = 1, .sample = grad_ys.sample};
       if (!geometry.channels_last) {
         for (int64_t c = 0; c < channels; c++)
           dot_rows<T, 1, 1>(x, dy, {.first = c, .last = c + 1, .cols = geometry.positions}, to + c);
@@ -73,7 +74,8 @@ void mix_sample(const Geometry& geometry, const Gates& kind, const Paths& xs, co
 template <class T, int M, int N, class A = Accumulate<T>>
 void input_gradients(const MixBackward& p, int64_t b, A* gates) {
   const int64_t channels = p.geometry.channels;
-  const Paths grad_ys{p.grad_ys, p.present, b}, grad_xs{p.grad_xs, p.inputs, b};
+  const Paths grad_ys{.maps = p.grad_ys, .count = p.present, .sample = b};
+  const Paths grad_xs{.maps = p.grad_xs, .count = p.inputs, .sample = b};
   bool all = true;
   for (int64_t i = 0; i < p.inputs; i++) all &= p.grad_xs[i].data != nullptr;
   if (all) {
@@ -86,14 +88,16 @@ void input_gradients(const MixBackward& p, int64_t b, A* gates) {
     Gates one = p.gates;
     one.data = static_cast<const A*>(one.data) + i * one.input_stride;
     gather(one, b, 1, p.present, p.output_of, channels, true, gates);
-    mix_sample<T, 0, 0>(p.geometry, one, grad_ys, {p.grad_xs + i, 1, b}, gates);
+    mix_sample<T, 0, 0>(p.geometry, one, grad_ys, {.maps = p.grad_xs + i, .count = 1, .sample = b},
+                        gates);
   }
 }
 
 // dG of sample b; that of an output without a gradient is 0. `d` holds [m, present] or more.
 template <class T, int M, int N, class A = Accumulate<T>>
 void gate_gradients(const MixBackward& p, int64_t b, A* d) {
-  const Paths xs{p.xs, p.inputs, b}, grad_ys{p.grad_ys, p.present, b};
+  const Paths xs{.maps = p.xs, .count = p.inputs, .sample = b};
+  const Paths grad_ys{.maps = p.grad_ys, .count = p.present, .sample = b};
   const int64_t weights = p.gates.by_channel ? p.geometry.channels : 1;
   A* to = static_cast<A*>(p.grad_gates) + b * p.inputs * p.outputs * weights;
   const bool all = p.present == p.outputs;
@@ -118,7 +122,8 @@ void mix(const Mix& p, int64_t begin, int64_t end, void* scratch) {
     visit_paths(p.inputs, p.outputs, [&](auto m, auto n) {
       for (int64_t b = begin; b < end; b++) {
         gather(p.gates, b, p.inputs, p.outputs, nullptr, p.geometry.channels, false, gates);
-        mix_sample<T, m, n>(p.geometry, p.gates, {p.xs, p.inputs, b}, {p.ys, p.outputs, b}, gates);
+        mix_sample<T, m, n>(p.geometry, p.gates, {.maps = p.xs, .count = p.inputs, .sample = b},
+                            {.maps = p.ys, .count = p.outputs, .sample = b}, gates);
       }
     });
   });

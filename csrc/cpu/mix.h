@@ -91,7 +91,8 @@ inline __attribute__((always_inline)) void mix_lanes(Lanes lanes, const Vec<A> (
 template <class T, class A = Accumulate<T>>
 inline void mix_rows_of_any(const Paths& xs, const Paths& ys, Block rows, const A* gates) {
   if (xs.dense(rows.cols) && ys.dense(rows.cols))  // one long row
-    rows = {rows.first, rows.first + 1, (rows.last - rows.first) * rows.cols};
+    rows = {
+        .first = rows.first, .last = rows.first + 1, .cols = (rows.last - rows.first) * rows.cols};
   RowTable<const T> x(xs);
   for (int64_t r = rows.first; r < rows.last; r++)
     for_blocks(rows.cols, columns_in_cache<T>(xs.count), [&](int64_t begin, int64_t end) {
@@ -99,8 +100,9 @@ inline void mix_rows_of_any(const Paths& xs, const Paths& ys, Block rows, const 
       for_tiles(ys.count, [&](auto size, int64_t first) {
         T* to[size];
         for (int q = 0; q < size; q++) to[q] = ys.row<T>(first + q, r) + begin;
-        sum_tile(from, xs.count, WeightTable<A>{gates + first, ys.count, 1}, to, end - begin,
-                 [](auto, int, int64_t) { return Vec<A>{}; });
+        sum_tile(from, xs.count,
+                 WeightTable<A>{.data = gates + first, .of_from = ys.count, .of_to = 1}, to,
+                 end - begin, [](auto, int, int64_t) { return Vec<A>{}; });
       });
     });
 }
@@ -111,7 +113,7 @@ inline void mix_rows(const Paths& xs, const Paths& ys, Block rows, const A* gate
     const Weights<A, M * N> g(gates);
     const int64_t count = rows.last - rows.first;
     if (xs.dense(rows.cols) && ys.dense(rows.cols))  // one long row
-      rows = {rows.first, rows.first + 1, count * rows.cols};
+      rows = {.first = rows.first, .last = rows.first + 1, .cols = count * rows.cols};
     Target<T, N> target(ys, rows.cols, streamed);
     for (int64_t r = rows.first; r < rows.last; r++)
       for_blocks(rows.cols, target.block(), [&](int64_t begin, int64_t end) {
@@ -174,7 +176,8 @@ inline void dot_rows(const Paths& xs, const Paths& grad_ys, Block rows, A* d) {
     for_tiles(xs.count, [&](auto m, int64_t i) {
       for_tiles(grad_ys.count, [&](auto n, int64_t j) {
         A tile[m * n];
-        dot_rows<T, m, n>({xs.maps + i, m, xs.sample}, {grad_ys.maps + j, n, grad_ys.sample}, rows,
+        dot_rows<T, m, n>({.maps = xs.maps + i, .count = m, .sample = xs.sample},
+                          {.maps = grad_ys.maps + j, .count = n, .sample = grad_ys.sample}, rows,
                           tile);
         for (int q = 0; q < m * n; q++) d[(i + q / n) * grad_ys.count + j + q % n] = tile[q];
       });
@@ -221,7 +224,8 @@ inline void grad_rows(const Geometry& geometry, const Paths& grad_ys, const Path
       const RowPointers<N, const T> dy(grad_ys, r, begin);
       T* dx[M];
       for (int i = 0; i < M; i++) dx[i] = target.at(i, r, begin);
-      const GradRow<T, CHANNELS_LAST, M, N> grad{add, geometry.channels, r, g, dy, dx};
+      const GradRow<T, CHANNELS_LAST, M, N> grad{
+          .add = add, .channels = geometry.channels, .r = r, .g = g, .dy = dy, .dx = dx};
       for_lanes<A>(end - begin, [&](auto lanes, int64_t at) { grad(lanes, begin, at); });
       target.finish(r, begin, end - begin, r + 1 == rows.last);
     });
@@ -240,8 +244,8 @@ inline void grad_rows_of_any(const Geometry& geometry, const Paths& grad_ys, con
         T* to[size];
         for (int q = 0; q < size; q++) to[q] = grad_xs.row<T>(first + q, r) + begin;
         const A* of_paths = add + first * channels;
-        sum_tile(from, n, WeightTable<A>{gates + first * n, 1, n}, to, end - begin,
-                 [&](auto lanes, int q, int64_t at) {
+        sum_tile(from, n, WeightTable<A>{.data = gates + first * n, .of_from = 1, .of_to = n}, to,
+                 end - begin, [&](auto lanes, int q, int64_t at) {
                    const A* of_path = of_paths + q * channels;
                    return geometry.channels_last ? lanes.load(of_path + begin + at)
                                                  : Vec<A>(Vec<A>{} + of_path[r]);

@@ -7,7 +7,7 @@
 #include <memory>
 
 #include "cpu/pairwise.h"
-#include "cpu/paths.h"
+#include "cpu/sample.h"
 
 namespace mpk::cpu::MPK_NAMESPACE {
 

@@ -3,8 +3,8 @@
 // A sample is summed in the same order whether processed alone or with others.
 #include <algorithm>
 
-#include "cpu/batch_sums.h"
 #include "cpu/gate.h"
+#include "cpu/pairwise.h"
 
 namespace mpk::cpu::MPK_NAMESPACE {
 namespace {
@@ -103,8 +103,9 @@ void predict_grads(const PredictBackward& p, int64_t begin, int64_t end) {
       const A* dz = static_cast<const A*>(p.grad_pooled) + (begin * p.inputs + i) * channels;
       A* dx = static_cast<A*>(to.data) + begin * to.batch_stride;
       grads_of_samples<A>(static_cast<const A*>(p.weight) + i * p.rows * channels, p.rows, channels,
-                          {du, p.rows}, {dz, p.inputs * channels}, {dx, to.batch_stride},
-                          end - begin);
+                          {.data = du, .stride = p.rows},
+                          {.data = dz, .stride = p.inputs * channels},
+                          {.data = dx, .stride = to.batch_stride}, end - begin);
     }
   });
 }
@@ -119,8 +120,9 @@ void predict_weight_gradients(const PredictBackward& p, int64_t begin, int64_t e
       const A* du = static_cast<const A*>(p.grad_us) + i * batch * p.rows + r;
       A* to = static_cast<A*>(p.grad_weight) + (i * p.rows + r) * channels;
       A* no_bias = nullptr;
-      sum_over_batch<A>(batch, {du, p.rows}, left < 8 ? left : 8,
-                        {row_of<A>(p.xs[i], 0), p.xs[i].batch_stride}, channels, to, no_bias);
+      sum_over_batch<A>(batch, {.data = du, .stride = p.rows}, left < 8 ? left : 8,
+                        {.data = row_of<A>(p.xs[i], 0), .stride = p.xs[i].batch_stride}, channels,
+                        to, no_bias);
     }
   });
 }

@@ -13,11 +13,11 @@ struct PredictionTensors {
   Maps us;
   Predictions view;
 
-  PredictionTensors(const std::vector<Tensor>& us, const Tensor& gates, const OptionalTensor& bias,
-                    const OptionalTensor& scale, const OptionalTensor& shift, bool relu)
+  PredictionTensors(const std::vector<Tensor>& us, const Tensor& gates,
+                    const std::vector<OptionalTensor>& affine, bool relu)
       : all(checked(us, gates)),
         gates(gates, all, int64_t(us.size())),
-        parameters(int64_t(us.size()), gates.size(2), all.channels, bias, scale, shift, type()),
+        parameters(int64_t(us.size()), gates.size(2), all.channels, affine, type()),
         us(int64_t(us.size())) {
     for (const Tensor& u : us) this->us.read(u, all);
     const int64_t n = gates.size(2);
@@ -36,9 +36,9 @@ struct PredictionTensors {
   }
 };
 
-std::vector<Tensor> combine(std::vector<Tensor> us, Tensor gates, OptionalTensor bias,
-                            OptionalTensor scale, OptionalTensor shift, bool relu) {
-  const PredictionTensors tensors(us, gates, bias, scale, shift, relu);
+std::vector<Tensor> combine(std::vector<Tensor> us, Tensor gates,
+                            std::vector<OptionalTensor> affine, bool relu) {
+  const PredictionTensors tensors(us, gates, affine, relu);
   const Predictions& p = tensors.view;
   Maps outputs(p.outputs);
   for (int64_t j = 0; j < p.outputs; j++) outputs.write(us[0], p.geometry);
@@ -46,19 +46,19 @@ std::vector<Tensor> combine(std::vector<Tensor> us, Tensor gates, OptionalTensor
   return outputs.finish();
 }
 
-std::tuple<std::vector<Tensor>, std::vector<Tensor>> combine_backward(
-    std::vector<OptionalTensor> grad_ys, std::vector<Tensor> us, Tensor gates, OptionalTensor bias,
-    OptionalTensor scale, OptionalTensor shift, bool relu, std::vector<bool> wanted) {
-  const PredictionTensors tensors(us, gates, bias, scale, shift, relu);
+std::vector<Tensor> combine_backward(std::vector<OptionalTensor> grads, std::vector<Tensor>,
+                                     std::vector<Tensor> us, Tensor gates,
+                                     std::vector<OptionalTensor> affine, bool relu,
+                                     int64_t wanted_bits) {
+  const PredictionTensors tensors(us, gates, affine, relu);
   const Predictions& p = tensors.view;
-  STD_TORCH_CHECK(wanted.size() == us.size() + 4,
-                  "wanted must hold a flag for each u and parameter");
-  STD_TORCH_CHECK(int64_t(grad_ys.size()) == p.outputs, "grad_ys must hold n entries");
-  ParameterGradients grads(
-      {&gates, bias ? &*bias : nullptr, scale ? &*scale : nullptr, shift ? &*shift : nullptr},
-      wanted, tensors.type());
+  const Wanted wanted(wanted_bits);
+  STD_TORCH_CHECK(int64_t(grads.size()) == p.outputs, "grads must hold n entries");
+  std::vector<const Tensor*> parameters = pointers_to(affine);
+  parameters.insert(parameters.begin(), &gates);
+  ParameterGradients of_parameters(parameters, wanted, p.inputs, tensors.type());
   Maps grad_outputs(p.outputs), grad_us(p.inputs);
-  for (const OptionalTensor& grad : grad_ys) {
+  for (const OptionalTensor& grad : grads) {
     if (grad)
       grad_outputs.read(*grad, p.geometry);
     else
@@ -70,10 +70,11 @@ std::tuple<std::vector<Tensor>, std::vector<Tensor>> combine_backward(
     else
       grad_us.skip();
   }
-  const CombineGradients combined(p, grad_outputs.data(), grad_us.data(), grads.data(1),
-                                  grads.data(2), grads.data(3));
-  combined.run(grads.data(0), grads.data(1), grads.data(2), grads.data(3));
-  return {grad_us.finish(), grads.finish()};
+  const CombineGradients combined(p, grad_outputs.data(), grad_us.data(), of_parameters.data(1),
+                                  of_parameters.data(2), of_parameters.data(3));
+  combined.run(of_parameters.data(0), of_parameters.data(1), of_parameters.data(2),
+               of_parameters.data(3));
+  return of_parameters.finish(grad_us.finish());
 }
 
 }  // namespace

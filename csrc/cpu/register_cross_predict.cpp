@@ -2,25 +2,28 @@
 #include <cstring>
 
 #include "cpu/combine_tensors.h"
-#include "cpu/gate_tensors.h"
+#include "cpu/gate_parameters.h"
 #include "cpu/switched.h"
 
 namespace mpk::cpu {
 namespace {
 
-// Sizes of a layer of vectors. Rejects whatever mpkernels/ops/check.py rejects.
+// Sizes and gate of a layer of vectors. Rejects whatever mpkernels/ops/check.py rejects.
 struct Layer {
   Geometry input, output;
-  int64_t inputs, outputs, rows;  // rows = n C'
   Dtype type;
+  CpuGate gate;
+  int64_t inputs, outputs, rows;  // rows = n C'
 
-  Layer(const std::vector<Tensor>& xs, const Tensor& weight, const Tensor& w2)
-      : input(checked(xs, w2)),
+  Layer(const std::vector<Tensor>& xs, const Tensor& weight,
+        const std::vector<OptionalTensor>& parameters, int64_t kind)
+      : input(checked(xs)),
         output(input),
-        inputs(int64_t(xs.size())),
-        outputs(w2.size(1)),
-        rows(weight.dim() == 3 ? weight.size(1) : 0),
-        type(input.dtype) {
+        type(input.dtype),
+        gate(parameters, kind, int64_t(xs.size()), input.channels, type),
+        inputs(gate.inputs),
+        outputs(gate.outputs),
+        rows(weight.dim() == 3 ? weight.size(1) : 0) {
     STD_TORCH_CHECK(weight.has_shape({inputs, rows, input.channels}) && weight.dtype() == type,
                     "weight must be [m, n*C', C] in the dtype of xs");
     STD_TORCH_CHECK(rows % outputs == 0, "weight must be [m, n*C', C]");
@@ -48,22 +51,21 @@ struct Layer {
   }
 
  private:
-  static Geometry checked(const std::vector<Tensor>& xs, const Tensor& w2) {
+  static Geometry checked(const std::vector<Tensor>& xs) {
     check_paths(xs);
     STD_TORCH_CHECK(xs[0].dim() == 2 && xs[0].dtype() == accumulate_type(xs[0].dtype()),
                     "xs must be float32 or float64 vectors [B, C]");
-    STD_TORCH_CHECK(w2.dim() == 3 && w2.size(1) > 0, "w2 must be [m, n, K]");
     return geometry_of(xs[0]);
   }
 };
 
-std::tuple<std::vector<Tensor>, Tensor, Tensor> cross_predict(
-    std::vector<Tensor> xs, Tensor weight, OptionalTensor bias, Tensor w1, OptionalTensor b1,
-    Tensor w2, OptionalTensor b2, OptionalTensor scale, OptionalTensor shift, bool relu) {
-  const Layer layer(xs, weight, w2);
+// ys, gates, predictions [m, B, n C'].
+std::vector<Tensor> cross_predict(std::vector<Tensor> xs, Tensor weight,
+                                  std::vector<OptionalTensor> affine,
+                                  std::vector<OptionalTensor> gate, int64_t kind, bool relu) {
+  const Layer layer(xs, weight, gate, kind);
   const int64_t m = layer.inputs, n = layer.outputs, batch = layer.input.batch;
-  const GateTensors gate = gate_tensors(layer.input, m, w1, b1, w2, b2);
-  const CombineParameters parameters(m, n, layer.rows, bias, scale, shift, layer.type);
+  const CombineParameters parameters(m, n, layer.rows, affine, layer.type);
   Maps inputs(m), outputs(n);
   for (const Tensor& x : xs) inputs.read(x, layer.input);
   for (int64_t j = 0; j < n; j++) outputs.write(xs[0], layer.output);
@@ -72,7 +74,7 @@ std::tuple<std::vector<Tensor>, Tensor, Tensor> cross_predict(
   const Buffer pooled(batch * m * layer.input.channels, layer.type);
   const Values w(weight, layer.type);
   run(CrossConnect{.geometry = layer.input,
-                   .gate = gate.parameters,
+                   .gate = layer.gate.parameters(),
                    .xs = inputs.data(),
                    .ys = nullptr,
                    .gates = gates.data_ptr(),
@@ -88,7 +90,10 @@ std::tuple<std::vector<Tensor>, Tensor, Tensor> cross_predict(
   const Predictions predictions =
       parameters.predictions(layer.output, m, n, layer.gates(gates.data_ptr()), maps.data(), relu);
   run(Combine{.predictions = predictions, .ys = outputs.data()});
-  return {outputs.finish(), std::move(gates), std::move(us)};
+  std::vector<Tensor> results = outputs.finish();
+  results.push_back(std::move(gates));
+  results.push_back(std::move(us));
+  return results;
 }
 
 // xs as one matrix [B, m, C], which is what the pools of vectors are.
@@ -113,26 +118,27 @@ void add(void* grad_gates, const std::optional<Values>& own, int64_t count) {
     static_cast<A*>(grad_gates)[q] += static_cast<const A*>(own->data_ptr())[q];
 }
 
-std::tuple<std::vector<Tensor>, std::vector<Tensor>> cross_predict_backward(
-    std::vector<OptionalTensor> grad_ys, OptionalTensor grad_gates, std::vector<Tensor> xs,
-    Tensor gates, Tensor us, Tensor weight, OptionalTensor bias, Tensor w1, OptionalTensor b1,
-    Tensor w2, OptionalTensor b2, OptionalTensor scale, OptionalTensor shift, bool relu,
-    std::vector<bool> wanted) {
-  const Layer layer(xs, weight, w2);
+std::vector<Tensor> cross_predict_backward(std::vector<OptionalTensor> grads,
+                                           std::vector<Tensor> kept, std::vector<Tensor> xs,
+                                           Tensor weight, std::vector<OptionalTensor> affine,
+                                           std::vector<OptionalTensor> gate, int64_t kind,
+                                           bool relu, int64_t wanted_bits) {
+  const Layer layer(xs, weight, gate, kind);
+  const Wanted wanted(wanted_bits);
   const int64_t m = layer.inputs, n = layer.outputs, batch = layer.input.batch;
-  STD_TORCH_CHECK(wanted.size() == xs.size() + 8,
-                  "wanted must hold a flag for each x and parameter");
-  STD_TORCH_CHECK(int64_t(grad_ys.size()) == n, "grad_ys must hold n entries");
+  STD_TORCH_CHECK(int64_t(grads.size()) == n + 1, "grads must hold those of n outputs and gates");
+  STD_TORCH_CHECK(kept.size() == 2, "kept must be gates and predictions");
   STD_TORCH_CHECK(
-      gates.has_shape({batch, m, n}) && (!grad_gates || grad_gates->has_shape({batch, m, n})),
-      "gates and grad_gates must be [B, m, n]");
-  STD_TORCH_CHECK(us.has_shape({m, batch, layer.rows}), "us must be [m, B, n*C']");
-  const GateTensors gate = gate_tensors(layer.input, m, w1, b1, w2, std::nullopt);
-  const CombineParameters parameters(m, n, layer.rows, bias, scale, shift, layer.type);
-  const auto or_null = [](const OptionalTensor& t) { return t ? &*t : nullptr; };
-  ParameterGradients grads(
-      {&weight, or_null(bias), &w1, or_null(b1), &w2, or_null(b2), or_null(scale), or_null(shift)},
-      wanted, layer.type);
+      kept[0].has_shape({batch, m, n}) && (!grads[n] || grads[n]->has_shape({batch, m, n})),
+      "gates and their gradient must be [B, m, n]");
+  STD_TORCH_CHECK(kept[1].has_shape({m, batch, layer.rows}), "predictions must be [m, B, n*C']");
+  const CombineParameters parameters(m, n, layer.rows, affine, layer.type);
+  std::vector<const Tensor*> all = pointers_to(affine), of_gate = pointers_to(gate);
+  all.insert(all.begin(), &weight);
+  all.insert(all.end(), of_gate.begin(), of_gate.end());
+  ParameterGradients of_parameters(all, wanted, m, layer.type);
+  // In this order: weight, bias, scale, shift, w1, b1, w2, b2.
+  constexpr size_t bias = 1, scale = 2, shift = 3, first_of_gate = 4;
   Maps inputs(m), grad_inputs(m), grad_outputs(n);
   for (int64_t i = 0; i < m; i++) {
     inputs.read(xs[i], layer.input);
@@ -141,59 +147,46 @@ std::tuple<std::vector<Tensor>, std::vector<Tensor>> cross_predict_backward(
     else
       grad_inputs.skip();
   }
-  for (const OptionalTensor& grad : grad_ys) {
-    if (grad)
-      grad_outputs.read(*grad, layer.output);
+  for (int64_t j = 0; j < n; j++) {
+    if (grads[j])
+      grad_outputs.read(*grads[j], layer.output);
     else
       grad_outputs.skip();
   }
 
-  const Values g(gates, layer.type), u(us, layer.type), w(weight, layer.type);
-  const std::optional<Values> own = values_of(grad_gates, layer.type);
-  const Buffer dg(batch * m * n, layer.type), du(m * batch * layer.rows, layer.type);
-  const std::vector<Map> maps = layer.predictions(u.data_ptr());
-  const std::vector<Map> grad_maps = layer.predictions(du.data_ptr());
+  const Values gates(kept[0], layer.type), us(kept[1], layer.type), w(weight, layer.type);
+  const std::optional<Values> own = values_of(grads[n], layer.type);
+  const Buffer grad_gates(batch * m * n, layer.type), grad_us(m * batch * layer.rows, layer.type);
+  const std::vector<Map> maps = layer.predictions(us.data_ptr());
+  const std::vector<Map> grad_maps = layer.predictions(grad_us.data_ptr());
   const CombineGradients combined(
-      parameters.predictions(layer.output, m, n, layer.gates(g.data_ptr()), maps.data(), relu),
-      grad_outputs.data(), grad_maps.data(), grads.data(1), grads.data(6), grads.data(7));
-  combined.run(dg.data_ptr(), grads.data(1), grads.data(6), grads.data(7));
+      parameters.predictions(layer.output, m, n, layer.gates(gates.data_ptr()), maps.data(), relu),
+      grad_outputs.data(), grad_maps.data(), of_parameters.data(bias), of_parameters.data(scale),
+      of_parameters.data(shift));
+  combined.run(grad_gates.data_ptr(), of_parameters.data(bias), of_parameters.data(scale),
+               of_parameters.data(shift));
 
   if (layer.type == Dtype::f64)
-    add<double>(dg.data_ptr(), own, batch * m * n);
+    add<double>(grad_gates.data_ptr(), own, batch * m * n);
   else
-    add<float>(dg.data_ptr(), own, batch * m * n);
+    add<float>(grad_gates.data_ptr(), own, batch * m * n);
   const Buffer pooled = pooled_of(inputs, layer.input);
-  const Buffer dz(batch * m * layer.input.channels, layer.type);
-  const GateGradients of_gates(batch, gate.parameters, layer.type);
-  const std::vector<Map> none(m);
-  run(CrossConnectBackward{.geometry = layer.input,
-                           .gate = gate.parameters,
-                           .xs = none.data(),
-                           .grad_ys = nullptr,
-                           .output_of = nullptr,
-                           .present = 0,
-                           .grad_xs = none.data(),
-                           .grad_gates = dg.data_ptr(),
-                           .gates = g.data_ptr(),
-                           .pooled = pooled.data_ptr(),
-                           .grad_pooled = dz.data_ptr(),
-                           .grad_logits = of_gates.grad_logits.data_ptr(),
-                           .grad_hidden = of_gates.grad_hidden.data_ptr(),
-                           .hidden = of_gates.hidden.data_ptr(),
-                           .parameters_wanted = true},
-      2 * m);
-  of_gates.sum(layer.input, pooled.data_ptr(), w1, w2, grads, 2);
+  const Buffer grad_pooled(batch * m * layer.input.channels, layer.type);
+  const GateGradients of_samples(batch, layer.gate, layer.type);
+  of_samples.differentiate(layer.input, layer.gate, grad_gates.data_ptr(), gates.data_ptr(),
+                           pooled.data_ptr(), grad_pooled.data_ptr());
+  of_samples.sum(layer.input, layer.gate, pooled.data_ptr(), of_parameters, first_of_gate);
 
   run(PredictBackward{.geometry = layer.input,
                       .inputs = m,
                       .rows = layer.rows,
                       .xs = inputs.data(),
                       .weight = w.data_ptr(),
-                      .grad_us = du.data_ptr(),
-                      .grad_pooled = dz.data_ptr(),
+                      .grad_us = grad_us.data_ptr(),
+                      .grad_pooled = grad_pooled.data_ptr(),
                       .grad_xs = grad_inputs.data(),
-                      .grad_weight = grads.data(0)});
-  return {grad_inputs.finish(), grads.finish()};
+                      .grad_weight = of_parameters.data(0)});
+  return of_parameters.finish(grad_inputs.finish());
 }
 
 }  // namespace

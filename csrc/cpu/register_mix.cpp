@@ -1,6 +1,7 @@
 // mix for CPU tensors: checks, outputs, threads over samples.
 #include "cpu/switched.h"
 #include "cpu/tasks.h"
+#include "gradients.h"
 
 namespace mpk::cpu {
 namespace {
@@ -27,24 +28,22 @@ std::vector<Tensor> mix(std::vector<Tensor> xs, Tensor gates) {
   return outputs.finish();
 }
 
-// The wanted gradients of xs, and of the gates (one tensor, or none).
-std::tuple<std::vector<Tensor>, std::vector<Tensor>> mix_backward(
-    std::vector<OptionalTensor> grad_ys, std::vector<Tensor> xs, Tensor gates,
-    std::vector<bool> wanted) {
+// The wanted gradients of xs, and of the gates if that is wanted.
+std::vector<Tensor> mix_backward(std::vector<OptionalTensor> grads, std::vector<Tensor>,
+                                 std::vector<Tensor> xs, Tensor gates, int64_t wanted_bits) {
   check_paths(xs);
-  STD_TORCH_CHECK(wanted.size() == xs.size() + 1,
-                  "wanted must hold a flag for each x and one for the gates");
+  const Wanted wanted(wanted_bits);
   const Geometry geometry = geometry_of(xs[0]);
   const int64_t m = int64_t(xs.size());
   const GateValues values(gates, geometry, m);
   const int64_t n = gates.size(2);
-  STD_TORCH_CHECK(int64_t(grad_ys.size()) == n, "grad_ys must hold n entries");
+  STD_TORCH_CHECK(int64_t(grads.size()) == n, "grads must hold n entries");
   Maps inputs(m), grad_outputs(n), grad_inputs(m);
   std::vector<int64_t> output_of;
   output_of.reserve(n);
   for (int64_t j = 0; j < n; j++) {
-    if (!grad_ys[j]) continue;
-    grad_outputs.read(*grad_ys[j], geometry);
+    if (!grads[j]) continue;
+    grad_outputs.read(*grads[j], geometry);
     output_of.push_back(j);
   }
   for (int64_t i = 0; i < m; i++) {
@@ -57,12 +56,7 @@ std::tuple<std::vector<Tensor>, std::vector<Tensor>> mix_backward(
     else
       grad_inputs.skip();
   }
-  std::vector<Tensor> grad_gates;
-  const Dtype type = accumulate_type(geometry.dtype);
-  if (wanted[m])
-    grad_gates.push_back(values.view.by_channel
-                             ? empty(gates, {geometry.batch, m, n, geometry.channels}, type)
-                             : empty(gates, {geometry.batch, m, n}, type));
+  ParameterGradients of_gates({&gates}, wanted, m, accumulate_type(geometry.dtype));
   const MixBackward problem{
       .geometry = geometry,
       .inputs = m,
@@ -73,15 +67,13 @@ std::tuple<std::vector<Tensor>, std::vector<Tensor>> mix_backward(
       .output_of = output_of.data(),
       .present = grad_outputs.size(),
       .grad_xs = grad_inputs.data(),
-      .grad_gates = wanted[m] ? grad_gates[0].data_ptr() : nullptr,
+      .grad_gates = of_gates.data(0),
   };
   parallel_for(0, geometry.batch, grain(geometry, 2 * m + n), [&](int64_t begin, int64_t end) {
     Buffer scratch(mix_scratch(m, n, geometry.channels), Dtype::f64);
     kernels().mix_backward(problem, begin, end, scratch.data_ptr());
   });
-  for (Tensor& grad : grad_gates)
-    if (gates.dtype() != type) grad = contiguous_copy(grad, gates.dtype());
-  return {grad_inputs.finish(), std::move(grad_gates)};
+  return of_gates.finish(grad_inputs.finish());
 }
 
 }  // namespace

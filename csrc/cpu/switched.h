@@ -23,33 +23,35 @@ struct Name {
   constexpr Name(const char (&from)[size]) { std::copy_n(from, size, text); }
 };
 
-// Calls an operator of Python's with one result, which takes the place of its arguments.
+// Calls an operator of Python's, whose result takes the place of its arguments.
 inline void call_python(const std::string& name, StableIValue* stack) {
   TORCH_ERROR_CODE_CHECK(
       torch_call_dispatcher(("mpkernels::" + name).c_str(), "", stack, TORCH_ABI_VERSION));
 }
 
-inline std::string ask_python(const std::string& name, StableIValue* stack) {
+inline std::string text_of_python(const std::string& name, StableIValue* stack) {
   call_python(name, stack);
   return torch::stable::detail::to<std::string>(stack[0]);
 }
 
 // Whether Python has run the operator.
 //
-// Torch's shim gives several results of several types in each other's place, and of an error only a
-// code. So Python answers with a letter for each result (a List or a Tensor), which is then fetched
-// by its number, or with an error's text behind "!".
+// Torch's shim shows only a code of an error: Python then returns nothing, and is asked for the
+// text.
 inline bool run_by_python(const std::string& name, StableIValue* stack) {
   StableIValue argument[] = {torch::stable::detail::from(name)};
-  std::string answer = ask_python("served_by", argument);
+  const std::string answer = text_of_python("served_by", argument);
   if (answer == "native") return false;
-  if (answer == "python") answer = ask_python(name + "_by_python", stack);
   if (answer[0] == '!') throw std::runtime_error(answer.substr(1));
-  for (size_t at = 0; at < answer.size(); at++) {
-    stack[at] = torch::stable::detail::from(int64_t(at));
-    call_python(answer[at] == 'L' ? "list_of_python" : "tensor_of_python", stack + at);
-  }
-  return true;
+  call_python(name + "_by_python", stack);
+  size_t results = 0;
+  check(torch_list_size(torch::stable::detail::to<StableListHandle>(stack[0]), &results));
+  if (results > 0) return true;
+  StableIValue text[1];
+  const std::string error = text_of_python("error_of_python", text);
+  if (error.empty()) return true;
+  const List nothing(torch::stable::detail::to<StableListHandle>(stack[0]));
+  throw std::runtime_error(error);
 }
 
 template <Name name, auto function>

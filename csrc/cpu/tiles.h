@@ -7,7 +7,7 @@
 #include <algorithm>
 #include <memory>
 
-#include "cpu/paths.h"
+#include "cpu/sample.h"
 
 namespace mpk::cpu::MPK_NAMESPACE {
 

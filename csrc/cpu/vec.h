@@ -1,4 +1,5 @@
-// Lanes: one vector type over the compiler's own vectors, and loads and stores that convert.
+// Lanes: one vector type over the compiler's own vectors, loads and stores that convert, sums of
+// lanes and e^x.
 //
 // Compiled once per instruction set inside a namespace named after it, so that the linker cannot
 // merge a wide body into a narrow one. The tail of a loop is the same code on the first lanes.
@@ -177,6 +178,36 @@ inline Element<V> sum_lanes(V value) {
   return value[0];
 }
 
+// e^x of every lane. With x = q ln 2 + r and |r| <= ln 2 / 2 it is 2^q e^r, and e^r is a polynomial
+// (Cephes' for float, off by less than an ulp). 2^q is a product of two powers so that the result
+// may be subnormal.
+inline Vec<float> exponential(Vec<float> x) {
+  using V = Vec<float>;
+  using Int = typename VecOf<int32_t, lanes_of<V>>::type;
+  constexpr float most = 88.7228394f, least = -104.f, magic = 0x1.8p23f;
+  V bounded = x > most ? V{} + most : x;
+  bounded = x < least ? V{} + least : bounded;
+  const V shifted = bounded * 1.44269504f + magic;  // rounds to the nearest integer
+  const V q = shifted - magic;
+  const V r = (bounded - q * 0.693359375f) + q * 2.12194440e-4f;
+  V p = V{} + 1.9875691500e-4f;
+  p = p * r + 1.3981999507e-3f;
+  p = p * r + 8.3334519073e-3f;
+  p = p * r + 4.1665795894e-2f;
+  p = p * r + 1.6666665459e-1f;
+  p = p * r + 5.0000001201e-1f;
+  p = p * (r * r) + r + 1.f;
+  const Int power = as<Int>(shifted) - as<Int>(V{} + magic), half = power >> 1;
+  const V first = as<V>(Int((half + 127) << 23)), second = as<V>(Int((power - half + 127) << 23));
+  const V finite = p * first * second;
+  return x != x ? x : finite;
+}
+
+inline Vec<double> exponential(Vec<double> x) {
+  for (int lane = 0; lane < lanes_of<Vec<double>>; lane++) x[lane] = __builtin_exp(x[lane]);
+  return x;
+}
+
 // The first `count` lanes from memory, the rest 0; nothing beyond is touched.
 template <class V, class T>
 inline V load_first(const T* from, int count) {
@@ -236,7 +267,7 @@ inline __attribute__((always_inline)) void for_lanes(int64_t size, Body body) {
   constexpr int step = lanes_of<Vec<A>>;
   int64_t at = 0;
   for (; at + step <= size; at += step) body(Whole<A>{}, at);
-  if (at < size) body(First<A>{int(size - at)}, at);
+  if (at < size) body(First<A>{.count = int(size - at)}, at);
 }
 
 // Writes `bytes`, a multiple of a line of 64, around the cache; both addresses are aligned to it.

@@ -24,10 +24,7 @@ inline CrossConnectArguments arguments_of(const CrossConnect& p, int64_t cluster
                             cluster, threads, false);
   see(arguments.plan, p.geometry, p.xs, gate.inputs);
   see(arguments.plan, p.geometry, p.ys, gate.outputs);
-  arguments.gate = {.w1 = static_cast<const float*>(gate.w1),
-                    .b1 = static_cast<const float*>(gate.b1),
-                    .w2 = static_cast<const float*>(gate.w2),
-                    .b2 = static_cast<const float*>(gate.b2)};
+  arguments.gate = arguments_of(gate);
   for (int64_t i = 0; i < gate.inputs; i++) arguments.xs[i] = p.xs[i];
   for (int64_t j = 0; j < gate.outputs; j++) arguments.ys[j] = p.ys[j];
   arguments.gates = static_cast<float*>(p.gates);
@@ -112,7 +109,7 @@ MPK_DEVICE void cross_connect_part(const CrossConnectArguments& p) {
   finish_hidden(plan, products, values + plan.at.hidden);
   arrive_cluster(plan.cluster);  // this thread has read all it needs of other blocks
   sync_block();
-  finish_gates(plan, values + plan.at.hidden, gates);
+  finish_gates(plan, p.gate.kind, values + plan.at.hidden, gates);
   sync_block();
   if (part.rank == 0)
     for (int at = thread(); at < plan.inputs * plan.outputs; at += threads())

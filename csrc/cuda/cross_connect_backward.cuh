@@ -35,10 +35,8 @@ inline CrossConnectBackwardArguments arguments_of(const CrossConnectBackward& p,
   see(arguments.plan, p.geometry, p.xs, gate.inputs);
   see(arguments.plan, p.geometry, p.grad_ys, p.present);
   see(arguments.plan, p.geometry, p.grad_xs, gate.inputs);
-  arguments.gate = {.w1 = static_cast<const float*>(gate.w1),
-                    .b1 = static_cast<const float*>(gate.b1),
-                    .w2 = static_cast<const float*>(gate.w2),
-                    .b2 = nullptr};
+  arguments.gate = arguments_of(gate);
+  arguments.gate.b2 = nullptr;  // nothing reads it
   for (int64_t o = 0; o < p.present; o++) {
     arguments.grad_ys[o] = p.grad_ys[o];
     arguments.output_of[o] = int32_t(p.output_of[o]);
@@ -247,7 +245,7 @@ MPK_DEVICE void cross_connect_backward_part(const CrossConnectBackwardArguments&
   finish_hidden(plan, products, hidden);
   finish_dots<N>(p, part, dots, d);
   sync_block();
-  differentiate_softmax(plan, values + plan.at.gates, d);
+  differentiate_gates(plan, p.gate.kind, values + plan.at.gates, d);
   sync_block();
   differentiate_hidden(plan, hidden, d, values + plan.at.grad_hidden);
   sync_block();

@@ -14,7 +14,16 @@ struct GateArguments {
   const float* b1;  // [m, K]
   const float* w2;  // [m, n, K]
   const float* b2;  // [m, n]
+  GateKind kind;
 };
+
+inline GateArguments arguments_of(const GateParameters& gate) {
+  return {.w1 = static_cast<const float*>(gate.w1),
+          .b1 = static_cast<const float*>(gate.b1),
+          .w2 = static_cast<const float*>(gate.w2),
+          .b2 = static_cast<const float*>(gate.b2),
+          .kind = gate.kind};
+}
 
 // A view of the parameters that `load_parameters` copied.
 struct Parameters {
@@ -63,7 +72,7 @@ MPK_DEVICE void finish_hidden(const Plan& plan, const float* products, float* hi
 }
 
 // g = softmax(W2 h + b2); `gates` holds the logits between.
-MPK_DEVICE void finish_gates(const Plan& plan, const float* hidden, float* gates) {
+MPK_DEVICE void finish_gates(const Plan& plan, GateKind kind, const float* hidden, float* gates) {
   const Parameters of = parameters_of(plan);
   for (int at = thread(); at < plan.inputs * plan.outputs; at += threads()) {
     const float* h = hidden + at / plan.outputs * plan.hidden;
@@ -86,7 +95,7 @@ MPK_DEVICE void finish_gates(const Plan& plan, const float* hidden, float* gates
 }
 
 // dA = g (d - <g, d>), in place of d.
-MPK_DEVICE void differentiate_softmax(const Plan& plan, const float* gates, float* d) {
+MPK_DEVICE void differentiate_gates(const Plan& plan, GateKind kind, const float* gates, float* d) {
   for (int i = thread(); i < plan.inputs; i += threads()) {
     const float* g = gates + i * plan.outputs;
     float* row = d + i * plan.outputs;

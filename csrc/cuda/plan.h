@@ -6,7 +6,7 @@
 
 #include <cstdint>
 
-#include "cuda/limits.h"
+#include "cuda/launch.h"
 #include "problem.h"
 
 namespace mpk::cuda {

@@ -55,7 +55,7 @@ void launch(void (*kernel)(Arguments), const Arguments& arguments, int64_t block
     STD_CUDA_CHECK(cudaFuncSetAttribute(kernel, cudaFuncAttributeNonPortableClusterSizeAllowed, 1));
   cudaLaunchAttribute attribute{};
   attribute.id = cudaLaunchAttributeClusterDimension;
-  attribute.val.clusterDim = {unsigned(cluster), 1, 1};
+  attribute.val.clusterDim = {.x = unsigned(cluster), .y = 1, .z = 1};
   cudaLaunchConfig_t config{};
   config.gridDim = dim3(unsigned(blocks));
   config.blockDim = dim3(unsigned(threads));

@@ -16,6 +16,10 @@ from torch.nn.functional import linear
 
 from mpkernels.eager.arguments import AUTOCAST, is_dense
 
+# Kinds of gates, in the order in which operators number them: a softmax over the outputs.
+KINDS = ("softmax",)
+SOFTMAX = 0
+
 _CAST = (torch.float32, torch.bfloat16, torch.float16)
 
 
@@ -49,8 +53,26 @@ def pool(x: Tensor) -> Tensor:
     return x.flatten(2).mean(2) if x.dim() > 2 else x
 
 
+def kind_of(function: str, name: str) -> int:
+    """The number of a kind of gates; raises ValueError unless there is one of this name."""
+    if name not in KINDS:
+        raise ValueError(f"{function}: kind must be one of {', '.join(KINDS)}, got {name!r}")
+    return KINDS.index(name)
+
+
+def gates_of_scores(scores: Tensor, kind: int) -> Tensor:
+    """The gates [B, n] of a path's scores, by the number of their kind."""
+    return scores.softmax(-1)
+
+
 def gate(
-    xs: Sequence[Tensor], w1: Tensor, b1: Tensor | None, w2: Tensor, b2: Tensor | None
+    xs: Sequence[Tensor],
+    w1: Tensor,
+    b1: Tensor | None,
+    w2: Tensor,
+    b2: Tensor | None,
+    *,
+    kind: str = "softmax",
 ) -> Tensor:
     """G_i = softmax_j(W2_i relu(W1_i Z_i + b1_i) + b2_i) (Eq. 1 to 3).
 
@@ -62,6 +84,7 @@ def gate(
         b1: [m, K] or None.
         w2: [m, n, K].
         b2: [m, n] or None.
+        kind: of the gates, one of KINDS.
 
     Returns:
         gates [B, m, n], float32 (float64 for float64 maps).
@@ -73,7 +96,7 @@ def gate(
             z = pool(x)
             hidden = linear(z, w1[i].to(z.dtype), None if b1 is None else b1[i].to(z.dtype)).relu()
             logits = linear(hidden, w2[i].to(z.dtype), None if b2 is None else b2[i].to(z.dtype))
-            gates.append(logits.softmax(-1))
+            gates.append(gates_of_scores(logits, kind_of("gate", kind)))
     return torch.stack(gates, 1)
 
 
@@ -102,7 +125,13 @@ def mix(xs: Sequence[Tensor], gates: Tensor) -> list[Tensor]:
 
 
 def cross_connect(
-    xs: Sequence[Tensor], w1: Tensor, b1: Tensor | None, w2: Tensor, b2: Tensor | None
+    xs: Sequence[Tensor],
+    w1: Tensor,
+    b1: Tensor | None,
+    w2: Tensor,
+    b2: Tensor | None,
+    *,
+    kind: str = "softmax",
 ) -> tuple[list[Tensor], Tensor]:
     """Y_j = sum_i g_ij X_i with G = gate(xs) (Eq. 1 to 3 and 5).
 
@@ -112,6 +141,7 @@ def cross_connect(
         b1: [m, K] or None.
         w2: [m, n, K].
         b2: [m, n] or None.
+        kind: of the gates, one of KINDS.
 
     Returns:
         ys, n maps of the shape and dtype of X_i; and gates [B, m, n].
@@ -119,7 +149,7 @@ def cross_connect(
     xs = follow_autocast(xs)
     with without_autocast(xs[0].device.type):
         wide = [x.to(accumulate_dtype(x.dtype)) for x in xs]
-        gates = gate(wide, w1, b1, w2, b2)
+        gates = gate(wide, w1, b1, w2, b2, kind=kind)
         return [y.to(xs[0].dtype) for y in mix(wide, gates)], gates
 
 
@@ -178,6 +208,8 @@ def cross_predict(
     relu: bool = True,
     scale: Tensor | None = None,
     shift: Tensor | None = None,
+    *,
+    kind: str = "softmax",
 ) -> tuple[list[Tensor], Tensor]:
     """combine(us, gate(xs)) with U_i = W_i X_i (Eq. 2 to 4), for vectors.
 
@@ -185,11 +217,11 @@ def cross_predict(
         xs: m vectors [B, C].
         weight: [m, n*C', C] in the dtype of xs, ordered path, output, channel.
         bias, relu, scale, shift: of `combine`.
-        w1, b1, w2, b2: of `gate`.
+        w1, b1, w2, b2, kind: of `gate`.
 
     Returns:
         ys, n vectors [B, C']; and gates [B, m, n].
     """
-    gates = gate(xs, w1, b1, w2, b2)
+    gates = gate(xs, w1, b1, w2, b2, kind=kind)
     us = [linear(x, w) for x, w in zip(xs, weight.unbind())]
     return combine(us, gates, bias, relu, scale, shift), gates

@@ -1,20 +1,21 @@
 """The gradients of the definition, as equations in plain PyTorch (Eq. 8 to 9, generalised).
 
-They are themselves differentiable, in any mode and order. Each function returns the gradients of
-the wanted arguments, in order; gradients of outputs may be None. As in the definition, sums are
+They are themselves differentiable, in any mode and order. Each function takes the gradients of the
+outputs, which may be None, the arguments of the operator of its name, and a flag for each tensor
+among them; it returns the gradients that are flagged, in order. As in the definition, sums are
 computed in float32 (float64 for float64 maps) and rounded once.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import torch
 from torch import Tensor
 from torch.nn.functional import linear
 
-from mpkernels.eager.functional import accumulate_dtype, pool
+from mpkernels.eager.functional import KINDS, accumulate_dtype, gates_of_scores, pool
 from mpkernels.eager.functional import gate as gate_of
 
 Grads = Sequence[Tensor | None]
@@ -73,30 +74,26 @@ def mix(
 
 
 def gate(
-    grad_gates: Tensor | None,
-    pooled: Tensor,
-    w1: Tensor,
-    b1: Tensor | None,
-    w2: Tensor,
-    b2: Tensor | None,
-    wanted: Sequence[bool],
+    grad_gates: Tensor | None, pooled: Tensor, parameters: Grads, kind: int, wanted: Sequence[bool]
 ) -> tuple[Tensor, list[Tensor]]:
     """With the scores A: dA = g (dg - <g, dg>);  dH = W2^T dA where H > 0;  dZ = W1^T dH.
 
     Args:
         grad_gates: [B, m, n].
         pooled: Z [B, m, C]; its gradient is the first that is returned.
-        w1, b1, w2, b2: of `gate`; `wanted` has a flag for each.
+        parameters: w1, b1, w2, b2 of `gate`; `wanted` has a flag for each.
     """
+    w1, b1, w2, b2 = parameters
+    assert w1 is not None and w2 is not None
     dtype = accumulate_dtype(pooled.dtype)
     if grad_gates is None:
-        grad_gates = torch.zeros_like(gate_of(pooled.unbind(1), w1, b1, w2, b2))
+        grad_gates = torch.zeros_like(gate_of(pooled.unbind(1), w1, b1, w2, b2, kind=KINDS[kind]))
     of_paths: list[list[Tensor]] = []
     for i, z in enumerate(pooled.to(dtype).unbind(1)):
         first, second = w1[i].to(dtype), w2[i].to(dtype)
         before = linear(z, first, None if b1 is None else b1[i].to(dtype))
         hidden = before.relu()
-        g = linear(hidden, second, None if b2 is None else b2[i].to(dtype)).softmax(-1)
+        g = gates_of_scores(linear(hidden, second, None if b2 is None else b2[i].to(dtype)), kind)
         product = g * grad_gates[:, i].to(dtype)
         grad_logits = product - g * product.sum(-1, keepdim=True)
         grad_hidden = _through_relu(grad_logits @ second, before)
@@ -117,24 +114,18 @@ def gate(
 
 
 def cross_connect(
-    grad_ys: Grads,
-    grad_gates: Tensor | None,
-    xs: Sequence[Tensor],
-    w1: Tensor,
-    b1: Tensor | None,
-    w2: Tensor,
-    b2: Tensor | None,
-    wanted: Sequence[bool],
+    grads: Grads, xs: Sequence[Tensor], parameters: Grads, kind: int, wanted: Sequence[bool]
 ) -> list[Tensor]:
     """`mix` and `gate`: dX_i = sum_j g_ij dY_j + dZ_i / S, at every one of the S positions."""
+    *grad_ys, grad_gates = grads
     dtype, m = accumulate_dtype(xs[0].dtype), len(xs)
     wide = [x.to(dtype) for x in xs]
     pooled = torch.stack([pool(x) for x in wide], 1)
-    gates = gate_of(pooled.unbind(1), w1, b1, w2, b2)
+    gates = gate_of(pooled.unbind(1), *parameters, kind=KINDS[kind])  # type: ignore[arg-type]
     *of_xs, of_gates = mix(grad_ys, wide, gates, [*wanted[:m], True])
     if grad_gates is not None:
         of_gates = of_gates + grad_gates.to(dtype)
-    grad_pooled, of_parameters = gate(of_gates, pooled, w1, b1, w2, b2, wanted[m:])
+    grad_pooled, of_parameters = gate(of_gates, pooled, parameters, kind, wanted[m:])
     positions, spatial = math.prod(xs[0].shape[2:]), xs[0].dim() - 2
     per_position = _spread(grad_pooled / positions, spatial)
     chosen = [i for i in range(m) if wanted[i]]
@@ -148,9 +139,7 @@ def combine(
     grad_ys: Grads,
     us: Sequence[Tensor],
     gates: Tensor,
-    bias: Tensor | None,
-    scale: Tensor | None,
-    shift: Tensor | None,
+    affine: Grads,
     relu: bool,
     wanted: Sequence[bool],
 ) -> list[Tensor]:
@@ -159,6 +148,7 @@ def combine(
     dshift_j = sum dY_j where Y_j > 0;  dscale_j = sum s_j dshift_j;  ds_j = scale_j dshift_j;
     dU_ij = g_ij ds_j;  db_ij = sum dU_ij;  dg_ij = <P_ij, ds_j>; sums over batch and positions.
     """
+    bias, scale, shift = affine
     dtype, m, n = accumulate_dtype(us[0].dtype), len(us), gates.shape[2]
     batch_and_positions = (0, *range(2, us[0].dim()))
     weights = gates.to(dtype)
@@ -213,33 +203,54 @@ def combine(
 
 
 def cross_predict(
-    grad_ys: Grads,
-    grad_gates: Tensor | None,
+    grads: Grads,
     xs: Sequence[Tensor],
     weight: Tensor,
-    bias: Tensor | None,
-    w1: Tensor,
-    b1: Tensor | None,
-    w2: Tensor,
-    b2: Tensor | None,
-    scale: Tensor | None,
-    shift: Tensor | None,
+    affine: Grads,
+    parameters: Grads,
+    kind: int,
     relu: bool,
     wanted: Sequence[bool],
 ) -> list[Tensor]:
     """`combine` of U_i = W_i X_i and `gate`: dW_i = dU_i^T X_i;  dX_i = W_i^T dU_i + dZ_i."""
-    m = len(xs)
-    of_weight, of_bias, *of_gate, of_scale, of_shift = wanted[m:]
     pooled = torch.stack(list(xs), 1)
-    gates = gate_of(xs, w1, b1, w2, b2)
+    gates = gate_of(xs, *parameters, kind=KINDS[kind])  # type: ignore[arg-type]
     us = [linear(x, w) for x, w in zip(xs, weight.unbind())]
-    flags = [True] * (m + 1) + [of_bias, of_scale, of_shift]
-    of_combine = combine(grad_ys, us, gates, bias, scale, shift, relu, flags)
-    grad_us, grad_g, of_rest = of_combine[:m], of_combine[m], of_combine[m + 1 :]
+
+    def of_gate(
+        grad: Tensor, z: Tensor, parameters: Grads, flags: Sequence[bool]
+    ) -> tuple[Tensor, list[Tensor]]:
+        return gate(grad, z, parameters, kind, flags)
+
+    return of_predictions(
+        grads, pooled, gates, us, xs, weight, affine, parameters, relu, wanted, combine, of_gate
+    )
+
+
+def of_predictions(
+    grads: Grads,
+    pooled: Tensor,
+    gates: Tensor,
+    us: Sequence[Tensor],
+    xs: Sequence[Tensor],
+    weight: Tensor,
+    affine: Grads,
+    parameters: Grads,
+    relu: bool,
+    wanted: Sequence[bool],
+    of_combine: Callable[..., list[Tensor]],
+    of_gate: Callable[..., tuple[Tensor, list[Tensor]]],
+) -> list[Tensor]:
+    """`cross_predict` with what its forward computed, by these gradients of its parts."""
+    m = len(xs)
+    *grad_ys, grad_gates = grads
+    of_weight, of_affine, of_parameters = wanted[m], wanted[m + 1 : m + 4], wanted[m + 4 :]
+    flags = (*(True,) * (m + 1), *of_affine)
+    results = of_combine(grad_ys, us, gates, affine, relu, flags)
+    grad_us, grad_g, grad_affine = results[:m], results[m], results[m + 1 :]
     if grad_gates is not None:
         grad_g = grad_g + grad_gates.to(grad_g.dtype)
-    grad_pooled, of_parameters = gate(grad_g, pooled, w1, b1, w2, b2, of_gate)
+    grad_pooled, grad_parameters = of_gate(grad_g, pooled, parameters, of_parameters)
     grad_xs = [grad_us[i] @ weight[i] + grad_pooled[:, i] for i in range(m) if wanted[i]]
     grad_weight = [torch.stack([grad.T @ x for grad, x in zip(grad_us, xs)])] if of_weight else []
-    grad_bias = of_rest[:1] if of_bias and bias is not None else []
-    return [*grad_xs, *grad_weight, *grad_bias, *of_parameters, *of_rest[len(grad_bias) :]]
+    return [*grad_xs, *grad_weight, *grad_affine, *grad_parameters]

@@ -136,12 +136,13 @@ class CrossConnect(Gated):
         hidden: K, hidden units of each gate.
         bias: whether the gates have biases.
         device, dtype: of the parameters.
+        kind: of the gates: "softmax".
 
     Parameters: w1 [m, K, C], b1 [m, K], w2 [m, n, K], b2 [m, n], initialised as `nn.Linear`.
 
     Raises:
         TypeError: a size is no integer, a flag no bool, or parameters cannot have the dtype.
-        ValueError: a size is not positive.
+        ValueError: a size is not positive, or no such kind.
     """
 
     def __init__(
@@ -153,11 +154,13 @@ class CrossConnect(Gated):
         bias: bool = True,
         device: torch.device | str | None = None,
         dtype: torch.dtype | None = None,
+        kind: str = "softmax",
     ) -> None:
         (channels,) = check_sizes(channels=channels)
         check_flags(bias=bias)
+        functional.kind_of("CrossConnect", kind)
         super().__init__(channels, inputs, outputs, hidden, bias, device, dtype)
-        self.channels = channels
+        self.channels, self.kind = channels, kind
         self.reset_parameters()
 
     def _check_paths(self, xs: list[Tensor]) -> None:
@@ -166,13 +169,14 @@ class CrossConnect(Gated):
 
     def _route(self, xs: list[Tensor]) -> tuple[list[Tensor], Tensor]:
         self._check_paths(xs)
-        return functional.cross_connect(xs, self.w1, self.b1, self.w2, self.b2)
+        return functional.cross_connect(xs, self.w1, self.b1, self.w2, self.b2, kind=self.kind)
 
     def extra_repr(self) -> str:
         """Sizes, as the constructor takes them."""
+        kind = "" if self.kind == "softmax" else f", kind={self.kind!r}"
         return (
             f"channels={self.channels}, inputs={self.inputs}, outputs={self.outputs}, "
-            f"hidden={self.hidden}, bias={self.b1 is not None}"
+            f"hidden={self.hidden}, bias={self.b1 is not None}{kind}"
         )
 
 

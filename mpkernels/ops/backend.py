@@ -3,6 +3,9 @@
 CPU: the compiled extension. CUDA (NVIDIA and AMD): Triton, whose launcher calls CUDA C++ where
 `tune` found that faster. Anything else, and whatever could not be built: the eager definition.
 Every kernel is registered once at its dispatch key; where a backend is forced, it gives way.
+
+`why_not` and `kernel_of` are the one table of that. The dispatcher, `use_backend`, `explain`, the
+self-test and the report ask it.
 """
 
 from __future__ import annotations
@@ -12,57 +15,39 @@ import importlib.util
 import re
 import threading
 import warnings
-from collections.abc import Callable, Sequence
-from types import ModuleType
+from collections.abc import Callable
+from functools import cache
 from typing import Any
 
 import torch
 from torch import Tensor
-from torch.nn import Parameter
 
-from mpkernels.ops import combine, cross_connect, cross_predict, gate, mix, native, onchip, parts
-from mpkernels.ops import lazy as lazy  # registers itself
-from mpkernels.ops.autograd import nothing_above
-from mpkernels.ops.internals import any_autocast, tensors_of
-from mpkernels.ops.schema import OPERATORS, library
+from mpkernels.ops import lazy, native, onchip  # noqa: F401  (lazy registers itself)
+from mpkernels.ops.internals import has_kernel, tensors_of
+from mpkernels.ops.operator import OPERATORS
+from mpkernels.ops.schema import SCHEMAS, library
 from mpkernels.ops.switch import active_backend
 
-_EAGER: dict[str, Callable[..., Any]] = {
-    "cross_connect": cross_connect.run_eager,
-    "cross_connect_backward": cross_connect.run_eager_backward,
-    "gate": gate.run_eager,
-    "gate_backward": gate.run_eager_backward,
-    "mix": mix.run_eager,
-    "mix_backward": mix.run_eager_backward,
-    "combine": combine.run_eager,
-    "combine_backward": combine.run_eager_backward,
-    "cross_predict": cross_predict.run_eager,
-    "cross_predict_backward": cross_predict.run_eager_backward,
-}
-_FAKE: dict[str, Callable[..., Any]] = {
-    "cross_connect": cross_connect.fake,
-    "cross_connect_backward": cross_connect.fake_backward,
-    "gate": gate.fake,
-    "gate_backward": gate.fake_backward,
-    "mix": mix.fake,
-    "mix_backward": mix.fake_backward,
-    "combine": combine.fake,
-    "combine_backward": combine.fake_backward,
-    "cross_predict": cross_predict.fake,
-    "cross_predict_backward": cross_predict.fake_backward,
-}
-_CUDA: dict[str, Callable[..., Any]] = {  # by C++
-    "cross_connect": onchip.cross_connect,
-    "cross_connect_backward": onchip.cross_connect_backward,
-    "mix": onchip.mix,
-}
+BACKENDS = ("native", "triton", "eager")
+DEVICES = ("cpu", "cuda")
+_BY_DEVICE = {"cpu": "native", "cuda": "triton"}  # what "auto" takes where it can
+
+
+def why_no_gpu() -> str | None:
+    """Why torch reaches no GPU here, or None."""
+    if torch.version.cuda is None and torch.version.hip is None:
+        return f"torch {torch.__version__} is not built for GPUs"
+    return None if torch.cuda.is_available() else "torch finds no GPU"
+
+
+@cache
+def _exists(module: str) -> bool:
+    return importlib.util.find_spec(module) is not None
 
 
 def why_no_triton() -> str | None:
     """Why Triton cannot be imported here, or None."""
-    if importlib.util.find_spec("triton") is None:
-        return "the package triton is not installed"
-    return None
+    return None if _exists("triton") else "the package triton is not installed"
 
 
 def triton_interprets() -> bool:
@@ -80,7 +65,7 @@ def why_no_interpreter() -> str | None:
     """Why Triton's interpreter, asked for or not, cannot run the kernels here, or None."""
     if reason := why_no_triton():
         return reason
-    if importlib.util.find_spec("numpy") is None:
+    if not _exists("numpy"):
         return "Triton's interpreter needs numpy, which is not installed"
     import numpy
     import triton
@@ -94,154 +79,127 @@ def why_no_interpreter() -> str | None:
     return None
 
 
-def _launchers(name: str) -> ModuleType:
-    return importlib.import_module(f"mpkernels.triton.{name.removesuffix('_backward')}")
+def _why_no_triton_on(device: str) -> str | None:
+    reason = why_no_triton()
+    if reason is None and device == "cpu":
+        if triton_interprets():
+            return why_no_interpreter()
+        return "Triton needs a GPU, or TRITON_INTERPRET=1 set before triton is imported"
+    return reason
 
 
-def _why_no_launcher(name: str) -> str | None:
-    """Why Triton has no kernel for an operator, or None."""
-    operator = name.removesuffix("_backward")
-    if operator == "cross_predict":  # of parts that it has
+def _stem(operator: str) -> str:
+    """The file that holds the kernels of an operator, as of its backward."""
+    return operator.removesuffix("_backward")
+
+
+def why_not(operator: str, backend: str, device: str) -> str | None:
+    """Why a backend has no kernel of an operator for such tensors, GPU present or not, or None."""
+    if backend == "eager":
         return None
-    if importlib.util.find_spec(f"mpkernels.triton.{operator}") is None:
-        return f"Triton has no {operator} yet"
-    return None
-
-
-def _triton(name: str) -> Callable[..., Any]:
-    # triton is imported at the first launch: neither it nor a GPU is needed to import mpkernels.
-    def launch(*arguments: Any) -> Any:
-        return getattr(_launchers(name), name)(*arguments)
-
-    def launch_parts(*arguments: Any) -> Any:
-        return getattr(parts, name)(_triton, *arguments)
-
-    return launch_parts if name.startswith("cross_predict") else launch
-
-
-def _triton_on_cuda(name: str) -> Callable[..., Any]:
-    reason = why_no_triton() or _why_no_launcher(name)
-    if reason is None:
-        return _triton(name)
-
-    def fallback(*arguments: Any) -> Any:
-        warnings.warn(
-            f"mpkernels runs on its eager definition on CUDA tensors: {reason}",
-            RuntimeWarning,
-            stacklevel=2,
-        )
-        return _EAGER[name](*arguments)
-
-    return fallback
-
-
-def why_no_native_on_cuda(name: str) -> str | None:
-    """Why CUDA C++ runs no operator of this name here, or None."""
-    if native.why_no_cuda is None and name not in _CUDA:
-        return f"the CUDA C++ library has no {name} yet"
-    return native.why_no_cuda
-
-
-def _why_no_triton_on_cpu(name: str) -> str | None:
-    if reason := why_no_triton():
+    if device not in DEVICES:
+        return f"no kernel exists for {device} tensors"
+    if backend == "triton":
+        reason = _why_no_triton_on(device)
+        if reason is None and not _exists(f"mpkernels.triton.{_stem(operator)}"):
+            return f"Triton has no {operator} yet"
         return reason
-    if triton_interprets():
-        return why_no_interpreter() or _why_no_launcher(name)
-    return "Triton needs a GPU, or TRITON_INTERPRET=1 set before triton is imported"
+    reason = native.why_no_cpu if device == "cpu" else native.why_no_cuda
+    compiled = operator if device == "cpu" else f"{operator}_cuda"
+    if reason is None and not has_kernel(compiled, device.upper()):
+        return f"the {'C++' if device == 'cpu' else 'CUDA C++'} library has no {operator} yet"
+    return reason
 
 
-def why_refused(name: str, backend: str, device: str) -> str | None:
-    """Why a forced backend cannot run an operator on a type of device, or None."""
-    if backend in ("auto", "eager"):
+def chosen(operator: str, device: str) -> tuple[str, str | None]:
+    """The backend that serves such tensors where none is forced, and why no faster one does."""
+    if device not in DEVICES:
+        return "eager", f"no kernel exists for {device} tensors; only CPU and CUDA have one"
+    backend = _BY_DEVICE[device]
+    reason = why_not(operator, backend, device)
+    return ("eager", f"{backend} cannot run: {reason}") if reason else (backend, None)
+
+
+def why_not_here(backend: str, device: str) -> str | None:
+    """Why a backend runs no operator on a device of this machine, or None."""
+    reasons = [why_not(operator, backend, device) for operator in OPERATORS]
+    reason = None if None in reasons else reasons[0]
+    return reason or (why_no_gpu() if device == "cuda" else None)
+
+
+def kernel_of(operator: str, backend: str, device: str) -> Callable[..., list[Tensor]]:
+    """A kernel that Python calls: all but those of the CPU library. Imports triton where needed."""
+    if backend == "eager":
+        return OPERATORS[operator].run_eager
+    module: Any = onchip
+    if backend == "triton":
+        module = importlib.import_module(f"mpkernels.triton.{_stem(operator)}")
+    return getattr(module, operator)  # type: ignore[no-any-return]
+
+
+def _why_refused(operator: str, backend: str, device: str) -> str | None:
+    """What a call says where a forced backend cannot run it, or None."""
+    if backend == "auto" or (reason := why_not(operator, backend, device)) is None:
         return None
-    if device == "cpu":
-        return native.why_no_cpu if backend == "native" else _why_no_triton_on_cpu(name)
-    if device == "cuda":
-        return why_no_native_on_cuda(name) if backend == "native" else why_no_triton()
-    return f"no kernel exists for {device} tensors"
+    where = device.upper() if device in DEVICES else device
+    return f"mpkernels.{operator}: use_backend({backend!r}) cannot run on {where} tensors: {reason}"
 
 
-_ON_CUDA = {name: _triton_on_cuda(name) for name in OPERATORS}
-
-
-def _by_python(name: str, device: str | None = None) -> Callable[..., Any]:
+def _by_python(operator: str, device: str | None = None) -> Callable[..., list[Tensor]]:
     """The kernel of an operator that Python runs, for one type of device or for any."""
 
-    def kernel(*arguments: Any) -> Any:
+    def kernel(*arguments: Any) -> list[Tensor]:
         backend, here = active_backend(), device or tensors_of(arguments)[0].device.type
-        if reason := why_refused(name, backend, here):
-            raise RuntimeError(_refusal(name, backend, here, reason))
-        if backend == "eager" or here not in ("cpu", "cuda"):
-            return _EAGER[name](*arguments)
-        if here == "cuda":
-            return (_CUDA if backend == "native" else _ON_CUDA)[name](*arguments)
-        return (_triton(name) if backend == "triton" else _EAGER[name])(*arguments)
+        if refusal := _why_refused(operator, backend, here):
+            raise RuntimeError(refusal)
+        if backend == "auto":
+            backend, reason = chosen(operator, here)
+            if reason and here == "cuda":
+                warnings.warn(
+                    f"mpkernels runs on its eager definition on CUDA tensors: {reason}",
+                    RuntimeWarning,
+                    stacklevel=2,
+                )
+        # Meanwhile another thread may have taken back the force for which C++ left this to Python.
+        in_cpp = (backend, here) == ("native", "cpu")
+        return kernel_of(operator, "eager" if in_cpp else backend, here)(*arguments)
 
     return kernel
-
-
-def _refusal(name: str, backend: str, device: str, reason: str) -> str:
-    where = device.upper() if device in ("cpu", "cuda") else device
-    return f"mpkernels.{name}: use_backend({backend!r}) cannot run on {where} tensors: {reason}"
 
 
 # The compiled CPU kernels call these while a backend is forced (csrc/cpu/switched.h).
-_results = threading.local()
+_failed = threading.local()
 
 
-def _served_by(name: str) -> str:
+def _served_by(operator: str) -> str:
     """Who runs the operator here: "native", "python", or behind "!" why neither does."""
     backend = active_backend()
-    if backend in _COMPILED:
+    if backend in ("auto", "native"):
         return "native"
-    reason = why_refused(name, backend, "cpu")
-    return "!" + _refusal(name, backend, "cpu", reason) if reason else "python"
+    refusal = _why_refused(operator, backend, "cpu")
+    return f"!{refusal}" if refusal else "python"
 
 
-def _for_compiled(name: str) -> Callable[..., str]:
-    run = _by_python(name)
+def _for_compiled(operator: str) -> Callable[..., list[Tensor]]:
+    """The same kernel for a caller that sees of an error only that there is one."""
+    run = _by_python(operator, "cpu")
 
-    def kernel(*arguments: Any) -> str:
+    def kernel(*arguments: Any) -> list[Tensor]:
+        _failed.error = ""
         try:
-            results = run(*arguments)
+            return run(*arguments)
         except Exception as error:
-            return f"!{error}"
-        _results.values = list(results) if isinstance(results, tuple) else [results]
-        return "".join("T" if isinstance(value, Tensor) else "L" for value in _results.values)
+            _failed.error = str(error)
+            return []
 
     return kernel
 
 
-def _fetch(at: int) -> Any:
-    value, _results.values[at] = _results.values[at], None
-    return value
-
-
-_COMPILED = ("auto", "native")
-_PLAIN = frozenset((Tensor, Parameter, type(None)))
-
-
-def kernel_checks(tensors: Sequence[Any]) -> bool:
-    """Whether a call with these arguments runs a kernel that refuses bad ones by itself.
-
-    The compiled CPU kernels do, in less time than Python needs to look at one shape. Not under
-    autocast, which casts the maps before the call.
-    """
-    if native.why_no_cpu is not None or any_autocast() or not nothing_above(tensors):
-        return False
-    if active_backend() not in _COMPILED:
-        return False
-    for t in tensors:  # noqa: SIM110  (a generator costs more than the loop)
-        if type(t) not in _PLAIN or not (t is None or t.is_cpu):
-            return False
-    return True
-
-
+for _name in SCHEMAS:
+    importlib.import_module(f"mpkernels.ops.{_stem(_name)}")  # declares it
 for _name in OPERATORS:
     library.impl(_name, _by_python(_name), "CompositeExplicitAutograd")
     library.impl(_name, _by_python(_name, "cuda"), "CUDA")
     library.impl(f"{_name}_by_python", _for_compiled(_name), "CompositeExplicitAutograd")
-    torch.library.register_fake(f"mpkernels::{_name}", _FAKE[_name], lib=library)
 library.impl("served_by", _served_by, "CompositeExplicitAutograd")
-for _name in ("list_of_python", "tensor_of_python"):
-    library.impl(_name, _fetch, "CompositeExplicitAutograd")
+library.impl("error_of_python", lambda: _failed.error, "CompositeExplicitAutograd")

@@ -23,14 +23,15 @@ from mpkernels.eager.arguments import (
     is_dense,
     shape,
 )
+from mpkernels.eager.functional import KINDS
 
 
-def paths_of(function: str, xs: Tensor | Sequence[Tensor], name: str = "xs") -> list[Tensor]:
+def paths_of(function: str, name: str, xs: Tensor | Sequence[Tensor]) -> list[Tensor]:
     """The paths as a list, whatever it holds; raises unless xs, the argument `name`, is a list."""
     return list(xs) if type(xs) is list else as_list(f"{function}: {name}", xs)
 
 
-def check_tensors(function: str, xs: Sequence[Tensor], name: str = "xs") -> None:
+def check_tensors(function: str, name: str, xs: Sequence[Tensor]) -> None:
     """Raises unless xs, the argument `name`, are m >= 1 tensors."""
     if len(xs) == 0:
         raise ValueError(f"{function}: {name} must hold at least one path, got none")
@@ -112,17 +113,18 @@ def _check_fit(function: str, xs: Sequence[Tensor], inputs: int, channels: int) 
 
 
 def check_gate(
-    function: str,
-    xs: Sequence[Tensor],
-    w1: Tensor,
-    b1: Tensor | None,
-    w2: Tensor,
-    b2: Tensor | None,
+    function: str, xs: Sequence[Tensor], gate: Sequence[Tensor | None], kind: int
 ) -> None:
-    """Raises unless xs are paths and the parameters are gates for them."""
+    """Raises unless xs are paths and the parameters are gates of a known kind for them."""
     check_paths(function, xs)
+    if not 0 <= kind < len(KINDS):
+        raise ValueError(f"{function}: kind must be the number of one of {KINDS}, got {kind}")
+    if len(gate) != 4:
+        raise ValueError(f"{function}: gate must be [w1, b1, w2, b2], got {len(gate)} entries")
+    w1, b1, w2, b2 = gate
     _check_required(function, "w1", w1)
     _check_required(function, "w2", w2)
+    assert w1 is not None and w2 is not None
     for name, notation, weight in (("w1", "[m, K, C]", w1), ("w2", "[m, n, K]", w2)):
         if weight.dim() != 3 or weight.shape[1] == 0:
             raise ValueError(
@@ -134,6 +136,15 @@ def check_gate(
     _check_fits(function, "w2", w2, "[m, n, K]", (inputs, outputs, hidden), xs[0])
     _check_optional(function, "b1", b1, "[m, K]", (inputs, hidden), xs[0])
     _check_optional(function, "b2", b2, "[m, n]", (inputs, outputs), xs[0])
+
+
+def _check_affine(function: str, affine: Sequence[Tensor | None]) -> Sequence[Tensor | None]:
+    """The bias, scale and shift, any of them None."""
+    if len(affine) != 3:
+        raise ValueError(
+            f"{function}: affine must be [bias, scale, shift], got {len(affine)} entries"
+        )
+    return affine
 
 
 def check_mix(function: str, xs: Sequence[Tensor], gates: Tensor) -> None:
@@ -155,12 +166,12 @@ def check_combine(
     function: str,
     us: Sequence[Tensor],
     gates: Tensor,
-    bias: Tensor | None,
-    scale: Tensor | None,
-    shift: Tensor | None,
+    affine: Sequence[Tensor | None],
+    relu: bool,
 ) -> None:
     """Raises unless us are predictions of n maps each, which gates and parameters fit."""
     check_paths(function, us, "us")
+    bias, scale, shift = _check_affine(function, affine)
     _check_required(function, "gates", gates)
     if gates.dim() != 3 or gates.shape[2] == 0:
         raise ValueError(
@@ -184,20 +195,18 @@ def check_cross_predict(
     function: str,
     xs: Sequence[Tensor],
     weight: Tensor,
-    bias: Tensor | None,
-    w1: Tensor,
-    b1: Tensor | None,
-    w2: Tensor,
-    b2: Tensor | None,
-    scale: Tensor | None,
-    shift: Tensor | None,
+    affine: Sequence[Tensor | None],
+    gate: Sequence[Tensor | None],
+    kind: int,
+    relu: bool,
 ) -> None:
     """Raises unless xs are vectors, and the parameters gates and predictions of them."""
-    check_gate(function, xs, w1, b1, w2, b2)
+    check_gate(function, xs, gate, kind)
+    bias, scale, shift = _check_affine(function, affine)
     if xs[0].dim() != 2:
         raise ValueError(f"{function}: xs[0] must be [B, C], got {shape(xs[0].shape)}")
     _check_required(function, "weight", weight)
-    inputs, outputs = w2.shape[:2]
+    inputs, outputs = gate[2].shape[:2]  # type: ignore[union-attr]
     if weight.dim() != 3 or weight.shape[1] % outputs != 0:
         raise ValueError(
             f"{function}: weight must be [m, n*C', C] with n = {outputs} as w2, "

@@ -1,8 +1,13 @@
-"""gate: fake kernel, eager kernel and gradient (paper Eq. 1 to 3)."""
+"""gate: gates and pooled values (paper Eq. 1 to 3).
+
+It keeps the pooled values and no maps, so that its backward is one of pooled values; what that
+means for the maps is written here.
+"""
 
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -10,150 +15,79 @@ from torch import Tensor
 
 from mpkernels import eager
 from mpkernels.eager import gradients
-from mpkernels.eager.functional import accumulate_dtype, without_autocast
-from mpkernels.ops.autograd import Operator, applier, place
+from mpkernels.eager.functional import KINDS, accumulate_dtype
 from mpkernels.ops.check import check_gate
-from mpkernels.ops.differentiate import pull_back
-from mpkernels.ops.layout import copied, empty_parameters, is_channels_last
+from mpkernels.ops.flags import flags_of, mask_of
+from mpkernels.ops.layout import copied, is_channels_last
+from mpkernels.ops.operator import Operator, placed
 
-_op = torch.ops.mpkernels.gate.default
-_backward_op = torch.ops.mpkernels.gate_backward.default
-
-
-def fake(
-    xs: list[Tensor], w1: Tensor, b1: Tensor | None, w2: Tensor, b2: Tensor | None
-) -> tuple[Tensor, Tensor]:
-    """Outputs without values."""
-    batch, channels = xs[0].shape[:2]
-    dtype = accumulate_dtype(xs[0].dtype)
-    gates = xs[0].new_empty((batch, len(xs), w2.shape[1]), dtype=dtype)
-    return gates, xs[0].new_empty((batch, len(xs), channels), dtype=dtype)
+Parameters = Sequence[Any]  # of a gate: w1, b1, w2, b2, of which b1 and b2 may be None
 
 
-def fake_backward(
-    grad_gates: Tensor,
-    gates: Tensor,
-    pooled: Tensor,
-    w1: Tensor,
-    b1: Tensor | None,
-    w2: Tensor,
-    b2: Tensor | None,
-    wanted: list[bool],
-) -> tuple[Tensor, list[Tensor]]:
-    """Gradients without values."""
-    return pooled.new_empty(pooled.shape), empty_parameters((w1, b1, w2, b2), wanted)
+def _definition(xs: list[Tensor], gate: Parameters, kind: int) -> list[Tensor]:
+    return [eager.gate(xs, *gate, kind=KINDS[kind]), torch.stack([eager.pool(x) for x in xs], 1)]
 
 
-def run_eager(
-    xs: list[Tensor], w1: Tensor, b1: Tensor | None, w2: Tensor, b2: Tensor | None
-) -> tuple[Tensor, Tensor]:
-    """The operator by its definition."""
-    check_gate("gate", xs, w1, b1, w2, b2)
-    with without_autocast(xs[0].device.type):
-        gates = eager.gate(xs, w1, b1, w2, b2)
-        return gates, torch.stack([eager.pool(x) for x in xs], 1)
+def fake_gates(xs: list[Tensor], gate: Parameters, kind: int) -> list[Tensor]:
+    """Gates and pooled values without values."""
+    x, (_, _, w2, _) = xs[0], gate
+    batch, channels = x.shape[:2]
+    dtype = accumulate_dtype(x.dtype)
+    gates = x.new_empty((batch, len(xs), w2.shape[1]), dtype=dtype)
+    return [gates, x.new_empty((batch, len(xs), channels), dtype=dtype)]
 
 
-def run_eager_backward(
-    grad_gates: Tensor,
-    gates: Tensor,
-    pooled: Tensor,
-    w1: Tensor,
-    b1: Tensor | None,
-    w2: Tensor,
-    b2: Tensor | None,
-    wanted: list[bool],
-) -> tuple[Tensor, list[Tensor]]:
-    """The gradient of the pooled values and of the wanted parameters, by the definition."""
-    with without_autocast(pooled.device.type):
-        grad_pooled, found = gradients.gate(grad_gates, pooled, w1, b1, w2, b2, wanted)
-    return grad_pooled.contiguous(), [grad.contiguous() for grad in found]
+def _gradients(
+    grad: Tensor, kept: list[Tensor], gate: Parameters, kind: int, wanted: int
+) -> list[Tensor]:
+    flags = flags_of(wanted, len(gate))
+    grad_pooled, of_parameters = gradients.gate(grad, kept[1], gate, kind, flags)
+    return [grad_pooled.contiguous(), *(t.contiguous() for t in of_parameters)]
 
 
-class _Gate(torch.autograd.Function):
-    @staticmethod
-    def forward(*flat: Any) -> tuple[Tensor, Tensor]:
-        *xs, w1, b1, w2, b2 = flat
-        gates, pooled = _op(xs, w1, b1, w2, b2)
-        return gates, pooled
+def _fake_gradients(
+    grad: Tensor, kept: list[Tensor], gate: Parameters, kind: int, wanted: int
+) -> list[Tensor]:
+    flags = flags_of(wanted, len(gate))
+    of_parameters = [p.new_empty(p.shape) for p, w in zip(gate, flags) if w and p is not None]
+    return [kept[1].new_empty(kept[1].shape), *of_parameters]
 
-    @staticmethod
-    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor]) -> None:
-        *xs, w1, b1, w2, b2 = inputs
-        ctx.save_for_backward(*output, w1, b1, w2, b2)
+
+class _Gate(Operator):
+    backward = Operator("gate_backward", _gradients, _fake_gradients)
+
+    def keep(self, ctx: Any, flat: Sequence[Any], outputs: Sequence[Tensor]) -> None:
+        paths = ctx.form[0]
+        xs, parameters = flat[:paths], flat[paths:]
+        ctx.save_for_backward(*outputs, *parameters)
         ctx.shape, ctx.dtype = xs[0].shape, xs[0].dtype
         ctx.channels_last = [is_channels_last(x) for x in xs]
-        ctx.set_materialize_grads(False)
 
-    @staticmethod
-    def backward(
-        ctx: Any, grad_gates: Tensor | None, grad_pooled: Tensor | None
-    ) -> tuple[Tensor | None, ...]:
-        saved = ctx.saved_tensors
-        paths = len(ctx.channels_last)
-        of_xs, of_parameters = ctx.needs_input_grad[:paths], ctx.needs_input_grad[paths:]
-        grad_z = grad_pooled
-        grad_parameters: list[Tensor | None] = [None] * len(of_parameters)
+    def derive(self, ctx: Any, grads: Sequence[Tensor | None]) -> Sequence[Tensor | None]:
+        gates, pooled, *parameters = ctx.saved_tensors
+        flags, paths = ctx.needs_input_grad[1:], len(ctx.channels_last)
+        wanted = mask_of(flags[paths:])
+        grad_gates, grad_z = grads
+        grad_parameters: list[Tensor | None] = [None] * len(parameters)
         if grad_gates is not None:
-            grad_z, found = gate_backward.route((grad_gates, *saved))(
-                grad_gates, *saved, list(of_parameters)
+            (kind,) = ctx.form[2]
+            of_pooled, *results = self.backward.run(
+                grad_gates, [gates, pooled], parameters, kind, wanted
             )
-            grad_z = grad_z if grad_pooled is None else grad_z + grad_pooled
-            grad_parameters = place(found, list(of_parameters))
+            grad_z = of_pooled if grad_z is None else of_pooled + grad_z
+            grad_parameters = placed(results, wanted, parameters)
         if grad_z is None:
-            return (None,) * len(ctx.needs_input_grad)
+            return [None] * len(flags)
         # Every position of a channel has the same gradient. It is written to a map: a hook of the
         # user may work in place on it.
         per_position = (grad_z / math.prod(ctx.shape[2:])).to(ctx.dtype)
         for _ in ctx.shape[2:]:
             per_position = per_position.unsqueeze(-1)
         grad_xs = [
-            copied(per_position[:, i].expand(ctx.shape), last) if w else None
-            for i, (w, last) in enumerate(zip(of_xs, ctx.channels_last))
+            copied(per_position[:, i].expand(ctx.shape), last) if flags[i] else None
+            for i, last in enumerate(ctx.channels_last)
         ]
-        return (*grad_xs, *grad_parameters)
+        return [*grad_xs, *grad_parameters]
 
 
-class _GateBackward(torch.autograd.Function):
-    """The gradient, differentiable: through its definition."""
-
-    @staticmethod
-    def forward(wanted: list[bool], *flat: Any) -> tuple[Tensor, ...]:
-        grad_pooled, grad_parameters = _backward_op(*flat, wanted)
-        return (grad_pooled, *grad_parameters)
-
-    @staticmethod
-    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
-        ctx.wanted, grad_gates, _, *rest = inputs
-        ctx.save_for_backward(grad_gates, *rest)
-        ctx.set_materialize_grads(False)
-
-    @staticmethod
-    def backward(ctx: Any, *grads: Tensor | None) -> tuple[Tensor | None, ...]:
-        def first(flat: list[Any]) -> list[Tensor]:
-            grad_gates, pooled, w1, b1, w2, b2 = flat
-            unused = pooled  # gates follow from the pooled values
-            grad_pooled, grad_parameters = run_eager_backward(
-                grad_gates, unused, pooled, w1, b1, w2, b2, ctx.wanted
-            )
-            return [grad_pooled, *grad_parameters]
-
-        of_gates, *of_inputs = pull_back(first, ctx.saved_tensors, grads)
-        return (None, of_gates, None, *of_inputs)
-
-
-_apply, _apply_backward = applier(_Gate), applier(_GateBackward)
-
-
-def _differentiable(xs: list[Tensor], *parameters: Any) -> Any:
-    return _apply(*xs, *parameters)
-
-
-def _differentiable_backward(*arguments: Any) -> Any:
-    *flat, wanted = arguments
-    grad_pooled, *grad_parameters = _apply_backward(wanted, *flat)
-    return grad_pooled, grad_parameters
-
-
-gate = Operator("gate", _differentiable, run_eager)
-gate_backward = Operator("gate_backward", _differentiable_backward, run_eager_backward)
+gate = _Gate("gate", _definition, fake_gates, check_gate)

@@ -61,7 +61,9 @@ any_requires_grad: Callable[..., bool] = (
     _named("torch._C._any_requires_grad") or _any_of_these_requires_grad
 )
 # Public autograd.Function.apply does what this does; only the short way around it needs it.
-unwrap_dead_wrappers: Any = _named("torch._functorch.utils.unwrap_dead_wrappers")
+_unwrap: Any = _named("torch._functorch.utils.unwrap_dead_wrappers")
+can_unwrap = _unwrap is not None
+unwrap_dead_wrappers: Callable[[tuple[Any, ...]], tuple[Any, ...]] = _unwrap or tuple
 
 _included: Any = _named("torch._C._dispatch_tls_is_dispatch_key_included")
 _parse_key: Any = _named("torch._C._parse_dispatch_key")
@@ -81,6 +83,10 @@ else:
     dual_level_is_open = _always
 
 
+# TorchScript's tracer; forward mode's level, which `nothing_above` reads without a call.
+is_tracing: Callable[[], bool] = _named("torch._C._is_tracing") or bool
+can_see_levels = _has_level
+
 # Whether torch.autograd maps over gradients, which it does without torch.func.
 gradients_are_batched: Callable[[], bool] = (
     _always
@@ -97,18 +103,28 @@ def only_reverse_mode() -> bool:
     return stack is not None and len(stack) == 1 and stack[0].key() == _kinds.Grad
 
 
+def of_no_function_mode(operator: Any) -> Any:
+    """The operator without the look that its Python call takes for modes of functions."""
+    return getattr(operator, "_op", operator)
+
+
 def has_kernel(operator: str, key: str) -> bool:
-    """Whether a library has registered a kernel."""
-    return _has_kernel is not None and _has_kernel(operator, key)
+    """Whether a library has registered a kernel for an operator of this name, if it exists."""
+    if not hasattr(torch.ops.mpkernels, operator):
+        return False
+    return _has_kernel is None or bool(_has_kernel(f"mpkernels::{operator}", key))
 
 
-def short_way_exists() -> bool:
-    """Whether kernels can be reached from below autograd at all."""
-    return below_autograd is not None and after_autograd is not None
+# Whether kernels can be reached from below autograd at all.
+autograd_can_be_passed = below_autograd is not None and after_autograd is not None
 
 
 if missing:
-    how = "takes longer ways to its kernels" if short_way_exists() else "runs its eager definition"
+    how = (
+        "takes longer ways to its kernels"
+        if autograd_can_be_passed
+        else "runs its eager definition"
+    )
     warnings.warn(
         f"mpkernels {how}: torch {torch.__version__} has no {', '.join(missing)}. Results are the "
         "same; a newer mpkernels may know this torch",

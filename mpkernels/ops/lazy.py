@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from mpkernels.ops.internals import below_autograd
-from mpkernels.ops.schema import OPERATORS, SCHEMAS, library
+from mpkernels.ops.schema import SCHEMAS, library
 
 
 def _plain(value: Any) -> Any:
@@ -35,7 +35,7 @@ def _with_plain_tensors(name: str) -> Callable[..., Any]:
 
 
 if below_autograd is not None:  # else no operator is called below autograd
-    for _name, _schema in zip(OPERATORS, SCHEMAS):
+    for _name, _schema in SCHEMAS.items():
         if "Tensor?[]" in _schema:
             for _key in ("Negative", "ZeroTensor"):
                 library.impl(_name, _with_plain_tensors(_name), _key)

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import lru_cache
 from typing import Any, NamedTuple
 
@@ -52,7 +52,7 @@ class OnChip(NamedTuple):
 @lru_cache(maxsize=64)
 def chip_of(device: torch.device) -> Chip | None:
     """The chip behind a CUDA device, or None where the CUDA C++ library has no kernels for it."""
-    if device.type != "cuda" or not has_kernel("mpkernels::cross_connect_cuda", "CUDA"):
+    if device.type != "cuda" or not has_kernel("cross_connect_cuda", "CUDA"):
         return None
     properties = torch.cuda.get_device_properties(device)
     generation = (properties.major, properties.minor)
@@ -158,12 +158,13 @@ def on_chip(
     return None
 
 
-def _launch(xs: list[Tensor], w1: Tensor, w2: Tensor, backward: bool) -> OnChip:
+def _cluster(xs: list[Tensor], gate: Sequence[Any], backward: bool) -> int:
     x, chip = xs[0], chip_of(xs[0].device)
+    w1, _, w2, _ = gate
     sizes = len(xs), w2.shape[1], w1.shape[1], x.dtype.itemsize
     kept = chip and on_chip(geometry_of(x), *sizes, chip, backward)
     if kept:
-        return kept
+        return kept.cluster
     raise RuntimeError(
         f"mpkernels.cross_connect: use_backend('native') cannot run on these CUDA tensors: no "
         f"cluster of blocks keeps a sample of {len(xs)} to {w2.shape[1]} maps "
@@ -186,24 +187,16 @@ def run_on(device: torch.device, operator: Callable[..., Any], *arguments: Any) 
     return operator(*arguments)  # there is memory again
 
 
-def mix(xs: list[Tensor], gates: Tensor) -> Any:
-    """The operator by CUDA C++."""
-    return run_on(xs[0].device, torch.ops.mpkernels.mix_cuda, xs, gates)
-
-
-def cross_connect(xs: list[Tensor], w1: Tensor, b1: Any, w2: Tensor, b2: Any) -> Any:
+def cross_connect(xs: list[Tensor], gate: Sequence[Any], kind: int) -> Any:
     """The operator by CUDA C++; RuntimeError where no cluster keeps a sample."""
-    cluster = _launch(xs, w1, w2, False).cluster
     operator = torch.ops.mpkernels.cross_connect_cuda
-    return run_on(xs[0].device, operator, xs, w1, b1, w2, b2, cluster)
+    return run_on(xs[0].device, operator, xs, gate, kind, _cluster(xs, gate, False))
 
 
 def cross_connect_backward(
-    grad_ys: Any, grad_gates: Any, xs: list[Tensor], gates: Tensor, pooled: Tensor,
-    w1: Tensor, b1: Any, w2: Tensor, b2: Any, wanted: list[bool],
-) -> Any:  # fmt: skip
+    grads: Any, kept: Any, xs: list[Tensor], gate: Sequence[Any], kind: int, wanted: int
+) -> Any:
     """Its gradient; the same."""
-    cluster = _launch(xs, w1, w2, True).cluster
     operator = torch.ops.mpkernels.cross_connect_backward_cuda
-    saved = grad_ys, grad_gates, xs, gates, pooled
-    return run_on(xs[0].device, operator, *saved, w1, b1, w2, b2, wanted, cluster)
+    rest = xs, gate, kind, wanted, _cluster(xs, gate, True)
+    return run_on(xs[0].device, operator, grads, kept, *rest)

@@ -9,6 +9,8 @@ from typing import Any
 
 PACKAGE = Path(__file__).resolve().parents[1]
 PATH = PACKAGE / "build.json"
+# What the library _C defines as operators, and Python where it does not load.
+SCHEMAS = PACKAGE / "ops" / "schemas.def"
 
 _CHUNK = 1 << 18
 _TYPES: dict[str, type] = {
@@ -17,6 +19,7 @@ _TYPES: dict[str, type] = {
     "python": str,
     "platform": str,
     "cuda_architectures": str,
+    "schemas": str,
     "instruction_sets": list,
     "missing": dict,
     "files": dict,
@@ -80,6 +83,9 @@ def why_unusable(name: str) -> str | None:
     size, digest = wanted.get("size"), wanted.get("sha256")
     if not isinstance(size, int) or not isinstance(digest, str):
         return f"build.json holds no size and hash of {path.name}, as that of an older build"
+    schemas = hashlib.sha256(SCHEMAS.read_bytes()).hexdigest()
+    if name.startswith("_C") and record.get("schemas") != schemas:
+        return f"{path.name} was built for other operators than this mpkernels has"
     try:
         return _why_altered(path, size, digest)
     except OSError as error:

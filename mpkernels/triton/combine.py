@@ -8,12 +8,14 @@ once. What decides the activation is computed again from U, which the backward r
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from typing import Any
 
 import triton
 import triton.language as tl
 from torch import Tensor
 
+from mpkernels.ops.flags import flags_of
 from mpkernels.ops.layout import Geometry
 from mpkernels.triton.combine_parameter_grads import add_tiles, allocate_partials, kept
 from mpkernels.triton.launch import Tile, combine_tile, on_device_of
@@ -228,12 +230,7 @@ def _constants(one: Geometry, gates: Tensor, u: Tensor, tile: Tile) -> dict[str,
 
 
 def combine(
-    us: list[Tensor],
-    gates: Tensor,
-    bias: Tensor | None,
-    scale: Tensor | None,
-    shift: Tensor | None,
-    relu: bool,
+    us: list[Tensor], gates: Tensor, affine: Sequence[Tensor | None], relu: bool
 ) -> list[Tensor]:
     """Launches once: ys."""
     u, outputs = us[0], gates.shape[2]
@@ -249,7 +246,7 @@ def combine(
                 *reading(us, geometry, u),
                 *ys,
                 gates,
-                *contiguous(bias, scale, shift),
+                *contiguous(*affine),
                 *gates.stride(),
                 RELU=relu,
                 **_constants(one, gates, u, tile),
@@ -258,36 +255,35 @@ def combine(
 
 
 def combine_backward(
-    grad_ys: list[Tensor | None],
+    grads: list[Tensor | None],
+    kept: list[Tensor],
     us: list[Tensor],
     gates: Tensor,
-    bias: Tensor | None,
-    scale: Tensor | None,
-    shift: Tensor | None,
+    affine: Sequence[Tensor | None],
     relu: bool,
-    wanted: list[bool],
-) -> tuple[list[Tensor], list[Tensor]]:
+    wanted: int,
+) -> list[Tensor]:
     """Launches once, once more to add what tiles leave, and once more for parts of a batch."""
+    flags = flags_of(wanted, len(us) + 1 + len(affine))
     u, inputs, outputs = us[0], len(us), gates.shape[2]
     geometry = geometry_like(u)
     one = geometry._replace(channels=geometry.channels // outputs)
-    maps = new_maps([x if w else None for x, w in zip(us, wanted)])
+    maps = new_maps([x if w else None for x, w in zip(us, flags)])
     grad_us = writing(maps, geometry, u)
-    parameters = (gates, bias, scale, shift)
-    grads = [
+    of_rest = [
         p.new_empty(p.shape) if w and p is not None else None
-        for p, w in zip(parameters, wanted[inputs:])
+        for p, w in zip((gates, *affine), flags[inputs:])
     ]
-    of_parameters = [grad for grad in grads if grad is not None]
+    of_parameters = [grad for grad in of_rest if grad is not None]
     tile = combine_tile(one, u.element_size(), inputs)
-    partials = allocate_partials(u, gates, grads, one, tile)
+    partials = allocate_partials(u, gates, of_rest, one, tile)
     if one.batch * partials.tiles == 0:
-        return finished(maps, grad_us), [grad.zero_() for grad in of_parameters]
-    bias, scale, shift = contiguous(bias, scale, shift)
-    present = sum(1 << j for j, grad in enumerate(grad_ys) if grad is not None)
+        return finished(maps, grad_us) + [grad.zero_() for grad in of_parameters]
+    bias, scale, shift = contiguous(*affine)
+    present = sum(1 << j for j, grad in enumerate(grads) if grad is not None)
     with on_device_of(u):
         _combine_backward_kernel[(one.batch * partials.tiles * outputs,)](
-            *reading(grad_ys, one, u),
+            *reading(grads, one, u),
             *reading(us, geometry, u),
             *grad_us,
             gates,
@@ -301,8 +297,8 @@ def combine_backward(
             RELU=relu,
             READS=relu or partials.gates is not None or partials.products is not None,
             PRESENT=present,
-            WANTED=sum(1 << i for i, w in enumerate(wanted[:inputs]) if w),
+            WANTED=sum(1 << i for i, w in enumerate(flags[:inputs]) if w),
             **_constants(one, gates, u, tile),
         )
-    add_tiles(partials, gates, scale, grads, one, present)
-    return finished(maps, grad_us), of_parameters
+    add_tiles(partials, gates, scale, of_rest, one, present)
+    return finished(maps, grad_us) + of_parameters

@@ -5,7 +5,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from functools import lru_cache
 from typing import Any
@@ -13,8 +13,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from mpkernels.ops.flags import flags_of
 from mpkernels.ops.layout import Geometry
 from mpkernels.ops.onchip import OnChip
+from mpkernels.triton.gate_mlp import Gate, as_gate
 from mpkernels.triton.gate_parameter_grads import parameter_gradients
 from mpkernels.triton.launch import (
     Resident,
@@ -97,11 +99,10 @@ def _walk(
     constants: dict[str, Any],
     xs: Arguments,
     ys: Arguments,
-    parameters: list[Tensor | None],
+    gate: Gate,
     gates: Tensor,
     pooled: Tensor,
 ) -> None:
-    w1, b1, w2, b2 = parameters
     batch, inputs, channels = pooled.shape
     chunks = launch.chunks.count
     rows = rows_of(geometry, xs, ys)
@@ -109,7 +110,7 @@ def _walk(
     sizes = (channels, geometry.positions, chunks)
     if launch.method == "streamed":
         streamed_kernel[(min(batch, launch.samples),)](
-            *xs, *ys, w1, b1, w2, b2, gates, pooled, partial, batch, *sizes,
+            *xs, *ys, gate, gates, pooled, partial, batch, *sizes,
             DENSE=rows.dense, WIDE=rows.wide, UNIT=rows.unit, **constants,
         )  # fmt: skip
         return
@@ -117,14 +118,12 @@ def _walk(
     of_mix = _only(constants, "BLOCK_POSITIONS", "LONG")
     for first, grid in _groups(batch, launch):
         split_pool_kernel[(grid,)](
-            *xs, w1, pooled, partial, first, *sizes, WIDE=rows.wide, UNIT=rows.unit, **of_pool
+            *xs, gate, pooled, partial, first, *sizes, WIDE=rows.wide, UNIT=rows.unit, **of_pool
         )
         split_mix_kernel[(grid,)](
             *xs,
             *ys,
-            b1,
-            w2,
-            b2,
+            gate,
             gates,
             partial,
             first,
@@ -135,35 +134,32 @@ def _walk(
         )
 
 
-def cross_connect(
-    xs: list[Tensor], w1: Tensor, b1: Tensor | None, w2: Tensor, b2: Tensor | None
-) -> tuple[list[Tensor], Tensor, Tensor]:
+def cross_connect(xs: list[Tensor], gate: Sequence[Tensor | None], kind: int) -> list[Tensor]:
     """ys, gates [B, m, n] and pooled [B, m, C]; one launch unless the samples are split."""
-    x = xs[0]
+    x, parameters = xs[0], as_gate(gate, kind)
     geometry, dtype = geometry_like(x), x.dtype
-    m, n, units = len(xs), w2.shape[1], w1.shape[1]
+    m, n, units = parameters.sizes
     launch = _launch_of(geometry, m, n, units, dtype.itemsize, x.device)
     if isinstance(launch, OnChip) and geometry.batch > 0:
         return torch.ops.mpkernels.cross_connect_cuda(  # type: ignore[no-any-return]
-            xs, w1, b1, w2, b2, launch.cluster
+            xs, gate, kind, launch.cluster
         )
     accumulate = torch.float64 if dtype == torch.float64 else torch.float32
     maps = new_maps([x] * n)
     gates = torch.empty((geometry.batch, m, n), dtype=accumulate, device=x.device)
     pooled = torch.empty((geometry.batch, m, geometry.channels), dtype=accumulate, device=x.device)
     if geometry.batch == 0:
-        return finished(maps, (tuple(maps), (), ())), gates, pooled  # type: ignore[arg-type]
+        return [*finished(maps, (tuple(maps), (), ())), gates, pooled]  # type: ignore[arg-type]
     assert not isinstance(launch, OnChip)
     inputs, outputs = reading(xs, geometry, x), writing(maps, geometry, x)
     constants = _constants(geometry, launch, m, n, units)
-    parameters = contiguous(w1, b1, w2, b2)
     with on_device_of(x):
         if isinstance(launch, Resident):
             rows = rows_of(geometry, inputs, outputs)
             resident_kernel[(-(-geometry.batch // launch.samples),)](
                 *inputs,
                 *outputs,
-                *parameters,
+                parameters,
                 gates,
                 pooled,
                 geometry.batch,
@@ -173,7 +169,7 @@ def cross_connect(
             )
         else:
             _walk(launch, geometry, constants, inputs, outputs, parameters, gates, pooled)
-    return finished(maps, outputs), gates, pooled
+    return [*finished(maps, outputs), gates, pooled]
 
 
 def _walk_backward(
@@ -184,11 +180,10 @@ def _walk_backward(
     outer: Arguments,
     inputs: Arguments,
     grads: Arguments,
-    saved: list[Tensor | None],
+    saved: list[Any],
     gate_grads: list[Tensor],
 ) -> None:
-    grad_gates, gates, pooled, w1, b1, w2 = saved
-    assert pooled is not None
+    grad_gates, gates, pooled, gate = saved
     batch, m, channels = pooled.shape
     n, units = constants["OUTPUTS"], constants["HIDDEN"]
     chunks = launch.chunks.count
@@ -199,7 +194,7 @@ def _walk_backward(
     sizes = (channels, geometry.positions, chunks)
     if launch.method == "streamed":
         streamed_backward_kernel[(min(batch, launch.samples),)](
-            *outer, *inputs, *grads, grad_gates, gates, pooled, w1, b1, w2, *gate_grads,
+            *outer, *inputs, *grads, grad_gates, gates, pooled, gate, *gate_grads,
             dots, partial, grad_pooled, batch, *sizes,
             DENSE=rows.dense, WIDE=rows.wide, UNIT=rows.unit,
             **masks, **_only(constants, "BLOCK_POSITIONS"),
@@ -209,59 +204,56 @@ def _walk_backward(
     of_grad = _only(constants, "BLOCK_POSITIONS", "LONG")
     for first, grid in _groups(batch, launch):
         split_dot_kernel[(grid,)](
-            *outer, *inputs, pooled, w1, dots, partial, first, *sizes,
+            *outer, *inputs, pooled, gate, dots, partial, first, *sizes,
             DENSE=rows.dense, WIDE=rows.wide, PRESENT=masks["PRESENT"], **of_dot,
         )  # fmt: skip
         split_grad_kernel[(grid,)](
-            *outer, *grads, grad_gates, gates, w1, b1, w2, *gate_grads,
+            *outer, *grads, grad_gates, gates, gate, *gate_grads,
             dots, partial, grad_pooled, first, *sizes,
             DENSE=rows.dense, WIDE=rows.wide, UNIT=rows.unit, **masks, **of_grad,
         )  # fmt: skip
 
 
 def cross_connect_backward(
-    grad_ys: list[Tensor | None],
-    grad_gates: Tensor | None,
+    grads: list[Tensor | None],
+    kept: list[Tensor],
     xs: list[Tensor],
-    gates: Tensor,
-    pooled: Tensor,
-    w1: Tensor,
-    b1: Tensor | None,
-    w2: Tensor,
-    b2: Tensor | None,
-    wanted: list[bool],
-) -> tuple[list[Tensor], list[Tensor]]:
+    gate: Sequence[Tensor | None],
+    kind: int,
+    wanted: int,
+) -> list[Tensor]:
     """Launches as the forward does, and once more where parameters want gradients."""
-    x = xs[0]
-    geometry = geometry_like(x)
-    batch, m, n, units = geometry.batch, len(xs), w2.shape[1], w1.shape[1]
+    x, parameters = xs[0], as_gate(gate, kind)
+    (*grad_ys, grad_gates), (gates, pooled) = grads, kept
+    geometry, flags = geometry_like(x), flags_of(wanted, len(xs) + len(gate))
+    batch, (m, n, units) = geometry.batch, parameters.sizes
     launch = _launch_of(geometry, m, n, units, x.dtype.itemsize, x.device, True)
     if isinstance(launch, OnChip) and batch > 0:
         return torch.ops.mpkernels.cross_connect_backward_cuda(  # type: ignore[no-any-return]
-            grad_ys, grad_gates, xs, gates, pooled, w1, b1, w2, b2, wanted, launch.cluster
+            grads, kept, xs, gate, kind, wanted, launch.cluster
         )
-    maps = new_maps([x if w else None for x, w in zip(xs, wanted)])
+    maps = new_maps([x if w else None for x, w in zip(xs, flags)])
     grad_logits = pooled.new_empty((batch, m, n))
     grad_hidden, hidden = (pooled.new_empty((batch, m, units)) for _ in range(2))
     outer, inputs = reading(grad_ys, geometry, x), reading(xs, geometry, x)
-    grads = writing(maps, geometry, x)
+    grad_xs = writing(maps, geometry, x)
     if batch > 0:
         assert not isinstance(launch, OnChip)
         constants = _constants(geometry, launch, m, n, units)
         masks = {
             "PRESENT": sum(1 << j for j, grad in enumerate(grad_ys) if grad is not None),
-            "WANTED": sum(1 << i for i, w in enumerate(wanted[:m]) if w),
-            "PARAMETERS": any(wanted[m:]),
+            "WANTED": sum(1 << i for i, w in enumerate(flags[:m]) if w),
+            "PARAMETERS": any(flags[m:]),
         }
-        saved = contiguous(grad_gates, gates, pooled, w1, b1, w2)
+        saved = [*contiguous(grad_gates, gates, pooled), parameters]
         scratch = [grad_logits, grad_hidden, hidden]
         with on_device_of(x):
             if isinstance(launch, Resident):
-                rows = rows_of(geometry, outer, inputs, grads)
+                rows = rows_of(geometry, outer, inputs, grad_xs)
                 resident_backward_kernel[(-(-batch // launch.samples),)](
                     *outer,
                     *inputs,
-                    *grads,
+                    *grad_xs,
                     *saved,
                     *scratch,
                     batch,
@@ -272,8 +264,7 @@ def cross_connect_backward(
                 )
             else:
                 _walk_backward(
-                    launch, geometry, constants, masks, outer, inputs, grads, saved, scratch
+                    launch, geometry, constants, masks, outer, inputs, grad_xs, saved, scratch
                 )
-    return finished(maps, grads), parameter_gradients(
-        grad_logits, grad_hidden, hidden, pooled, (w1, b1, w2, b2), wanted[m:]
-    )
+    of_parameters = parameter_gradients(grad_logits, grad_hidden, hidden, pooled, gate, flags[m:])
+    return [*finished(maps, grad_xs), *of_parameters]

@@ -5,12 +5,21 @@ Forward reads m|X| once and writes 4 B m (n + C) bytes; one program owns one sam
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 import triton
 import triton.language as tl
 from torch import Tensor
 
-from mpkernels.triton.gate_mlp import activate, differentiate_gate, times_w1, times_w1_transposed
+from mpkernels.ops.flags import flags_of
+from mpkernels.triton.gate_mlp import (
+    activate,
+    as_gate,
+    differentiate_gate,
+    times_w1,
+    times_w1_transposed,
+)
 from mpkernels.triton.gate_parameter_grads import parameter_gradients
 from mpkernels.triton.launch import (
     WALK_WEIGHTS,
@@ -20,14 +29,14 @@ from mpkernels.triton.launch import (
     next_power_of_2,
     on_device_of,
 )
-from mpkernels.triton.launch_arguments import contiguous, geometry_like, reading, rows_of
+from mpkernels.triton.launch_arguments import geometry_like, reading, rows_of
 from mpkernels.triton.stages import gates_stage, pool_stage
 from mpkernels.triton.sums import end_of, span_of, spans_of
 
 
 @triton.jit
 def gate_kernel(
-    xs, x_batch_strides, x_row_strides, w1, b1, w2, b2, gates, pooled, partial,
+    xs, x_batch_strides, x_row_strides, gate, gates, pooled, partial,
     channels, positions, chunks,
     INPUTS: tl.constexpr, OUTPUTS: tl.constexpr, HIDDEN: tl.constexpr,
     CHANNELS_LAST: tl.constexpr, WIDE: tl.constexpr, UNIT: tl.constexpr, LONG: tl.constexpr,
@@ -40,7 +49,7 @@ def gate_kernel(
         for i in tl.static_range(INPUTS):
             path = sample * INPUTS + i
             pool_stage(
-                xs[i] + sample * x_batch_strides[i], x_row_strides[i], w1, i,
+                xs[i] + sample * x_batch_strides[i], x_row_strides[i], gate, i,
                 pooled + path * channels, partial + (path * chunks + chunk) * HIDDEN,
                 chunk * BLOCK_CHANNELS, channels, positions,
                 HIDDEN, CHANNELS_LAST, WIDE, UNIT, LONG,
@@ -48,14 +57,14 @@ def gate_kernel(
             )  # fmt: skip
     tl.debug_barrier()  # every thread sees the parts
     gates_stage(
-        w2, b1, b2, partial, gates, sample, 0, chunks,
+        gate, partial, gates, sample, 0, chunks,
         INPUTS, OUTPUTS, HIDDEN, BLOCK_HIDDEN, BLOCK_OUTPUTS, BLOCK_CHUNKS,
     )  # fmt: skip
 
 
 @triton.jit
 def gate_backward_kernel(
-    grad_gates, gates, pooled, w1, b1, w2, grad_pooled, grad_logits, grad_hidden, hidden,
+    grad_gates, gates, pooled, gate, grad_pooled, grad_logits, grad_hidden, hidden,
     channels, INPUTS: tl.constexpr, OUTPUTS: tl.constexpr, HIDDEN: tl.constexpr,
     LONG: tl.constexpr,
     BLOCK_CHANNELS: tl.constexpr, BLOCK_HIDDEN: tl.constexpr, BLOCK_OUTPUTS: tl.constexpr,
@@ -72,32 +81,31 @@ def gate_backward_kernel(
             part = tl.zeros([1, BLOCK_HIDDEN], pooled.dtype.element_ty)
             for c0 in range(first, end_of(first, span, channels, LONG), BLOCK_CHANNELS):
                 z = tl.load(pooled + at * channels + c0 + c, mask=c0 + c < channels, other=0.0)
-                part += times_w1(w1, i, z, c0, channels, HIDDEN, BLOCK_HIDDEN, BLOCK_CHANNELS)
+                part += times_w1(gate, i, z, c0, channels, HIDDEN, BLOCK_HIDDEN, BLOCK_CHANNELS)
             total += part
-        h = activate(total, b1, i, HIDDEN, BLOCK_HIDDEN)
+        h = activate(total, gate, i, HIDDEN, BLOCK_HIDDEN)
         g = tl.load(gates + at * OUTPUTS + j, mask=j < OUTPUTS, other=0.0)
         d = tl.load(grad_gates + at * OUTPUTS + j, mask=j < OUTPUTS, other=0.0)
-        da, dh = differentiate_gate(g, d, h, w2, i, HIDDEN, OUTPUTS, BLOCK_HIDDEN, BLOCK_OUTPUTS)
+        da, dh = differentiate_gate(g, d, h, gate, i, HIDDEN, OUTPUTS, BLOCK_HIDDEN, BLOCK_OUTPUTS)
         tl.store(grad_logits + at * OUTPUTS + j, da, mask=j < OUTPUTS)
         tl.store(grad_hidden + at * HIDDEN + k, dh, mask=k < HIDDEN)
         tl.store(hidden + at * HIDDEN + k, h, mask=k < HIDDEN)
         for c0 in range(0, channels, BLOCK_CHANNELS):
-            dz = times_w1_transposed(w1, i, dh, c0, channels, HIDDEN, BLOCK_HIDDEN, BLOCK_CHANNELS)
+            dz = times_w1_transposed(
+                gate, i, dh, c0, channels, HIDDEN, BLOCK_HIDDEN, BLOCK_CHANNELS
+            )
             tl.store(grad_pooled + at * channels + c0 + c, dz, mask=c0 + c < channels)
 
 
-def gate(
-    xs: list[Tensor], w1: Tensor, b1: Tensor | None, w2: Tensor, b2: Tensor | None
-) -> tuple[Tensor, Tensor]:
+def gate(xs: list[Tensor], gate: Sequence[Tensor | None], kind: int) -> list[Tensor]:
     """Launches once: gates [B, m, n] and pooled [B, m, C]."""
-    x = xs[0]
-    geometry = geometry_like(x)
-    m, n, units = len(xs), w2.shape[1], w1.shape[1]
+    x, parameters = xs[0], as_gate(gate, kind)
+    geometry, (m, n, units) = geometry_like(x), parameters.sizes
     dtype = torch.float64 if x.dtype == torch.float64 else torch.float32
     gates = x.new_empty((geometry.batch, m, n), dtype=dtype)
     pooled = x.new_empty((geometry.batch, m, geometry.channels), dtype=dtype)
     if geometry.batch == 0:
-        return gates, pooled
+        return [gates, pooled]
     chunks = chunks_of(geometry, units, x.dtype.itemsize)
     partial = pooled.new_empty((geometry.batch, m, chunks.count, units))
     constants = chunk_constants(chunks)
@@ -107,7 +115,7 @@ def gate(
     with on_device_of(x):
         gate_kernel[(geometry.batch,)](
             *inputs,
-            *contiguous(w1, b1, w2, b2),
+            parameters,
             gates,
             pooled,
             partial,
@@ -124,30 +132,20 @@ def gate(
             BLOCK_OUTPUTS=next_power_of_2(n),
             **constants,
         )
-    return gates, pooled
+    return [gates, pooled]
 
 
 def gate_backward(
-    grad_gates: Tensor,
-    gates: Tensor,
-    pooled: Tensor,
-    w1: Tensor,
-    b1: Tensor | None,
-    w2: Tensor,
-    b2: Tensor | None,
-    wanted: list[bool],
-) -> tuple[Tensor, list[Tensor]]:
+    grad: Tensor, kept: list[Tensor], gate: Sequence[Tensor | None], kind: int, wanted: int
+) -> list[Tensor]:
     """Launches once, and once more where parameters want gradients."""
-    batch, inputs, channels = pooled.shape
-    hidden_units, outputs = w1.shape[1], w2.shape[1]
+    parameters = as_gate(gate, kind)
+    grad_gates, gates, pooled = (t.contiguous() for t in (grad, *kept))
+    (batch, inputs, channels), (_, outputs, units) = pooled.shape, parameters.sizes
     grad_pooled = pooled.new_empty(pooled.shape)
-    per_sample = [pooled.new_empty((batch, inputs, size)) for size in (outputs, hidden_units)]
-    grad_logits, grad_hidden = per_sample
-    hidden = torch.empty_like(grad_hidden)
-    grad_gates, gates, pooled, weight1, bias1, weight2 = contiguous(
-        grad_gates, gates, pooled, w1, b1, w2
-    )
-    block = max(1, WALK_WEIGHTS // next_power_of_2(hidden_units))
+    grad_logits = pooled.new_empty((batch, inputs, outputs))
+    grad_hidden, hidden = (pooled.new_empty((batch, inputs, units)) for _ in range(2))
+    block = max(1, WALK_WEIGHTS // next_power_of_2(units))
     block = min(next_power_of_2(channels), block)
     if batch > 0:
         with on_device_of(pooled):
@@ -155,9 +153,7 @@ def gate_backward(
                 grad_gates,
                 gates,
                 pooled,
-                weight1,
-                bias1,
-                weight2,
+                parameters,
                 grad_pooled,
                 grad_logits,
                 grad_hidden,
@@ -165,13 +161,14 @@ def gate_backward(
                 channels,
                 INPUTS=inputs,
                 OUTPUTS=outputs,
-                HIDDEN=hidden_units,
+                HIDDEN=units,
                 LONG=is_long(-(-channels // block)),
                 BLOCK_CHANNELS=block,
-                BLOCK_HIDDEN=next_power_of_2(hidden_units),
+                BLOCK_HIDDEN=next_power_of_2(units),
                 BLOCK_OUTPUTS=next_power_of_2(outputs),
                 num_warps=4,
             )
-    return grad_pooled, parameter_gradients(
-        grad_logits, grad_hidden, hidden, pooled, (w1, b1, w2, b2), wanted
+    of_parameters = parameter_gradients(
+        grad_logits, grad_hidden, hidden, pooled, gate, flags_of(wanted, len(gate))
     )
+    return [grad_pooled, *of_parameters]

@@ -116,10 +116,10 @@ def parameter_gradients(
     grad_hidden: Tensor,
     hidden: Tensor,
     pooled: Tensor,
-    parameters: tuple[Tensor, Tensor | None, Tensor, Tensor | None],
+    parameters: Sequence[Tensor | None],
     wanted: Sequence[bool],
 ) -> list[Tensor]:
-    """The wanted ones of dW1, db1, dW2, db2, in this order; see `parameter_launches`."""
+    """The wanted ones of dW1, db1, dW2, db2, in this order."""
     grads = [
         p.new_empty(p.shape) if w and p is not None else None for p, w in zip(parameters, wanted)
     ]

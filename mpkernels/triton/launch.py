@@ -280,32 +280,12 @@ def _width_of(cols: int, most: int) -> int:
     return widest
 
 
-def parameter_launches(batch: int) -> int:
-    """Launches for the parameter gradients: 1, or 2 if the batch is split."""
-    return 1 if batch <= PARAMETER_SAMPLES else 2
-
-
 def combine_samples(along: int) -> int:
     """Samples for which one program adds the partial sums of `along` tiles along the positions.
 
     Fewer where samples have many tiles; it does not depend on the batch.
     """
     return max(1, min(PARAMETER_SAMPLES, COMBINE_TILES // along))
-
-
-def combine_grad_launches(one: Geometry, itemsize: int, inputs: int, parameters: bool) -> int:
-    """Launches of a backward of combine that wants the gradients of its gates.
-
-    Args:
-        one: geometry of one output.
-        itemsize: bytes of an element.
-        inputs: m.
-        parameters: whether there are a bias, a scale or a shift, whose gradients are wanted.
-    """
-    rows, cols = combine_tile(one, itemsize, inputs).counts(one)
-    if not parameters:
-        return 1 + (rows * cols > 1)
-    return 2 + (one.batch > combine_samples(rows if one.channels_last else cols))
 
 
 def on_device_of(x: Tensor) -> AbstractContextManager[object]:

@@ -11,6 +11,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
+from mpkernels.ops.flags import flags_of
 from mpkernels.ops.layout import Geometry
 from mpkernels.triton.launch import is_long, on_device_of, tile_of
 from mpkernels.triton.launch_arguments import (
@@ -236,21 +237,21 @@ def mix(xs: list[Tensor], gates: Tensor) -> list[Tensor]:
 
 
 def mix_backward(
-    grad_ys: list[Tensor | None], xs: list[Tensor], gates: Tensor, wanted: list[bool]
-) -> tuple[list[Tensor], list[Tensor]]:
+    grads: list[Tensor | None], kept: list[Tensor], xs: list[Tensor], gates: Tensor, wanted: int
+) -> list[Tensor]:
     """Launches once for dX, a mix of dY with the gates transposed, and once for dG."""
     x = xs[0]
-    geometry = geometry_like(x)
-    present = [j for j, grad in enumerate(grad_ys) if grad is not None]
-    paths = [i for i, w in enumerate(wanted[:-1]) if w]
+    geometry, flags = geometry_like(x), flags_of(wanted, len(xs) + 1)
+    present = [j for j, grad in enumerate(grads) if grad is not None]
+    paths = [i for i, w in enumerate(flags[:-1]) if w]
     maps = new_maps([xs[i] for i in paths])
-    grads = writing(maps, geometry, x)
+    writable = writing(maps, geometry, x)
     if paths and present:
-        outer = reading([grad_ys[j] for j in present], geometry, x)
-        _launch_mix(outer, grads, _selected(gates, paths, present).transpose(1, 2), geometry, x)
-    grad_xs = finished(maps, grads)
-    if not wanted[-1]:
-        return grad_xs, []
+        outer = reading([grads[j] for j in present], geometry, x)
+        _launch_mix(outer, writable, _selected(gates, paths, present).transpose(1, 2), geometry, x)
+    grad_xs = finished(maps, writable)
+    if not flags[-1]:
+        return grad_xs
     grad_gates = gates.new_empty(gates.shape)
     tile = tile_of(geometry)
     across, along = tile.counts(geometry)  # of tiles: the channels, the positions
@@ -259,7 +260,7 @@ def mix_backward(
     if geometry.batch > 0:
         with on_device_of(x):
             _grad_gates_kernel[(geometry.batch, len(xs))](
-                *reading(grad_ys, geometry, x),
+                *reading(grads, geometry, x),
                 *reading(xs, geometry, x),
                 grad_gates,
                 geometry.channels,
@@ -267,7 +268,7 @@ def mix_backward(
                 PRESENT=sum(1 << j for j in present),
                 BY_CHANNEL=gates.dim() == 4,
                 INPUTS=len(xs),
-                OUTPUTS=len(grad_ys),
+                OUTPUTS=len(grads),
                 CHANNELS_LAST=geometry.channels_last,
                 LONG=is_long(along),
                 MANY=is_long(across) and gates.dim() == 3,
@@ -276,4 +277,4 @@ def mix_backward(
                 ACC=triton_dtype(x),
                 num_warps=tile.num_warps,
             )
-    return grad_xs, [grad_gates]
+    return [*grad_xs, grad_gates]

@@ -14,7 +14,7 @@ from mpkernels.triton.gate_mlp import (
     activate,
     differentiate_gate,
     element,
-    softmax_of_hidden,
+    gates_of_hidden,
     times_w1,
     times_w1_transposed,
 )
@@ -54,7 +54,7 @@ def _factor(g, o, BLOCK_OUTPUTS: tl.constexpr, BLOCK_SAMPLES: tl.constexpr):
 @triton.jit(do_not_specialize=["batch"])
 def resident_kernel(
     xs, x_batch_strides, x_row_strides, ys, y_batch_strides, y_row_strides,
-    w1, b1, w2, b2, gates, pooled, batch,
+    gate, gates, pooled, batch,
     CHANNELS: tl.constexpr, POSITIONS: tl.constexpr,
     INPUTS: tl.constexpr, OUTPUTS: tl.constexpr, HIDDEN: tl.constexpr, CHANNELS_LAST: tl.constexpr,
     DENSE: tl.constexpr, WIDE: tl.constexpr, BLOCK_SAMPLES: tl.constexpr, BLOCK_ROWS: tl.constexpr,
@@ -84,9 +84,9 @@ def resident_kernel(
         path = (sample * INPUTS + i)[:, None]
         of_channels = present[:, None] & (c < CHANNELS)[None, :]
         tl.store(pooled + path * CHANNELS + c[None, :], z, mask=of_channels)
-        total = times_w1(w1, i, z, 0, CHANNELS, HIDDEN, BLOCK_HIDDEN, BLOCK_CHANNELS)
-        h = activate(total, b1, i, HIDDEN, BLOCK_HIDDEN)
-        g = softmax_of_hidden(h, w2, b2, i, HIDDEN, OUTPUTS, BLOCK_HIDDEN, BLOCK_OUTPUTS)
+        total = times_w1(gate, i, z, 0, CHANNELS, HIDDEN, BLOCK_HIDDEN, BLOCK_CHANNELS)
+        h = activate(total, gate, i, HIDDEN, BLOCK_HIDDEN)
+        g = gates_of_hidden(h, gate, i, HIDDEN, OUTPUTS, BLOCK_HIDDEN, BLOCK_OUTPUTS)
         of_outputs = present[:, None] & (j < OUTPUTS)[None, :]
         tl.store(gates + path * OUTPUTS + j[None, :], g, mask=of_outputs)
         weights = weights + (g,)
@@ -104,7 +104,7 @@ def resident_kernel(
 def resident_backward_kernel(
     grad_ys, grad_y_batch_strides, grad_y_row_strides, xs, x_batch_strides, x_row_strides,
     grad_xs, grad_x_batch_strides, grad_x_row_strides,
-    grad_gates, gates, pooled, w1, b1, w2, grad_logits, grad_hidden, hidden, batch,
+    grad_gates, gates, pooled, gate, grad_logits, grad_hidden, hidden, batch,
     CHANNELS: tl.constexpr, POSITIONS: tl.constexpr,
     PRESENT: tl.constexpr, WANTED: tl.constexpr, PARAMETERS: tl.constexpr,
     INPUTS: tl.constexpr, OUTPUTS: tl.constexpr, HIDDEN: tl.constexpr, CHANNELS_LAST: tl.constexpr,
@@ -166,10 +166,10 @@ def resident_backward_kernel(
                         d = tl.where(j == o, d + dot, d)
             g = tl.load(gates + path * OUTPUTS + j, mask=of_outputs, other=0.0)
             z = tl.load(pooled + path * CHANNELS + c, mask=of_channels, other=0.0)
-            total = times_w1(w1, i, z, 0, CHANNELS, HIDDEN, BLOCK_HIDDEN, BLOCK_CHANNELS)
-            h = activate(total, b1, i, HIDDEN, BLOCK_HIDDEN)
+            total = times_w1(gate, i, z, 0, CHANNELS, HIDDEN, BLOCK_HIDDEN, BLOCK_CHANNELS)
+            h = activate(total, gate, i, HIDDEN, BLOCK_HIDDEN)
             da, dh = differentiate_gate(
-                g, d, h, w2, i, HIDDEN, OUTPUTS, BLOCK_HIDDEN, BLOCK_OUTPUTS
+                g, d, h, gate, i, HIDDEN, OUTPUTS, BLOCK_HIDDEN, BLOCK_OUTPUTS
             )
             if PARAMETERS:
                 tl.store(grad_logits + path * OUTPUTS + j, da, mask=of_outputs)
@@ -177,7 +177,7 @@ def resident_backward_kernel(
                 tl.store(hidden + path * HIDDEN + k, h, mask=of_hidden)
             if (WANTED >> i) & 1:
                 dz = times_w1_transposed(
-                    w1, i, dh, 0, CHANNELS, HIDDEN, BLOCK_HIDDEN, BLOCK_CHANNELS
+                    gate, i, dh, 0, CHANNELS, HIDDEN, BLOCK_HIDDEN, BLOCK_CHANNELS
                 )
                 dx = tl.zeros([BLOCK_SAMPLES, BLOCK_ROWS, BLOCK_COLS], ACC)
                 dx += (dz[:, None, :] if CHANNELS_LAST else dz[:, :, None]) / POSITIONS

@@ -23,7 +23,7 @@ from mpkernels.triton.stages import (
 
 @triton.jit(do_not_specialize=["first"])
 def split_pool_kernel(
-    xs, x_batch_strides, x_row_strides, w1, pooled, partial, first, channels, positions, chunks,
+    xs, x_batch_strides, x_row_strides, gate, pooled, partial, first, channels, positions, chunks,
     INPUTS: tl.constexpr, HIDDEN: tl.constexpr,
     CHANNELS_LAST: tl.constexpr, WIDE: tl.constexpr, UNIT: tl.constexpr, LONG: tl.constexpr,
     BLOCK_CHANNELS: tl.constexpr, BLOCK_POSITIONS: tl.constexpr, BLOCK_HIDDEN: tl.constexpr,
@@ -34,7 +34,7 @@ def split_pool_kernel(
     for i in tl.static_range(INPUTS):
         path = sample * INPUTS + i
         pool_stage(
-            xs[i] + sample * x_batch_strides[i], x_row_strides[i], w1, i,
+            xs[i] + sample * x_batch_strides[i], x_row_strides[i], gate, i,
             pooled + path * channels, partial + (path * chunks + chunk) * HIDDEN,
             chunk * BLOCK_CHANNELS, channels, positions, HIDDEN, CHANNELS_LAST, WIDE, UNIT, LONG,
             BLOCK_CHANNELS, BLOCK_POSITIONS, BLOCK_HIDDEN,
@@ -44,7 +44,7 @@ def split_pool_kernel(
 @triton.jit(do_not_specialize=["first"])
 def split_mix_kernel(
     xs, x_batch_strides, x_row_strides, ys, y_batch_strides, y_row_strides,
-    b1, w2, b2, gates, partial, first, channels, positions, chunks,
+    gate, gates, partial, first, channels, positions, chunks,
     INPUTS: tl.constexpr, OUTPUTS: tl.constexpr, HIDDEN: tl.constexpr,
     CHANNELS_LAST: tl.constexpr, DENSE: tl.constexpr, WIDE: tl.constexpr,
     BLOCK_CHANNELS: tl.constexpr, BLOCK_WALK: tl.constexpr,
@@ -54,7 +54,7 @@ def split_mix_kernel(
     sample = (first + tl.program_id(0) // chunks).to(tl.int64)
     chunk = tl.program_id(0) % chunks
     weights = gates_stage(
-        w2, b1, b2, partial, gates, sample, chunk, chunks,
+        gate, partial, gates, sample, chunk, chunks,
         INPUTS, OUTPUTS, HIDDEN, BLOCK_HIDDEN, BLOCK_OUTPUTS, BLOCK_CHUNKS,
     )  # fmt: skip
     mix_stage(
@@ -67,7 +67,7 @@ def split_mix_kernel(
 @triton.jit(do_not_specialize=["first"])
 def split_dot_kernel(
     grad_ys, grad_y_batch_strides, grad_y_row_strides, xs, x_batch_strides, x_row_strides,
-    pooled, w1, dots, partial, first, channels, positions, chunks,
+    pooled, gate, dots, partial, first, channels, positions, chunks,
     PRESENT: tl.constexpr, INPUTS: tl.constexpr, OUTPUTS: tl.constexpr, HIDDEN: tl.constexpr,
     CHANNELS_LAST: tl.constexpr, DENSE: tl.constexpr, WIDE: tl.constexpr, LONG: tl.constexpr,
     BLOCK_CHANNELS: tl.constexpr, BLOCK_WALK: tl.constexpr, BLOCK_HIDDEN: tl.constexpr,
@@ -76,7 +76,7 @@ def split_dot_kernel(
     sample = (first + tl.program_id(0) // chunks).to(tl.int64)
     chunk = tl.program_id(0) % chunks
     hidden_stage(
-        pooled, w1, partial, sample, chunk, chunks, channels,
+        pooled, gate, partial, sample, chunk, chunks, channels,
         INPUTS, HIDDEN, BLOCK_CHANNELS, BLOCK_HIDDEN,
     )  # fmt: skip
     if PRESENT != 0:
@@ -92,7 +92,7 @@ def split_dot_kernel(
 def split_grad_kernel(
     grad_ys, grad_y_batch_strides, grad_y_row_strides,
     grad_xs, grad_x_batch_strides, grad_x_row_strides,
-    grad_gates, gates, w1, b1, w2, grad_logits, grad_hidden, hidden,
+    grad_gates, gates, gate, grad_logits, grad_hidden, hidden,
     dots, partial, grad_pooled, first, channels, positions, chunks,
     PRESENT: tl.constexpr, WANTED: tl.constexpr, PARAMETERS: tl.constexpr,
     INPUTS: tl.constexpr, OUTPUTS: tl.constexpr, HIDDEN: tl.constexpr,
@@ -105,13 +105,13 @@ def split_grad_kernel(
     chunk = tl.program_id(0) % chunks
     c0 = chunk * BLOCK_CHANNELS
     weights, grads = differentiate_stage(
-        grad_gates, gates, w2, b1, dots, partial, grad_logits, grad_hidden, hidden,
+        grad_gates, gates, gate, dots, partial, grad_logits, grad_hidden, hidden,
         sample, chunk, chunks, PARAMETERS, PRESENT,
         INPUTS, OUTPUTS, HIDDEN, BLOCK_HIDDEN, BLOCK_OUTPUTS, BLOCK_CHUNKS,
     )  # fmt: skip
     if WANTED != 0:
         grad_pooled_stage(
-            w1, grads, grad_pooled, sample, c0, channels, positions,
+            gate, grads, grad_pooled, sample, c0, channels, positions,
             WANTED, INPUTS, HIDDEN, BLOCK_CHANNELS, BLOCK_HIDDEN,
         )  # fmt: skip
         tl.debug_barrier()  # every thread sees dZ

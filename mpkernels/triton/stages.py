@@ -19,7 +19,7 @@ from mpkernels.triton.gate_mlp import (
     activate,
     differentiate_gate,
     element,
-    softmax_of_hidden,
+    gates_of_hidden,
     times_w1,
     times_w1_transposed,
 )
@@ -80,7 +80,7 @@ def channel_of(
 
 @triton.jit
 def pool_stage(
-    x, row_stride, w1, i, pooled, partial, c0, channels, positions,
+    x, row_stride, gate, i, pooled, partial, c0, channels, positions,
     HIDDEN: tl.constexpr, CHANNELS_LAST: tl.constexpr, WIDE: tl.constexpr, UNIT: tl.constexpr,
     LONG: tl.constexpr, BLOCK_CHANNELS: tl.constexpr, BLOCK_POSITIONS: tl.constexpr,
     BLOCK_HIDDEN: tl.constexpr,
@@ -108,18 +108,18 @@ def pool_stage(
         z += tl.sum(total, 0 if CHANNELS_LAST else 1)
     z /= positions
     tl.store(pooled + c, z, mask=c < channels)
-    part = times_w1(w1, i, z[None, :], c0, channels, HIDDEN, BLOCK_HIDDEN, BLOCK_CHANNELS)
+    part = times_w1(gate, i, z[None, :], c0, channels, HIDDEN, BLOCK_HIDDEN, BLOCK_CHANNELS)
     tl.store(partial + k[None, :], part, mask=(k < HIDDEN)[None, :])
 
 
 @triton.jit
 def hidden_of_partials(
-    partial, b1, i, chunks,
+    partial, gate, i, chunks,
     HIDDEN: tl.constexpr, BLOCK_HIDDEN: tl.constexpr, BLOCK_CHUNKS: tl.constexpr,
 ):  # fmt: skip
     """relu(W1_i z + b1_i) from the parts [chunks, K] of one sample and path: [1, BLOCK_HIDDEN]."""
     total = sum_of_rows(partial, HIDDEN, chunks, HIDDEN, BLOCK_HIDDEN, BLOCK_CHUNKS)
-    return activate(total, b1, i, HIDDEN, BLOCK_HIDDEN)
+    return activate(total, gate, i, HIDDEN, BLOCK_HIDDEN)
 
 
 @triton.jit
@@ -215,7 +215,7 @@ def dot_stage(
 
 @triton.jit
 def gates_stage(
-    w2, b1, b2, partial, gates, sample, chunk, chunks,
+    gate, partial, gates, sample, chunk, chunks,
     INPUTS: tl.constexpr, OUTPUTS: tl.constexpr, HIDDEN: tl.constexpr,
     BLOCK_HIDDEN: tl.constexpr, BLOCK_OUTPUTS: tl.constexpr, BLOCK_CHUNKS: tl.constexpr,
 ):  # fmt: skip
@@ -226,9 +226,9 @@ def gates_stage(
     for i in tl.static_range(INPUTS):
         path = sample * INPUTS + i
         h = hidden_of_partials(
-            partial + path * chunks * HIDDEN, b1, i, chunks, HIDDEN, BLOCK_HIDDEN, BLOCK_CHUNKS
+            partial + path * chunks * HIDDEN, gate, i, chunks, HIDDEN, BLOCK_HIDDEN, BLOCK_CHUNKS
         )
-        g = softmax_of_hidden(h, w2, b2, i, HIDDEN, OUTPUTS, BLOCK_HIDDEN, BLOCK_OUTPUTS)
+        g = gates_of_hidden(h, gate, i, HIDDEN, OUTPUTS, BLOCK_HIDDEN, BLOCK_OUTPUTS)
         tl.store(gates + path * OUTPUTS + j, g, mask=first & (j < OUTPUTS))
         for o in tl.static_range(OUTPUTS):
             weights = weights + (tl.sum(element(g, o, BLOCK_OUTPUTS), 0),)
@@ -237,7 +237,7 @@ def gates_stage(
 
 @triton.jit
 def hidden_stage(
-    pooled, w1, partial, sample, chunk, chunks, channels,
+    pooled, gate, partial, sample, chunk, chunks, channels,
     INPUTS: tl.constexpr, HIDDEN: tl.constexpr,
     BLOCK_CHANNELS: tl.constexpr, BLOCK_HIDDEN: tl.constexpr,
 ):  # fmt: skip
@@ -247,14 +247,14 @@ def hidden_stage(
     for i in tl.static_range(INPUTS):
         path = sample * INPUTS + i
         z = tl.load(pooled + path * channels + c, mask=c < channels, other=0.0)
-        part = times_w1(w1, i, z[None, :], c0, channels, HIDDEN, BLOCK_HIDDEN, BLOCK_CHANNELS)
+        part = times_w1(gate, i, z[None, :], c0, channels, HIDDEN, BLOCK_HIDDEN, BLOCK_CHANNELS)
         to = partial + (path * chunks + chunk) * HIDDEN + k[None, :]
         tl.store(to, part, mask=(k < HIDDEN)[None, :])
 
 
 @triton.jit
 def differentiate_stage(
-    grad_gates, gates, w2, b1, dots, partial, grad_logits, grad_hidden, hidden,
+    grad_gates, gates, gate, dots, partial, grad_logits, grad_hidden, hidden,
     sample, chunk, chunks, PARAMETERS: tl.constexpr, PRESENT: tl.constexpr,
     INPUTS: tl.constexpr, OUTPUTS: tl.constexpr, HIDDEN: tl.constexpr,
     BLOCK_HIDDEN: tl.constexpr, BLOCK_OUTPUTS: tl.constexpr, BLOCK_CHUNKS: tl.constexpr,
@@ -275,9 +275,9 @@ def differentiate_stage(
                 OUTPUTS, BLOCK_OUTPUTS, BLOCK_CHUNKS,
             )  # fmt: skip
         h = hidden_of_partials(
-            partial + path * chunks * HIDDEN, b1, i, chunks, HIDDEN, BLOCK_HIDDEN, BLOCK_CHUNKS
+            partial + path * chunks * HIDDEN, gate, i, chunks, HIDDEN, BLOCK_HIDDEN, BLOCK_CHUNKS
         )
-        da, dh = differentiate_gate(g, d, h, w2, i, HIDDEN, OUTPUTS, BLOCK_HIDDEN, BLOCK_OUTPUTS)
+        da, dh = differentiate_gate(g, d, h, gate, i, HIDDEN, OUTPUTS, BLOCK_HIDDEN, BLOCK_OUTPUTS)
         if PARAMETERS:
             tl.store(grad_logits + path * OUTPUTS + j, da, mask=first & (j < OUTPUTS))
             tl.store(grad_hidden + path * HIDDEN + k, dh, mask=first & (k < HIDDEN))
@@ -290,7 +290,7 @@ def differentiate_stage(
 
 @triton.jit
 def grad_pooled_stage(
-    w1, grads, grad_pooled, sample, c0, channels, positions, WANTED: tl.constexpr,
+    gate, grads, grad_pooled, sample, c0, channels, positions, WANTED: tl.constexpr,
     INPUTS: tl.constexpr, HIDDEN: tl.constexpr,
     BLOCK_CHANNELS: tl.constexpr, BLOCK_HIDDEN: tl.constexpr,
 ):  # fmt: skip
@@ -299,7 +299,7 @@ def grad_pooled_stage(
     for i in tl.static_range(INPUTS):
         if (WANTED >> i) & 1:
             dz = times_w1_transposed(
-                w1, i, grads[i], c0, channels, HIDDEN, BLOCK_HIDDEN, BLOCK_CHANNELS
+                gate, i, grads[i], c0, channels, HIDDEN, BLOCK_HIDDEN, BLOCK_CHANNELS
             )
             to = grad_pooled + (sample * INPUTS + i) * channels + c
             tl.store(to, dz / positions, mask=c < channels)

@@ -24,7 +24,7 @@ from mpkernels.triton.stages import (
 @triton.jit(do_not_specialize=["batch"])
 def streamed_kernel(
     xs, x_batch_strides, x_row_strides, ys, y_batch_strides, y_row_strides,
-    w1, b1, w2, b2, gates, pooled, partial, batch, channels, positions, chunks,
+    gate, gates, pooled, partial, batch, channels, positions, chunks,
     INPUTS: tl.constexpr, OUTPUTS: tl.constexpr, HIDDEN: tl.constexpr,
     CHANNELS_LAST: tl.constexpr, DENSE: tl.constexpr, WIDE: tl.constexpr, UNIT: tl.constexpr,
     LONG: tl.constexpr,
@@ -41,14 +41,14 @@ def streamed_kernel(
             for i in tl.static_range(INPUTS):
                 path = sample * INPUTS + i
                 pool_stage(
-                    xs[i] + sample * x_batch_strides[i], x_row_strides[i], w1, i,
+                    xs[i] + sample * x_batch_strides[i], x_row_strides[i], gate, i,
                     pooled + path * channels, partial + (path * chunks + chunk) * HIDDEN,
                     c0, channels, positions, HIDDEN, CHANNELS_LAST, WIDE, UNIT, LONG,
                     BLOCK_CHANNELS, BLOCK_POSITIONS, BLOCK_HIDDEN,
                 )  # fmt: skip
         tl.debug_barrier()  # every thread sees the parts
         weights = gates_stage(
-            w2, b1, b2, partial, gates, sample, 0, chunks,
+            gate, partial, gates, sample, 0, chunks,
             INPUTS, OUTPUTS, HIDDEN, BLOCK_HIDDEN, BLOCK_OUTPUTS, BLOCK_CHUNKS,
         )  # fmt: skip
         for chunk in range(0, chunks):
@@ -63,7 +63,7 @@ def streamed_kernel(
 def streamed_backward_kernel(
     grad_ys, grad_y_batch_strides, grad_y_row_strides, xs, x_batch_strides, x_row_strides,
     grad_xs, grad_x_batch_strides, grad_x_row_strides,
-    grad_gates, gates, pooled, w1, b1, w2, grad_logits, grad_hidden, hidden,
+    grad_gates, gates, pooled, gate, grad_logits, grad_hidden, hidden,
     dots, partial, grad_pooled, batch, channels, positions, chunks,
     PRESENT: tl.constexpr, WANTED: tl.constexpr, PARAMETERS: tl.constexpr,
     INPUTS: tl.constexpr, OUTPUTS: tl.constexpr, HIDDEN: tl.constexpr,
@@ -79,7 +79,7 @@ def streamed_backward_kernel(
         sample = first + further
         for chunk in range(0, chunks):
             hidden_stage(
-                pooled, w1, partial, sample, chunk, chunks, channels,
+                pooled, gate, partial, sample, chunk, chunks, channels,
                 INPUTS, HIDDEN, BLOCK_CHANNELS, BLOCK_HIDDEN,
             )  # fmt: skip
             if PRESENT != 0:
@@ -92,14 +92,14 @@ def streamed_backward_kernel(
                 )  # fmt: skip
         tl.debug_barrier()  # every thread sees the parts
         weights, grads = differentiate_stage(
-            grad_gates, gates, w2, b1, dots, partial, grad_logits, grad_hidden, hidden,
+            grad_gates, gates, gate, dots, partial, grad_logits, grad_hidden, hidden,
             sample, 0, chunks, PARAMETERS, PRESENT,
             INPUTS, OUTPUTS, HIDDEN, BLOCK_HIDDEN, BLOCK_OUTPUTS, BLOCK_CHUNKS,
         )  # fmt: skip
         if WANTED != 0:
             for chunk in range(0, chunks):
                 grad_pooled_stage(
-                    w1, grads, grad_pooled, sample, chunk * BLOCK_CHANNELS, channels, positions,
+                    gate, grads, grad_pooled, sample, chunk * BLOCK_CHANNELS, channels, positions,
                     WANTED, INPUTS, HIDDEN, BLOCK_CHANNELS, BLOCK_HIDDEN,
                 )  # fmt: skip
             tl.debug_barrier()  # every thread sees dZ

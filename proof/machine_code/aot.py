@@ -66,13 +66,17 @@ def source(kernel, arguments: tuple, constants: dict) -> ASTSource:
         elif isinstance(value, tuple):
             types = []
             for inner, element in enumerate(value):
+                element = getattr(element, "value", element)  # of a tl.constexpr
+                if element is None or isinstance(element, int) and element in (0, 1):
+                    types.append("constexpr")
+                    constexprs[(index, inner)] = element
+                    continue
                 kind, attribute = _describe(element)
-                if isinstance(element, int) and element == 1:
-                    kind, constexprs[(index, inner)] = "constexpr", 1
                 types.append(kind)
                 if attribute:
                     attributes[(index, inner)] = attribute
-            signature[name] = tuple(types)
+            named = hasattr(value, "_fields")
+            signature[name] = type(value)(*types) if named else tuple(types)
         else:
             signature[name], attribute = _describe(value, special)
             if attribute:

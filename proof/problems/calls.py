@@ -2,11 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
 from types import ModuleType
+from typing import Any
 
 import torch
 from torch import Tensor
 
+from mpkernels import eager
+from mpkernels.eager.functional import SOFTMAX
+from mpkernels.ops.flags import mask_of
+from mpkernels.selftest import ARGUMENTS, OPERATORS, flat
 from proof.problems.cases import (
     Case,
     make_combine_parameters,
@@ -16,14 +22,36 @@ from proof.problems.cases import (
     make_predictions,
 )
 
-NAMES = ("cross_connect", "gate", "mix", "mix_by_channel", "combine")
 MAPS = ("cross_connect", "mix", "mix_by_channel", "combine")  # their outputs are maps
-GIVEN_GATES = ("mix", "mix_by_channel", "combine")  # their gates are an argument
+NAMES = (*(name for name in OPERATORS if name != "cross_predict"), "mix_by_channel")
 
 
 def operator_of(name: str) -> str:
     """The operator behind a name."""
-    return name.removesuffix("_by_channel")
+    return name.removesuffix("_by_channel").removesuffix("_of_vectors")
+
+
+# Their gates are an argument.
+GIVEN_GATES = tuple(name for name in NAMES if "gates" in ARGUMENTS[operator_of(name)])
+
+
+def random_arguments(
+    name: str,
+    sizes: dict[str, int],
+    spatial: Sequence[int] = (),
+    random: Callable[..., Tensor] = torch.randn,
+) -> dict[str, Any]:
+    """Every tensor that the function takes, by name; the paths, a list, come first."""
+    shapes = dict(ARGUMENTS[operator_of(name)])
+    if name.endswith("_by_channel"):
+        shapes["gates"] += "C"
+    if "weight" in shapes or name.endswith("_of_vectors"):  # cross_predict takes vectors alone
+        spatial = ()
+    sizes = {"R": sizes["n"] * sizes["D"], **sizes}
+    (paths, shape), *rest = shapes.items()
+    path = [*(sizes[letter] for letter in shape), *spatial]
+    made: dict[str, Any] = {paths: [random(*path) for _ in range(sizes["m"])]}
+    return made | {k: random(*(sizes[letter] for letter in shape)) for k, shape in rest}
 
 
 def arguments(name: str, case: Case) -> tuple[list[Tensor], list[Tensor | None]]:
@@ -39,24 +67,43 @@ def call(
     name: str, functions: ModuleType, paths: list[Tensor], rest: list[Tensor | None]
 ) -> list[Tensor]:
     """All outputs, computed by `functions`: `mpkernels.functional` or `mpkernels.eager`."""
-    if name == "cross_connect":
-        ys, gates = functions.cross_connect(paths, *rest)
-        return [*ys, gates]
-    if name == "gate":
-        return [functions.gate(paths, *rest)]
-    if name in ("mix", "mix_by_channel"):
-        return functions.mix(paths, *rest)
-    gates, bias, scale, shift = rest
-    return functions.combine(paths, gates, bias, scale=scale, shift=shift)
+    operator = operator_of(name)
+    named = dict(zip([*ARGUMENTS[operator]][1:], rest))
+    return flat(getattr(functions, operator)(paths, **named))
+
+
+def packed(operator: str, rest: Sequence[Tensor | None], relu: bool = True) -> tuple[Any, ...]:
+    """What follows the paths in an operator's schema, of the tensors in the function's order."""
+    if operator == "combine":
+        gates, *affine = rest
+        return gates, affine, relu
+    if operator == "cross_predict":
+        weight, bias, *gate, scale, shift = rest
+        return weight, [bias, scale, shift], gate, SOFTMAX, relu
+    return (list(rest), SOFTMAX) if "w1" in ARGUMENTS[operator] else tuple(rest)
 
 
 def call_operator(name: str, paths: list[Tensor], rest: list[Tensor | None]) -> list[Tensor]:
     """The outputs that `call` returns, computed by `torch.ops.mpkernels`."""
-    options = [True] if name == "combine" else []
-    outputs = getattr(torch.ops.mpkernels, operator_of(name))(paths, *rest, *options)
-    if name == "cross_connect":
-        return [*outputs[0], outputs[1]]
-    return [outputs[0]] if name == "gate" else outputs
+    operator = operator_of(name)
+    outputs = getattr(torch.ops.mpkernels, operator)(paths, *packed(operator, rest))
+    # What the function returns comes first, then what the backward needs.
+    return outputs[: len(call(name, eager, paths, rest))]
+
+
+def call_backward(
+    operator: str,
+    grads: Sequence[Tensor | None],
+    kept: Sequence[Tensor],
+    paths: list[Tensor],
+    rest: tuple[Any, ...],
+    flags: Sequence[bool],
+) -> tuple[list[Tensor], list[Tensor]]:
+    """The flagged gradients of the paths and of the rest, which is packed."""
+    backward = getattr(torch.ops.mpkernels, f"{operator}_backward")
+    results = backward(grads, kept, paths, *rest, mask_of(tuple(flags)))
+    count = sum(flags[: len(paths)])
+    return results[:count], results[count:]
 
 
 def leaves(paths: list[Tensor], rest: list[Tensor | None]) -> list[Tensor]:

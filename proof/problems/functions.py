@@ -8,64 +8,44 @@ from torch.func import functional_call
 
 import mpkernels as mpk
 from mpkernels import eager, functional
+from mpkernels.selftest import OPERATORS
+from proof.problems import calls
 
 F64 = torch.float64
 B, C, M, N, K = 2, 3, 2, 2, 3
+SIZES = {"B": B, "C": C, "m": M, "n": N, "K": K, "D": 2}
 
 
 def values(*shape):
     return torch.randn(shape, dtype=F64)
 
 
-def maps(channels=C, last=False):
-    x = values(B, channels, 2, 2)
-    return x.contiguous(memory_format=torch.channels_last) if last else x
+def maps():
+    return values(B, C, 2, 2)
 
 
 def gate_parameters():
     return [values(M, K, C), values(M, K), values(M, N, K), values(M, N)]
 
 
-def of_gate(functions, a, b, *parameters):
-    return (functions.gate([a, b], *parameters),)
+FUNCTIONS = (*OPERATORS, "gate_of_vectors", "mix_by_channel")
 
 
-def of_cross_connect(functions, a, b, *parameters):
-    ys, gates = functions.cross_connect([a, b], *parameters)
-    return (*ys, gates)
+def of_function(name, functions, a, b, *rest):
+    """All outputs of a function of the package, given all its tensors."""
+    return tuple(calls.call(name, functions, [a, b], rest))
 
 
-def of_mix(functions, a, b, gates):
-    return tuple(functions.mix([a, b], gates))
+def tensors_of(name):
+    """All tensors of a function; of two maps one is channels_last."""
+    spatial = () if name == "mix_by_channel" else (2, 2)
+    made = calls.random_arguments(name, SIZES, spatial, values)
+    paths, *rest = made.values()
+    if paths[0].dim() > 2:
+        last = 0 if "gates" in made else 1
+        paths[last] = paths[last].contiguous(memory_format=torch.channels_last)
+    return [*paths, *rest]
 
-
-def of_combine(functions, a, b, gates, bias, scale, shift):
-    return tuple(functions.combine([a, b], gates, bias, True, scale, shift))
-
-
-def of_cross_predict(functions, a, b, weight, bias, w1, b1, w2, b2):
-    ys, gates = functions.cross_predict([a, b], weight, bias, w1, b1, w2, b2)
-    return (*ys, gates)
-
-
-# Name -> a function of all its tensors, and a factory of the tensors.
-FUNCTIONS = {
-    "gate": (of_gate, lambda: [maps(), maps(last=True), *gate_parameters()]),
-    "gate_of_vectors": (of_gate, lambda: [values(B, C), values(B, C), *gate_parameters()]),
-    "cross_connect": (of_cross_connect, lambda: [maps(), maps(last=True), *gate_parameters()]),
-    "mix": (of_mix, lambda: [maps(last=True), maps(), values(B, M, N)]),
-    "mix_by_channel": (of_mix, lambda: [values(B, C), values(B, C), values(B, M, N, C)]),
-    "combine": (
-        of_combine,
-        lambda: [maps(N * C), maps(N * C), values(B, M, N), values(M, N * C), values(N, C),
-                 values(N, C)],
-    ),
-    "cross_predict": (
-        of_cross_predict,
-        lambda: [values(B, C), values(B, C), values(M, N * 2, C), values(M, N * 2),
-                 *gate_parameters()],
-    ),
-}  # fmt: skip
 
 # Name -> a factory of the router, and a factory of one path.
 ROUTERS = {
@@ -91,8 +71,8 @@ def of_router(router, names, a, b, *parameters):
 def problem(name):
     """The fused function, the eager one, and the tensors that both take."""
     if name in FUNCTIONS:
-        function, make = FUNCTIONS[name]
-        return partial(function, functional), partial(function, eager), make()
+        fused, definition = (partial(of_function, name, each) for each in (functional, eager))
+        return fused, definition, tensors_of(name)
     build, path = ROUTERS[name]
     fused = build(mpk).double()
     definition = mpk.unfuse(copy.deepcopy(fused))

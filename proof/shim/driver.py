@@ -13,6 +13,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from mpkernels.ops.flags import flags_of
 from mpkernels.triton.launch_arguments import finished, geometry_like, new_maps, reading, writing
 from proof.where import ROOT
 
@@ -37,7 +38,7 @@ class Map(Structure):
 
 class Parameters(Structure):
     _fields_ = [
-        *((name, c_int64) for name in ("inputs", "outputs", "hidden")),
+        *((name, c_int64) for name in ("kind", "inputs", "outputs", "hidden")),
         *((name, c_void_p) for name in ("w1", "w1_by_channel", "b1", "w2", "b2")),
     ]
 
@@ -152,39 +153,39 @@ class Machine:
         if error:
             raise RuntimeError(f"{name}: {error.decode()}")
 
-    def _problem(self, xs: list[Tensor], gate: tuple[Tensor | None, ...]):
+    def _problem(self, xs: list[Tensor], gate: tuple[Tensor | None, ...], kind: int):
         w1, b1, w2, b2 = gate
         geometry = geometry_like(xs[0])
         sizes = len(xs), w2.shape[1], w1.shape[1]
-        parameters = Parameters(*sizes, _pointer(w1), None, *map(_pointer, (b1, w2, b2)))
+        parameters = Parameters(kind, *sizes, _pointer(w1), None, *map(_pointer, (b1, w2, b2)))
         dtype = _DTYPES[xs[0].dtype]
         c_geometry = Geometry(
             dtype, geometry.channels_last, geometry.batch, geometry.channels, geometry.positions
         )
         return geometry, c_geometry, parameters
 
-    def cross_connect(self, xs, w1, b1, w2, b2):
+    def cross_connect(self, xs, parameters, kind):
         """The operator, by its schema."""
-        parameters = [None if p is None else p.float().contiguous() for p in (w1, b1, w2, b2)]
-        geometry, c_geometry, gate = self._problem(xs, parameters)
-        ys = new_maps([xs[0]] * w2.shape[1])
+        parameters = [None if p is None else p.float().contiguous() for p in parameters]
+        n = parameters[2].shape[1]
+        geometry, c_geometry, gate = self._problem(xs, parameters, kind)
+        ys = new_maps([xs[0]] * n)
         inputs, outputs = reading(xs, geometry, xs[0]), writing(ys, geometry, xs[0])
-        gates = torch.empty(geometry.batch, len(xs), w2.shape[1])
+        gates = torch.empty(geometry.batch, len(xs), n)
         pooled = torch.empty(geometry.batch, len(xs), geometry.channels)
         problem = Forward(
             c_geometry, gate, _maps(inputs), _maps(outputs), gates.data_ptr(), pooled.data_ptr()
         )
         tensors = [*inputs[0], *outputs[0], gates, pooled, *parameters]
         self._run("forward", problem, tensors, self.cluster, self.threads)
-        return finished(ys, outputs), gates, pooled
+        return [*finished(ys, outputs), gates, pooled]
 
-    def cross_connect_backward(
-        self, grad_ys, grad_gates, xs, gates, pooled, w1, b1, w2, b2, wanted
-    ):
+    def cross_connect_backward(self, grads, kept, xs, gate_parameters, kind, wanted):
         """The operator's backward, by its schema."""
-        gate_parameters, m = (w1, b1, w2, b2), len(xs)
+        (*grad_ys, grad_gates), (gates, pooled) = grads, kept
+        w1, m, wanted = gate_parameters[0], len(xs), flags_of(wanted, len(xs) + 4)
         parameters = [None if p is None else p.float().contiguous() for p in gate_parameters]
-        geometry, c_geometry, gate = self._problem(xs, parameters)
+        geometry, c_geometry, gate = self._problem(xs, parameters, kind)
         grad_xs = new_maps([x if w else None for x, w in zip(xs, wanted)])
         present = [j for j, grad in enumerate(grad_ys) if grad is not None]
         outer = reading([grad_ys[j] for j in present], geometry, xs[0])
@@ -217,7 +218,7 @@ class Machine:
             self._run("weights", weights, [saved[2], *scratch, *sums], self.threads)
             self.traffic = traffic
         grad_parameters = [s.to(p.dtype) for s, p in zip(sums, gate_parameters) if s is not None]
-        return finished(grad_xs, grads), grad_parameters
+        return finished(grad_xs, grads) + grad_parameters
 
     @contextmanager
     def forced(self) -> Iterator[None]:

@@ -51,8 +51,13 @@ const char* run_samples(const Arguments& arguments, const Geometry& geometry, bo
   const Plan& plan = arguments.plan;
   const Body body = body_of(geometry.dtype, backward, plan.kept);
   if (!body) return "no such kernel";
-  return shim::run({geometry.batch * plan.cluster, plan.cluster, plan.threads,
-                    size_t(shared_bytes(plan)), seed, body, &arguments});
+  return shim::run({.blocks = geometry.batch * plan.cluster,
+                    .cluster = plan.cluster,
+                    .threads = plan.threads,
+                    .shared_bytes = size_t(shared_bytes(plan)),
+                    .seed = seed,
+                    .body = body,
+                    .arguments = &arguments});
 }
 
 }  // namespace
@@ -74,9 +79,13 @@ const char* backward(const CrossConnectBackward* p, int64_t cluster, int64_t thr
 
 const char* weights(const GateWeightGradients* p, int64_t threads, unsigned seed) {
   const cuda::GateWeightArguments arguments = cuda::arguments_of(*p);
-  return shim::run({cuda::blocks_of(arguments), 1, int(threads),
-                    size_t(cuda::weight_shared_bytes(threads)), seed, cuda::weights_body,
-                    &arguments});
+  return shim::run({.blocks = cuda::blocks_of(arguments),
+                    .cluster = 1,
+                    .threads = int(threads),
+                    .shared_bytes = size_t(cuda::weight_shared_bytes(threads)),
+                    .seed = seed,
+                    .body = cuda::weights_body,
+                    .arguments = &arguments});
 }
 
 // Bytes of shared memory per block.
@@ -91,7 +100,8 @@ void know(uintptr_t begin, int64_t bytes, uint8_t* reads, uint8_t* writes) {
   if (bytes == 0) {
     shim::range_count = 0;
   } else {
-    shim::ranges[shim::range_count++] = {begin, begin + uintptr_t(bytes), reads, writes};
+    shim::ranges[shim::range_count++] = {
+        .begin = begin, .end = begin + uintptr_t(bytes), .reads = reads, .writes = writes};
   }
 }
 
@@ -99,6 +109,6 @@ void know(uintptr_t begin, int64_t bytes, uint8_t* reads, uint8_t* writes) {
 void skip(const char* file, int line) {
   static char name[64];
   std::snprintf(name, sizeof name, "/%s", file);
-  shim::skipped = {name, line};
+  shim::skipped = {.file = name, .line = line};
 }
 }

@@ -175,8 +175,8 @@ SHIM_UNSEEN inline int most_copies() {
 SHIM_UNSEEN inline void copy_later(void* to, const void* from) {
   Fiber& fiber = *current;
   if (fiber.pending == most_copies()) return fail("copies more than shared memory holds", {});
-  fiber.copies[fiber.pending++] = {static_cast<char*>(to), static_cast<const char*>(from),
-                                   fiber.group};
+  fiber.copies[fiber.pending++] = {
+      .to = static_cast<char*>(to), .from = static_cast<const char*>(from), .group = fiber.group};
 }
 
 SHIM_UNSEEN inline bool next_copy(int pending, Copy& copy) {

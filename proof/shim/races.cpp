@@ -21,7 +21,7 @@ struct Maps {
     const int64_t size = geometry.rows() * geometry.cols();
     for (int64_t q = 0; q < count; q++) {
       values.emplace_back(geometry.batch * size);
-      maps.push_back({values.back(), size, geometry.cols()});
+      maps.push_back({.data = values.back(), .batch_stride = size, .row_stride = geometry.cols()});
     }
   }
   std::vector<Floats> values;
@@ -50,27 +50,50 @@ bool run(const Geometry& geometry, int64_t cluster, int64_t threads, unsigned se
   Floats grad_logits(batch * m * n), grad_hidden(batch * m * hidden), units(batch * m * hidden);
   Floats grad_w1(m * hidden * channels), grad_b1(m * hidden), grad_w2(m * n * hidden),
       grad_b2(m * n);
-  const GateParameters gate{m, n, hidden, w1, nullptr, b1, w2, b2};
-  const CrossConnect problem{geometry, gate, xs.maps.data(), ys.maps.data(), gates, pooled};
+  const GateParameters gate{.inputs = m,
+                            .outputs = n,
+                            .hidden = hidden,
+                            .w1 = w1,
+                            .w1_by_channel = nullptr,
+                            .b1 = b1,
+                            .w2 = w2,
+                            .b2 = b2};
+  const CrossConnect problem{.geometry = geometry,
+                             .gate = gate,
+                             .xs = xs.maps.data(),
+                             .ys = ys.maps.data(),
+                             .gates = gates,
+                             .pooled = pooled};
   const int64_t output_of[] = {0, 1};
-  const CrossConnectBackward outer{geometry,
-                                   gate,
-                                   xs.maps.data(),
-                                   grad_ys.maps.data(),
-                                   output_of,
-                                   n,
-                                   grad_xs.maps.data(),
-                                   nullptr,
-                                   gates,
-                                   pooled,
-                                   nullptr,
-                                   grad_logits,
-                                   grad_hidden,
-                                   units,
-                                   true};
-  const GateWeightGradients sums{Dtype::f32, batch,   channels, m,           n,
-                                 hidden,     pooled,  units,    grad_logits, grad_hidden,
-                                 grad_w1,    grad_b1, grad_w2,  grad_b2};
+  const CrossConnectBackward outer{.geometry = geometry,
+                                   .gate = gate,
+                                   .xs = xs.maps.data(),
+                                   .grad_ys = grad_ys.maps.data(),
+                                   .output_of = output_of,
+                                   .present = n,
+                                   .grad_xs = grad_xs.maps.data(),
+                                   .grad_gates = nullptr,
+                                   .gates = gates,
+                                   .pooled = pooled,
+                                   .grad_pooled = nullptr,
+                                   .grad_logits = grad_logits,
+                                   .grad_hidden = grad_hidden,
+                                   .hidden = units,
+                                   .parameters_wanted = true};
+  const GateWeightGradients sums{.dtype = Dtype::f32,
+                                 .batch = batch,
+                                 .channels = channels,
+                                 .inputs = m,
+                                 .outputs = n,
+                                 .hidden_units = hidden,
+                                 .pooled = pooled,
+                                 .hidden = units,
+                                 .grad_logits = grad_logits,
+                                 .grad_hidden = grad_hidden,
+                                 .grad_w1 = grad_w1,
+                                 .grad_b1 = grad_b1,
+                                 .grad_w2 = grad_w2,
+                                 .grad_b2 = grad_b2};
   const int64_t size = batch * channels * geometry.positions;
   return report(forward(&problem, cluster, threads, seed)) &&
          report(backward(&outer, cluster, threads, seed)) &&
@@ -86,6 +109,11 @@ int main(int count, char** arguments) {
   for (const bool channels_last : {false, true})
     for (const int64_t positions : {16, 7})
       for (const int64_t cluster : {1, 3})
-        right &= run({Dtype::f32, channels_last, 2, 12, positions}, cluster, 64, 1);
+        right &= run({.dtype = Dtype::f32,
+                      .channels_last = channels_last,
+                      .batch = 2,
+                      .channels = 12,
+                      .positions = positions},
+                     cluster, 64, 1);
   return right ? 0 : 1;
 }

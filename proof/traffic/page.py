@@ -14,6 +14,8 @@ from typing import NamedTuple
 import torch
 import triton
 
+from mpkernels.eager.functional import SOFTMAX
+from mpkernels.ops.flags import mask_of
 from mpkernels.triton import cross_connect as launcher
 from mpkernels.triton.combine import combine, combine_backward
 from mpkernels.triton.cross_connect import cross_connect, cross_connect_backward
@@ -94,15 +96,13 @@ def measure(router: Router, dtype: torch.dtype) -> tuple[Direction, Direction]:
     xs = [torch.randn(batch, channels, *router.spatial).to(dtype) for _ in range(m)]
     parameters = [torch.randn(*s) for s in ((m, 16, channels), (m, 16), (m, n, 16), (m, n))]
     with Meter() as forward:
-        ys, gates, pooled = cross_connect(xs, *parameters)
+        *ys, gates, pooled = cross_connect(xs, parameters, SOFTMAX)
     forward.assert_written_once(*ys, gates, pooled)
     grads = [torch.randn(ys[0].shape).to(dtype) for _ in ys]
-    wanted = [True] * (m + 4)
+    outer, wanted = [*grads, torch.randn(gates.shape)], mask_of((True,) * (m + 4))
     with Meter() as backward:
-        grad_xs, grad_parameters = cross_connect_backward(
-            grads, torch.randn(gates.shape), xs, gates, pooled, *parameters, wanted
-        )
-    backward.assert_written_once(*grad_xs, *grad_parameters)
+        results = cross_connect_backward(outer, [gates, pooled], xs, parameters, SOFTMAX, wanted)
+    backward.assert_written_once(*results)
     directions = (
         _direction(router, forward, xs[0], False),
         _direction(router, backward, xs[0], True),
@@ -129,15 +129,16 @@ def measure_combine(
         return x.contiguous(memory_format=torch.channels_last) if layout != "nchw" else x
 
     us, grads = [map_of(n * c) for _ in range(m)], [map_of(c) for _ in range(n)]
-    parameters = [torch.randn(*s) for s in ((batch, m, n), (m, n * c), (n, c), (n, c))]
+    gates, *affine = [torch.randn(*s) for s in ((batch, m, n), (m, n * c), (n, c), (n, c))]
     with Meter() as forward:
-        ys = combine(us, *parameters, True)
+        ys = combine(us, gates, affine, True)
     forward.assert_written_once(*ys)
     with Meter() as backward:
-        grad_us, grad_parameters = combine_backward(grads, us, *parameters, True, [True] * (m + 4))
-    backward.assert_written_once(*grad_us, *grad_parameters)
+        wanted = mask_of((True,) * (m + 4))
+        results = combine_backward(grads, [], us, gates, affine, True, wanted)
+    backward.assert_written_once(*results)
     # Under the meter a masked lane without `other` loads NaN, which would spread to the sums.
-    assert all(t.isfinite().all() for t in (*ys, *grad_us, *grad_parameters))
+    assert all(t.isfinite().all() for t in (*ys, *results))
     return _combine_direction(forward, grads[0], m * n + n), _combine_direction(
         backward, grads[0], 2 * m * n + n
     )

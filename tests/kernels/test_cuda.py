@@ -7,6 +7,8 @@ import pytest
 import torch
 
 import mpkernels as mpk
+from mpkernels.eager.functional import KINDS
+from mpkernels.ops.flags import mask_of
 from mpkernels.ops.layout import geometry_of
 from mpkernels.ops.onchip import Chip, on_chip, shared_bytes
 from proof.checks import check_cross_connect
@@ -31,7 +33,8 @@ def machine(tmp_path_factory):
 def check(machine, case, cluster, seed):
     machine.cluster, machine.seed, machine.traffic = cluster, seed, None
     with mpk.use_backend("native"), machine.forced():
-        check_cross_connect(case)
+        for kind in KINDS:
+            check_cross_connect(case, kind)
 
 
 @pytest.mark.parametrize("case", SUPPORTED, ids=str)
@@ -57,13 +60,13 @@ def run(machine, router, dtype, channels_last=False, batch=1):
         xs = [x.contiguous(memory_format=torch.channels_last) for x in xs]
     parameters = [torch.randn(size) for size in ((m, k, c), (m, k), (m, n, k), (m, n))]
     machine.traffic = []
-    ys, gates, pooled = machine.cross_connect(xs, *parameters)
+    *ys, gates, pooled = machine.cross_connect(xs, parameters, 0)
     forward, machine.traffic = machine.traffic, []
     grad_ys = [torch.randn(y.shape).to(y) for y in ys]
     grad_ys = [torch.empty_like(y).copy_(grad) for y, grad in zip(ys, grad_ys)]
-    wanted = [True] * (m + 4)
-    grads = machine.cross_connect_backward(grad_ys, None, xs, gates, pooled, *parameters, wanted)
-    results = [*ys, gates, pooled, *grads[0], *grads[1]]
+    kept, wanted = [gates, pooled], mask_of((True,) * (m + 4))
+    grads = machine.cross_connect_backward([*grad_ys, None], kept, xs, parameters, 0, wanted)
+    results = [*ys, gates, pooled, *grads]
     backward, machine.traffic = machine.traffic, None
     return results, forward, backward
 
@@ -136,15 +139,15 @@ def test_a_stray_address_is_noticed(machine):
     x, parameters = torch.randn(2, 8, 4, 4), (torch.randn(1, 4, 8), None, torch.randn(1, 2, 4))
     original = machine._problem
 
-    def longer(xs, gate):
-        geometry, c_geometry, parameters = original(xs, gate)
+    def longer(*given):
+        geometry, c_geometry, parameters = original(*given)
         c_geometry.batch += 1
         return geometry, c_geometry, parameters
 
     machine._problem = longer
     try:
         with pytest.raises(RuntimeError, match="reads outside of the tensors"):
-            machine.cross_connect([x], *parameters, None)
+            machine.cross_connect([x], [*parameters, None], 0)
     finally:
         machine._problem, machine.traffic = original, None
 

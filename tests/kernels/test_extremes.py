@@ -19,6 +19,7 @@ if not INTERPRETED and where.DEVICE == "cpu":
     pytest.skip("needs TRITON_INTERPRET=1, or a GPU", allow_module_level=True)
 
 from mpkernels import eager, functional, use_backend
+from mpkernels.eager.functional import KINDS
 from mpkernels.ops.layout import is_channels_last
 from mpkernels.triton import combine, cross_connect, launch, launch_arguments, mix
 from mpkernels.triton.tuned import launch_for
@@ -122,13 +123,14 @@ def _large(case):
     return parameters
 
 
+@pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("layout", LAYOUTS)
-def test_large_logits_of_hidden_units(layout, method, monkeypatch):
+def test_large_logits_of_hidden_units(layout, kind, method, monkeypatch):
     """Gates and every gradient are within the derived bounds."""
     monkeypatch.setattr(checks, "make_parameters", _large)
     case = Case("", "", batch=2, channels=9, layout=layout)
-    checks.check_cross_connect(case)
-    checks.check_gate(case)
+    checks.check_cross_connect(case, kind)
+    checks.check_gate(case, kind)
 
 
 @pytest.mark.parametrize("large", [1e4, 1e30, INF, NAN])

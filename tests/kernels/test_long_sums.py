@@ -137,7 +137,7 @@ def test_a_mean_of_equal_values_is_that_value(layout):
     (x,), weights = calls.arguments("gate", case)
     with torch.no_grad():
         x.fill_(BIASED)
-    _, pooled = torch.ops.mpkernels.gate([x], *weights)
+    _, pooled = torch.ops.mpkernels.gate([x], list(weights), 0)
     expected = exact(x[0, 0].flatten()[:1])
     # A lane adds 128 terms, then 32 such sums, then up to 256 rows of a tile: far below 4,096.
     terms = sums.TERMS.value + 32 + 256

@@ -1,19 +1,17 @@
-"""The compiled libraries: every instruction set, and the CUDA kernel's body on a CPU."""
+"""The compiled libraries: every instruction set, threads, and what the CUDA library registers."""
 
-import shutil
-import subprocess
 from pathlib import Path
 
 import pytest
 import torch
 
 import mpkernels as mpk
+from mpkernels.eager.functional import KINDS
 from mpkernels.ops import native
 from proof.checks import COMBINED, check_combine, check_cross_connect, check_mix
+from proof.problems import calls
 from proof.problems.cases import CASES
-from proof.where import ROOT
 
-CSRC = ROOT / "csrc"
 CHOSEN = [
     c
     for c in CASES
@@ -40,7 +38,8 @@ def instruction_set(request):
 def test_every_instruction_set(case, instruction_set):
     with mpk.use_backend("native"):
         assert torch.ops.mpkernels.instruction_set("") == instruction_set
-        check_cross_connect(case)
+        for kind in KINDS:
+            check_cross_connect(case, kind)
         check_mix(case, by_channel=True)
         check_mix(case, by_channel=False)
         for kind in COMBINED:
@@ -55,98 +54,10 @@ def test_the_widest_instruction_set_is_in_use():
         torch.ops.mpkernels.instruction_set("mmx")
 
 
-HARNESS = """
-#define MPK_DEVICE inline
-#include "cuda/mix.cuh"
-extern "C" void mix(const mpk::cuda::MixArguments* p, int wide) {
-  const int64_t size = p->batch * p->rows * p->cols;
-  for (int64_t at = 0; at < size; at++)
-    wide ? mpk::cuda::mix_element<double, double>(*p, at)
-         : mpk::cuda::mix_element<float, float>(*p, at);
-}
-"""
-
-
-@pytest.fixture(scope="module")
-def cuda_body(tmp_path_factory):
-    """The CUDA kernel's body compiled for the CPU, where a loop over elements replaces threads."""
-    compiler = shutil.which("g++") or shutil.which("c++")
-    if compiler is None:
-        pytest.skip("no C++ compiler")
-    import ctypes
-
-    folder = tmp_path_factory.mktemp("cuda")
-    (folder / "mix.cpp").write_text(HARNESS)
-    library = folder / "mix.so"
-    flags = ["-O1", "-std=c++20", "-fPIC", "-shared", "-Wno-unknown-pragmas", f"-I{CSRC}"]
-    subprocess.run([compiler, *flags, "-o", library, folder / "mix.cpp"], check=True)
-    return ctypes.CDLL(str(library)).mix
-
-
-@pytest.mark.parametrize("by_channel", [False, True])
-@pytest.mark.parametrize("channels_last", [False, True])
-@pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=str)
-@pytest.mark.parametrize(("m", "n"), [(1, 2), (2, 2), (3, 5), (8, 8)])
-def test_the_body_of_the_cuda_mix(m, n, dtype, channels_last, by_channel, cuda_body):
-    import ctypes
-
-    from mpkernels.ops.layout import geometry_of, strides_in_place
-
-    class Map(ctypes.Structure):
-        _fields_ = [("data", ctypes.c_void_p), ("batch", ctypes.c_int64), ("row", ctypes.c_int64)]
-
-    class Gates(ctypes.Structure):
-        _fields_ = [
-            ("data", ctypes.c_void_p),
-            ("strides", ctypes.c_int64 * 4),
-            ("by_channel", ctypes.c_bool),
-        ]
-
-    class Arguments(ctypes.Structure):
-        _fields_ = [
-            ("xs", Map * 8),
-            ("ys", Map * 8),
-            ("gates", Gates),
-            ("sizes", ctypes.c_int64 * 3),
-            ("paths", ctypes.c_int * 2),
-            ("channels_last", ctypes.c_bool),
-        ]
-
-    xs = [torch.randn(3, 5, 4, 7, dtype=dtype) for _ in range(m)]
-    if channels_last:
-        xs = [x.contiguous(memory_format=torch.channels_last) for x in xs]
-    gates = torch.randn((3, m, n, 5) if by_channel else (3, m, n), dtype=dtype)
-    ys = [torch.full_like(xs[0], float("nan")) for _ in range(n)]
-    geometry = geometry_of(xs[0])
-
-    def maps(tensors):
-        structs = (Map * 8)()
-        for index, t in enumerate(tensors):
-            strides = strides_in_place(t, geometry)
-            structs[index] = Map(t.data_ptr(), strides.batch, strides.row)
-        return structs
-
-    strides = (*gates.stride(), 0)[:4]
-    arguments = Arguments(
-        maps(xs),
-        maps(ys),
-        Gates(gates.data_ptr(), (ctypes.c_int64 * 4)(*strides), by_channel),
-        (ctypes.c_int64 * 3)(geometry.batch, geometry.rows, geometry.cols),
-        (ctypes.c_int * 2)(m, n),
-        geometry.channels_last,
-    )
-    cuda_body(ctypes.byref(arguments), int(dtype == torch.float64))
-    roundoff = torch.finfo(dtype).eps
-    weights = gates.unsqueeze(-1).unsqueeze(-1) if by_channel else gates[..., None, None, None]
-    for j, y in enumerate(ys):
-        terms = torch.stack([weights[:, i, j].double() * x.double() for i, x in enumerate(xs)])
-        bound = (m + 2) * roundoff * terms.abs().sum(0)
-        assert ((y.double() - terms.sum(0)).abs() <= bound).all()
-
-
 @pytest.mark.skipif(native.why_no_cuda is not None, reason=f"{native.why_no_cuda}")
-def test_the_cuda_library_registers_its_operator():
-    assert torch._C._dispatch_has_kernel_for_dispatch_key("mpkernels::mix_cuda", "CUDA")
+@pytest.mark.parametrize("name", ["cross_connect_cuda", "cross_connect_backward_cuda"])
+def test_the_cuda_library_registers_its_operators(name):
+    assert torch._C._dispatch_has_kernel_for_dispatch_key(f"mpkernels::{name}", "CUDA")
 
 
 @pytest.mark.skipif(torch.cuda.device_count() < 2, reason="torch finds less than two GPUs")
@@ -158,7 +69,7 @@ def test_cuda_launches_on_the_device_of_the_maps():
     for current in (1, 0):
         with torch.cuda.device(current), mpk.use_backend("native"):
             ys, gates = mpk.functional.cross_connect(xs, w1, b1, w2, b2)
-            results.append([*ys, *mpk.functional.mix(xs, gates)])
+            results.append([*ys, gates])
             assert torch.cuda.current_device() == current
     assert all(map(torch.equal, *results))
 
@@ -167,10 +78,10 @@ def gradients_of(xs, parameters, grads, wanted=None):
     """All outputs and the wanted gradients of cross_connect, by its operators."""
     operators = torch.ops.mpkernels
     with torch.no_grad():
-        ys, gates, pooled = operators.cross_connect(xs, *parameters)
+        *ys, gates, pooled = operators.cross_connect(xs, parameters, 0)
         wanted = wanted or [True] * (len(xs) + 4)
-        gradients = operators.cross_connect_backward(
-            grads, None, xs, gates, pooled, *parameters, wanted
+        gradients = calls.call_backward(
+            "cross_connect", [*grads, None], [gates, pooled], xs, (parameters, 0), wanted
         )
     return [*ys, gates, pooled, *gradients[0], *gradients[1]]
 
@@ -190,9 +101,10 @@ def combined_gradients_of(us, parameters, grads, wanted=None):
     """All outputs and the wanted gradients of combine, by its operators."""
     operators = torch.ops.mpkernels
     with torch.no_grad():
-        ys = operators.combine(us, *parameters, True)
+        rest = calls.packed("combine", parameters)
+        ys = operators.combine(us, *rest)
         wanted = wanted or [True] * (len(us) + 4)
-        gradients = operators.combine_backward(grads, us, *parameters, True, wanted)
+        gradients = calls.call_backward("combine", grads, [], us, rest, wanted)
     return [*ys, *gradients[0], *gradients[1]]
 
 

@@ -16,6 +16,7 @@ import triton.language as tl
 
 from benchmarks.gpu import tables
 from benchmarks.gpu.steps import launches
+from mpkernels.ops.flags import mask_of
 from mpkernels.triton.combine import combine_backward
 from mpkernels.triton.gate import gate, gate_backward
 from mpkernels.triton.gate_parameter_grads import parameter_gradients
@@ -73,12 +74,14 @@ def test_gate_reads_maps_once():
     xs, parameters = small_gate(40)
     maps = sum(x.numel() for x in xs) * 4
     with Meter() as meter:
-        gates, pooled = gate(xs, *parameters)
+        gates, pooled = gate(xs, parameters, 0)
     meter.assert_written_once(gates, pooled)
     assert meter.launches == ["gate_kernel"] and meter.loaded["xs"] == maps
     assert meter.stored["partial"] == meter.loaded["partial"] == 3 * 4 * 2 * 2 * 5
     with Meter() as meter:
-        grad_pooled, grads = gate_backward(gates, gates, pooled, *parameters, [True] * 4)
+        grad_pooled, *grads = gate_backward(
+            gates, [gates, pooled], parameters, 0, mask_of((True,) * 4)
+        )
     meter.assert_written_once(grad_pooled, *grads)
     assert meter.launches == ["gate_backward_kernel", "_parameter_gradients_kernel"]
 
@@ -94,8 +97,8 @@ def test_mix_is_at_the_floor_but_for_the_gradient_of_gates(by_channel):
     assert (meter.loaded["xs"], meter.stored["ys"]) == (m * one, n * one)
     assert meter.launches == ["_mix_kernel"]
     with Meter() as meter:
-        grad_xs, grad_gates = mix_backward(ys, xs, gates, [True] * 3)
-    meter.assert_written_once(*grad_xs, *grad_gates)
+        grads = mix_backward(ys, [], xs, gates, mask_of((True,) * 3))
+    meter.assert_written_once(*grads)
     # The gates' gradient reads each X once per dY; dX, a mix of the dY, reads each dY once.
     assert meter.loaded["xs"] == n * one + m * one and meter.loaded["grad_ys"] == m * n * one
     assert meter.stored["ys"] == m * one
@@ -126,22 +129,23 @@ def test_combine_is_at_the_floor(router, dtype, layout):
 def test_combine_reads_only_what_a_gradient_needs():
     """Without a ReLU dU needs no U, and an unused output needs nothing."""
     us, grads = [torch.randn(2, 6, 5, 7) for _ in range(2)], [torch.randn(2, 3, 5, 7), None]
-    rest = torch.randn(2, 2, 2), torch.randn(2, 6), torch.randn(2, 3), None
+    rest = torch.randn(2, 2, 2), [torch.randn(2, 6), torch.randn(2, 3), None]
     with Meter() as meter:
-        combine_backward(grads, us, *rest, False, [True, False] + [False, True, False, False])
+        flags = (True, False, False, True, False, False)
+        combine_backward(grads, [], us, *rest, False, mask_of(flags))
     assert meter.loaded["us"] == 0 and meter.loaded["grad_ys"] == grads[0].nbytes
     assert meter.stored["grad_us"] == us[0].nbytes
     with Meter() as meter:
-        combine_backward(grads, us, *rest, True, [True, True] + [False] * 4)
+        combine_backward(grads, [], us, *rest, True, mask_of((True, True)))
     assert meter.loaded["us"] == us[0].nbytes and meter.launches == ["_combine_backward_kernel"]
 
 
 def test_parts_of_a_batch_of_combine_are_added_without_a_race():
     us, grads = [torch.randn(131, 6) for _ in range(2)], [torch.randn(131, 3)] * 2
-    rest = [torch.randn(*s) for s in ((131, 2, 2), (2, 6), (2, 3), (2, 3))]
+    gates, *affine = [torch.randn(*s) for s in ((131, 2, 2), (2, 6), (2, 3), (2, 3))]
     with Meter() as meter:
-        grad_us, grad_parameters = combine_backward(grads, us, *rest, True, [True] * 6)
-    meter.assert_written_once(*grad_us, *grad_parameters)
+        results = combine_backward(grads, [], us, gates, affine, True, mask_of((True,) * 6))
+    meter.assert_written_once(*results)
     assert meter.launches[1:] == ["_combine_sums_kernel", "_add_parts_kernel"]
 
 

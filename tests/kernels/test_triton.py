@@ -8,6 +8,7 @@ import sys
 import pytest
 import torch
 
+from mpkernels.ops.flags import mask_of
 from mpkernels.ops.layout import Geometry
 from mpkernels.ops.onchip import ASSUMED as CHIP
 from mpkernels.triton.launch import Card, Resident, Walk, combine_tile, cross_connect_launch
@@ -39,6 +40,7 @@ def interpret(file):
         "kernels/test_extremes.py",
         "kernels/test_traffic.py",
         "kernels/test_tune.py",
+        "package/test_explain.py",
     ],
 )
 def test_in_the_interpreter(file):
@@ -131,7 +133,7 @@ def test_mix_backward_fetches_nothing_from_the_host(missing):
     xs, gates = [torch.empty(2, 5, 3, 3) for _ in range(3)], torch.empty(2, 3, 3)
     grads = [xs[0], None, xs[2]] if missing else xs
     with recorded_launches() as launches, Dispatched() as dispatched:
-        mix.mix_backward(grads, xs, gates, [True, not missing, True, True])
+        mix.mix_backward(grads, [], xs, gates, mask_of((True, not missing, True, True)))
     assert len(launches) == 2 and launches[0].arguments[6].shape == (2,) + (3 - missing,) * 2
     allowed = {"empty", "empty_strided", "new_empty", "transpose"}
     assert set(dispatched.names) <= allowed | ({"select", "stack"} if missing else set())
@@ -146,15 +148,13 @@ def test_copies_are_those_that_explain_names():
     xs = [torch.empty(2, 5, 3, 3), torch.empty(2, 3, 3, 5).movedim(-1, 1)]
     parameters = [torch.empty(*s) for s in ((2, 16, 5), (2, 16), (2, 2, 16), (2, 2))]
     with recorded_launches(), Dispatched() as forward:
-        ys, gates, pooled = cross_connect.cross_connect(xs, *parameters)
-    grads = [torch.empty(2, 5, 3, 3)] * 2
+        *_, gates, pooled = cross_connect.cross_connect(xs, parameters, 0)
+    grads, kept = [*[torch.empty(2, 5, 3, 3)] * 2, None], [gates, pooled]
     with recorded_launches(), Dispatched() as backward:
-        cross_connect.cross_connect_backward(
-            grads, None, xs, gates, pooled, *parameters, [True] * 6
-        )
+        cross_connect.cross_connect_backward(grads, kept, xs, parameters, 0, mask_of((True,) * 6))
     named = mpk.explain(mpk.CrossConnect(5, 2, 2), xs, device="cuda")
-    for found, cost, kernels in ((forward, named.forward, 1), (backward, named.backward, 2)):
-        assert found.names.count("copy_") == cost.launches - kernels
+    copies = [run.names.count("copy_") for run in (forward, backward)]
+    assert copies == [kernel.copies for kernel in named.kernels] == [1, 2]
 
 
 H100, SMALL = Card(132, 50 * 2**20), Card(16, 2 * 2**20)

@@ -27,6 +27,7 @@ import triton
 import triton.language as tl
 
 from mpkernels import use_backend
+from mpkernels.ops.flags import mask_of
 from mpkernels.ops.layout import Geometry, geometry_of
 from mpkernels.triton import cross_connect as launcher
 from mpkernels.triton import gate_parameter_grads, launch
@@ -86,13 +87,12 @@ def results(case, share):
     xs, parameters = make_paths(case), make_parameters(case)
     launch.BUSY_SHARE = share
     launch_for.cache_clear()
-    ys, gates, pooled = launcher.cross_connect(xs, *parameters.values())
-    grads = make_grad_ys(case, ys)
-    wanted = [True] * (case.inputs + 4)
-    grad_xs, grad_parameters = launcher.cross_connect_backward(
-        grads, gates, xs, gates, pooled, *parameters.values(), wanted
-    )
-    return [*ys, gates, pooled, *grad_xs, *grad_parameters]
+    gate = list(parameters.values())
+    *ys, gates, pooled = launcher.cross_connect(xs, gate, 0)
+    grads, kept = [*make_grad_ys(case, ys), gates], [gates, pooled]
+    wanted = mask_of((True,) * (case.inputs + 4))
+    results = launcher.cross_connect_backward(grads, kept, xs, gate, 0, wanted)
+    return [*ys, gates, pooled, *results]
 
 
 @pytest.mark.parametrize("method", ["streamed"], indirect=True)

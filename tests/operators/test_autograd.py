@@ -146,22 +146,23 @@ def test_activation_checkpointing(backend):
 def test_only_the_wanted_gradients_are_computed(backend):
     case = Case("", "", channels=4)
     xs, parameters = make_paths(case), list(make_parameters(case).values())
-    ys, gates, pooled = torch.ops.mpkernels.cross_connect(xs, *parameters)
+    *ys, gates, pooled = torch.ops.mpkernels.cross_connect(xs, parameters, 0)
     with torch.no_grad():
         for wanted in ([True, False] + [False] * 4, [False, True, True, False, False, True]):
-            grad_xs, grad_parameters = torch.ops.mpkernels.cross_connect_backward(
-                ys, None, xs, gates, pooled, *parameters, wanted
+            grad_xs, grad_parameters = calls.call_backward(
+                "cross_connect", [*ys, None], [gates, pooled], xs, (parameters, 0), wanted
             )
             assert len(grad_xs) == sum(wanted[:2])
             shapes = [p.shape for p, w in zip(parameters, wanted[2:]) if w]
             assert [g.shape for g in grad_parameters] == shapes
-        grad_xs, grad_gates = torch.ops.mpkernels.mix_backward(ys, xs, gates, [False, False, True])
+        flags = [False, False, True]
+        grad_xs, grad_gates = calls.call_backward("mix", ys, [], xs, (gates,), flags)
         assert len(grad_xs) == 0 and grad_gates[0].shape == gates.shape
     us, flat = make_predictions(case), list(make_combine_parameters(case).values())
     with torch.no_grad():
         for wanted in ([True, False, False, True, True, False], [False] * 4 + [False, True]):
-            grad_us, grad_parameters = torch.ops.mpkernels.combine_backward(
-                ys, us, *flat, True, wanted
+            grad_us, grad_parameters = calls.call_backward(
+                "combine", ys, [], us, calls.packed("combine", flat), wanted
             )
             assert [g.shape for g in grad_us] == [u.shape for u, w in zip(us, wanted) if w]
             shapes = [p.shape for p, w in zip(flat, wanted[2:]) if w]
@@ -188,3 +189,20 @@ def test_inputs_and_gradients_are_left_as_they_were(name, backend):
     copies = [g.clone() for g in grads]
     torch.autograd.backward(outputs, grads)
     assert all(torch.equal(a, b) for a, b in zip([*inputs, *grads], [*before, *copies]))
+
+
+def test_more_paths_than_an_integer_has_flags(backend):
+    """Those beyond share the last flag; a gradient that nobody wants is dropped."""
+    if INTERPRETED:
+        pytest.skip("compiling so many paths takes the interpreter a minute")
+    xs = [torch.randn(2, 3, dtype=torch.float64) for _ in range(70)]
+    gates = torch.rand(2, 70, 2, dtype=torch.float64)
+    for wanted in ([0, 61, 62, 69, 70], [63], [62, 64], [70]):
+        leaves = [t.clone().requires_grad_(q in wanted) for q, t in enumerate((*xs, gates))]
+        results = []
+        for functions in (functional, eager):
+            ys = functions.mix(leaves[:-1], leaves[-1])
+            results.append(
+                torch.autograd.grad(sum(y.pow(2).sum() for y in ys), [leaves[q] for q in wanted])
+            )
+        assert all(map(torch.allclose, *results))

@@ -6,6 +6,8 @@ import pytest
 import torch
 
 import mpkernels as mpk
+from mpkernels.ops.flags import mask_of
+from proof.problems import calls
 from proof.problems.cases import (
     CASES,
     make_combine_parameters,
@@ -47,19 +49,21 @@ def test_opcheck(case, backend):
     gates = make_gates(case)
     op = torch.ops.mpkernels
     check = partial(opcheck, case=case, backend=backend)
-    check(op.cross_connect.default, (xs, *parameters))
-    check(op.gate.default, (xs, *parameters))
+    check(op.cross_connect.default, (xs, parameters, 0))
+    check(op.gate.default, (xs, parameters, 0))
     check(op.mix.default, (xs, gates))
     with torch.no_grad():
-        ys, g, pooled = op.cross_connect(xs, *parameters)
+        *ys, g, pooled = op.cross_connect(xs, parameters, 0)
     grad_ys, flat = make_grad_ys(case, ys), detached(parameters)
     wanted = [True, *[i % 2 == 0 for i in range(len(xs) - 1)], True, case.bias, True, case.bias]
-    backward = (grad_ys, None, detached(xs), g, pooled, *flat, wanted)
+    kept = [g, pooled]
+    backward = ([*grad_ys, None], kept, detached(xs), flat, 0, mask_of(tuple(wanted)))
     check(op.cross_connect_backward.default, backward)
-    some = [True, case.bias, False, case.bias]
-    check(op.gate_backward.default, (torch.randn(g.shape).to(g), g, pooled, *flat, some))
+    some = mask_of((True, case.bias, False, case.bias))
+    check(op.gate_backward.default, (torch.randn(g.shape).to(g), kept, flat, 0, some))
     for flags in ([True] * (len(xs) + 1), [False] * len(xs) + [True], [True] * len(xs) + [False]):
-        check(op.mix_backward.default, (grad_ys, detached(xs), gates.detach(), flags))
+        wanted = mask_of(tuple(flags))
+        check(op.mix_backward.default, (grad_ys, [], detached(xs), gates.detach(), wanted))
 
 
 @FILTERS
@@ -69,14 +73,16 @@ def test_opcheck_of_combine(case, backend):
     us, op = make_predictions(case), torch.ops.mpkernels
     folded = relu = case.bias  # each is left out once
     parameters = list(make_combine_parameters(case, folded).values())
+    rest = calls.packed("combine", parameters, relu)
     check = partial(opcheck, case=case, backend=backend)
-    check(op.combine.default, (us, *parameters, relu))
+    check(op.combine.default, (us, *rest))
     with torch.no_grad():
-        grad_ys = make_grad_ys(case, op.combine(us, *parameters, relu))
-    arguments = (grad_ys, detached(us), *detached(parameters), relu)
+        grad_ys = make_grad_ys(case, op.combine(us, *rest))
+    rest = calls.packed("combine", detached(parameters), relu)
+    arguments = (grad_ys, [], detached(us), *rest)
     there = [p is not None for p in parameters]
     for wanted in ([True] * len(us) + there, [i > 0 for i in range(len(us))] + [False] * 4):
-        check(op.combine_backward.default, (*arguments, wanted))
+        check(op.combine_backward.default, (*arguments, mask_of(tuple(wanted))))
 
 
 class Net(torch.nn.Module):
@@ -123,6 +129,34 @@ def test_compiles_to_one_graph_with_our_operators(mode, monkeypatch):
     assert {name: graphs[0].count(f"mpkernels.{name}") for name in IN_NET} == IN_NET
 
 
+WRAPPED = {
+    "CrossConnect": lambda: (mpk.CrossConnect(4, 2, 3), (2, 4, 5, 5)),
+    "CrossStitch": lambda: (mpk.CrossStitch(2), (2, 4, 5, 5)),
+    "CrossPredictConv2d": lambda: (mpk.CrossPredictConv2d(4, 3, 3, 2, 2), (2, 4, 5, 5)),
+    "CrossPredictLinear": lambda: (mpk.CrossPredictLinear(8, 5, 2, 3), (3, 8)),
+}
+
+
+@pytest.mark.parametrize(
+    "name", ["CrossConnect", *(pytest.param(n, marks=pytest.mark.slow) for n in [*WRAPPED][1:])]
+)
+def test_inductor_calls_operators_from_cpp(name):
+    """cpp_wrapper refuses operators that return more than one kind of thing."""
+    torch.use_deterministic_algorithms(False)
+    router, shape = WRAPPED[name]()
+    xs = [torch.randn(shape, dtype=torch.float64, requires_grad=True) for _ in range(2)]
+    router = router.double()
+    compiled = torch.compile(router, fullgraph=True, options={"cpp_wrapper": True})
+
+    def run(function):
+        ys = function(xs)
+        loss = sum(y.pow(2).sum() for y in ys)
+        return [*ys, *torch.autograd.grad(loss, [*xs, *router.parameters()])]
+
+    for actual, expected in zip(run(compiled), run(router)):
+        assert (actual - expected).abs().max() <= 2**-53 * 1e6 * expected.abs().max()
+
+
 def test_exports_with_any_batch():
     net = Net().eval()
     batch = torch.export.Dim("batch", min=2, max=64)
@@ -141,11 +175,11 @@ def test_fake_kernels_on_cuda_without_a_gpu():
     with FakeTensorMode():
         xs = [torch.empty(8, 4, 5, 5, device="cuda", dtype=torch.bfloat16) for _ in range(2)]
         w1, w2 = (torch.empty(*s, device="cuda") for s in ((2, 16, 4), (2, 3, 16)))
-        ys, gates, pooled = torch.ops.mpkernels.cross_connect(xs, w1, None, w2, None)
+        *ys, gates, pooled = torch.ops.mpkernels.cross_connect(xs, [w1, None, w2, None], 0)
         assert [y.device.type for y in ys] == ["cuda"] * 3 and ys[0].dtype == torch.bfloat16
         assert gates.shape == (8, 2, 3) and pooled.dtype == torch.float32
         us = [torch.empty(8, 6, 5, 5, device="cuda", dtype=torch.bfloat16) for _ in range(2)]
-        ys = torch.ops.mpkernels.combine(us, gates, None, None, None, True)
+        ys = torch.ops.mpkernels.combine(us, gates, [None] * 3, True)
         assert [(y.shape, y.device.type, y.dtype) for y in ys] == [
             ((8, 2, 5, 5), "cuda", torch.bfloat16)
         ] * 3

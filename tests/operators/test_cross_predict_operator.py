@@ -5,8 +5,10 @@ import torch
 
 import mpkernels as mpk
 from mpkernels import functional
+from mpkernels.eager.functional import KINDS
 from mpkernels.ops import native
-from mpkernels.ops.cross_predict import FUSED_WEIGHTS, cross_predict
+from mpkernels.ops.cross_predict import FUSED_WEIGHTS
+from mpkernels.ops.operator import Operator
 from proof.checks import check_cross_predict
 from proof.problems.layers import LAYERS, problem, run
 from proof.where import INTERPRETED
@@ -15,16 +17,18 @@ if INTERPRETED:
     pytest.skip("Triton runs the layer by its parts, which have tests", allow_module_level=True)
 
 
+@pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("layer", LAYERS, ids=str)
-def test_against_float64(layer, backend):
-    check_cross_predict(layer)
+def test_against_float64(layer, kind, backend):
+    check_cross_predict(layer, kind)
 
 
+@pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("layer", LAYERS, ids=str)
-def test_parts_agree(layer, monkeypatch):
+def test_parts_agree(layer, kind, monkeypatch):
     """Above FUSED_WEIGHTS weights the function runs the gate, products and combine."""
     monkeypatch.setattr("mpkernels.ops.cross_predict.FUSED_WEIGHTS", 0)
-    check_cross_predict(layer)
+    check_cross_predict(layer, kind)
 
 
 @pytest.mark.parametrize("layer", LAYERS[:5], ids=str)
@@ -41,9 +45,9 @@ def test_every_instruction_set(name, layer):
 
 
 def test_the_operator_runs_where_it_is_faster(monkeypatch):
-    names, direct = [], type(cross_predict).direct
+    names, direct = [], Operator.direct
     monkeypatch.setattr(
-        type(cross_predict), "direct", lambda self, *a: names.append(self.name) or direct(self, *a)
+        Operator, "direct", lambda self, *a: names.append(self.name) or direct(self, *a)
     )
     router = mpk.CrossPredictLinear(32, 32, 2, 2)
     ys = router([torch.randn(3, 32, requires_grad=True) for _ in range(2)])

@@ -6,6 +6,8 @@ from torch.autograd import gradcheck, gradgradcheck
 
 import mpkernels as mpk
 from mpkernels import eager, functional
+from mpkernels.ops.flags import mask_of
+from proof.problems import calls
 from proof.problems.layers import F64, LAYERS, NAMES, Layer, problem, run
 from proof.where import INTERPRETED
 
@@ -62,14 +64,15 @@ def test_opcheck(layer, backend):
     torch.use_deterministic_algorithms(False)
     xs, parameters = problem(layer)
     op = torch.ops.mpkernels
-    rest = (*parameters.values(), layer.relu)
+    rest = calls.packed("cross_predict", list(parameters.values()), layer.relu)
     torch.library.opcheck(op.cross_predict.default, (xs, *rest))
     with torch.no_grad():
-        ys, gates, us = op.cross_predict(xs, *rest)
-    flat = [t if t is None or isinstance(t, bool) else t.detach() for t in rest]
-    present = [t is not None for t in parameters.values()]
-    for wanted in ([True] * len(xs) + present, [i > 0 for i in range(len(xs))] + [False] * 8):
-        arguments = (list(ys), gates, [x.detach() for x in xs], gates, us, *flat, wanted)
+        *ys, gates, us = op.cross_predict(xs, *rest)
+    flat = [None if t is None else t.detach() for t in parameters.values()]
+    rest = calls.packed("cross_predict", flat, layer.relu)
+    for flags in ((True,) * (len(xs) + 8), (False, *(True,) * (len(xs) - 1), *(False,) * 8)):
+        xs = [x.detach() for x in xs]
+        arguments = ([*ys, gates], [gates, us], xs, *rest, mask_of(flags))
         torch.library.opcheck(op.cross_predict_backward.default, arguments)
 
 

@@ -8,6 +8,8 @@ import torch
 import mpkernels as mpk
 from mpkernels import eager, functional
 from mpkernels.ops.onchip import run_on
+from mpkernels.selftest import ARGUMENTS, OPERATORS
+from proof.problems import calls
 
 INF = math.inf
 
@@ -16,38 +18,16 @@ def randn(*shape):
     return torch.randn(shape)
 
 
-def gate_parameters(channels=4, inputs=2, outputs=2):
-    shapes = (inputs, 8, channels), (inputs, 8), (inputs, outputs, 8), (inputs, outputs)
-    return [randn(*shape) for shape in shapes]
-
-
-# Operator -> a function of a module and of leaves, of which the first two are maps.
-FUNCTIONS = {
-    "cross_connect": lambda m, leaves: m.cross_connect(leaves[:2], *leaves[2:])[0],
-    "gate": lambda m, leaves: [m.gate(leaves[:2], *leaves[2:])],
-    "mix": lambda m, leaves: m.mix(leaves[:2], leaves[2]),
-    "combine": lambda m, leaves: m.combine(leaves[:2], *leaves[2:4], True, *leaves[4:]),
-    "cross_predict": lambda m, leaves: m.cross_predict(leaves[:2], *leaves[2:])[0],
-}
-
-
 def leaves_of(name):
-    """The leaves of a function in FUNCTIONS."""
-    vectors = [randn(3, 4), randn(3, 4)]
-    maps = [randn(3, 4, 5, 2), randn(3, 4, 5, 2)]
-    predictions = [torch.rand(3, 2, 2), randn(2, 4), randn(2, 2), randn(2, 2)]
-    return {
-        "cross_connect": [*maps, *gate_parameters()],
-        "gate": [*maps, *gate_parameters()],
-        "mix": [*maps, torch.rand(3, 2, 2)],
-        "combine": [*maps, *predictions],
-        "cross_predict": [*vectors, randn(2, 6, 4), randn(2, 6), *gate_parameters()],
-    }[name]
+    """All tensors of a function, of which the first two are paths."""
+    sizes = {"B": 3, "C": 4, "m": 2, "n": 2, "K": 8, "D": 3}
+    paths, *rest = calls.random_arguments(name, sizes, (5, 2)).values()
+    return [*paths, *rest]
 
 
 def results(module, name, leaves, grad_outputs):
     leaves = [t.detach().requires_grad_() for t in leaves]
-    outputs = FUNCTIONS[name](module, leaves)
+    outputs = calls.call(name, module, leaves[:2], leaves[2:])
     grads = grad_outputs(outputs)
     pairs = [(y, g) for y, g in zip(outputs, grads) if g is not None]
     torch.autograd.backward([y for y, _ in pairs], [g for _, g in pairs])
@@ -61,7 +41,7 @@ def compare(name, leaves, grad_outputs):
         torch.testing.assert_close(actual, expected, rtol=1e-4, atol=1e-5)
 
 
-functions = pytest.mark.parametrize("name", FUNCTIONS)
+functions = pytest.mark.parametrize("name", OPERATORS)
 
 
 def zero(t):
@@ -99,8 +79,8 @@ def test_lazy_arguments(name, lazy):
     for index in range(len(leaves)):
         changed = [LAZY[lazy](t) if q == index else t for q, t in enumerate(leaves)]
         with torch.no_grad():
-            actual = FUNCTIONS[name](functional, changed)
-            expected = FUNCTIONS[name](eager, changed)
+            actual = calls.call(name, functional, changed[:2], changed[2:])
+            expected = calls.call(name, eager, changed[:2], changed[2:])
         torch.testing.assert_close(actual, expected, rtol=1e-4, atol=1e-5)
 
 
@@ -172,12 +152,12 @@ def test_combine_of_extreme_values(value, layout, inputs):
 @functions
 def test_large_logits(name, size):
     """The softmax subtracts its maximum: e^1000 would be infinite."""
-    if name in ("mix", "combine"):
+    if "b2" not in ARGUMENTS[name]:
         pytest.skip("has no gate MLP")
     leaves = leaves_of(name)
-    leaves[-1] = torch.tensor([[size, -size], [size, size]])
+    leaves[1 + [*ARGUMENTS[name]].index("b2")] = torch.tensor([[size, -size], [size, size]])
     compare(name, leaves, lambda ys: [torch.ones_like(y) for y in ys])
-    gates = functional.gate(leaves[:2], *leaves[-4:])
+    gates = calls.call(name, functional, leaves[:2], leaves[2:])[-1]
     assert gates.isfinite().all()
     torch.testing.assert_close(gates[:, 0], torch.tensor([[1.0, 0.0]]).expand(3, 2))
 
@@ -201,19 +181,12 @@ def test_refused_calls_keep_nothing(name):
     """A call that C++ refuses releases all of its arguments."""
     leaves = leaves_of(name)
     operator = getattr(torch.ops.mpkernels, name)
-    rest = list(leaves[2:]) + {"combine": [True], "cross_predict": [None, None, True]}.get(name, [])
-    if name == "combine":
-        rest = [leaves[2], leaves[3], leaves[4], leaves[5], True]
-    for index in range(2 + sum(isinstance(t, torch.Tensor) for t in rest)):
-        arguments = [t.clone() if isinstance(t, torch.Tensor) else t for t in rest]
-        xs = [t.clone() for t in leaves[:2]]
-        if index < 2:
-            xs[index] = xs[index].int()
-        else:
-            arguments[index - 2] = arguments[index - 2].int()
+    for index in range(len(leaves)):
+        arguments = [t.int() if i == index else t.clone() for i, t in enumerate(leaves)]
+        xs = [arguments.pop(0), arguments.pop(0)]
         handles = [t.untyped_storage()._weak_ref() for t in (*xs, arguments[0])]
         with pytest.raises((RuntimeError, TypeError)):
-            operator(xs, *arguments)
+            operator(xs, *calls.packed(name, arguments))
         del xs, arguments
         freed = [torch.UntypedStorage._expired(handle) for handle in handles]
         for handle in handles:

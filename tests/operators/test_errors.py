@@ -143,28 +143,21 @@ def test_operators_check_what_they_read():
     op = torch.ops.mpkernels
     with mpk.use_backend("native"):
         for call in (
-            lambda: op.cross_connect(xs(A, (2, 5, 3, 3)), W1, B1, W2, B2),
-            lambda: op.cross_connect(xs(A, A), W1[:, :, :3].clone(), B1, W2, B2),
-            lambda: op.cross_connect([], W1, B1, W2, B2),
+            lambda: op.cross_connect(xs(A, (2, 5, 3, 3)), [W1, B1, W2, B2], 0),
+            lambda: op.cross_connect(xs(A, A), [W1[:, :, :3].clone(), B1, W2, B2], 0),
+            lambda: op.cross_connect([], [W1, B1, W2, B2], 0),
+            lambda: op.cross_connect(xs(A, A), [W1, B1, W2], 0),
+            lambda: op.cross_connect(xs(A, A), [None, B1, W2, B2], 0),
+            lambda: op.cross_connect(xs(A, A), [W1, B1, W2, B2], 99),
             lambda: op.mix(xs(A, A), torch.zeros(2, 3, 2)),
-            lambda: op.mix_backward([None], xs(A, A), torch.zeros(2, 2, 2), [True, True, True]),
-            lambda: op.mix_backward([None, None], xs(A, A), torch.zeros(2, 2, 2), [True]),
-            lambda: op.combine(xs(U, A), GATES, None, None, None, True),
-            lambda: op.combine(xs(A, A), GATES, None, None, None, True),
-            lambda: op.combine(xs(U, U), GATES, BIAS.T, None, None, True),
-            lambda: op.combine(xs(U, U), GATES, None, SCALE.T, None, True),
-            lambda: op.combine_backward(
-                [None] * 2, xs(U, U), GATES, None, None, None, True, [True] * 6
-            ),
-            lambda: op.combine_backward(
-                [None] * 3, xs(U, U), GATES, None, None, None, True, [True] * 2
-            ),
-            lambda: op.combine_backward(
-                [None] * 3, xs(U, U), GATES, None, None, None, True, [True] * 6
-            ),
-            lambda: op.combine_backward(
-                xs(U, U, U), xs(U, U), GATES, None, None, None, True, [True] * 3 + [False] * 3
-            ),
+            lambda: op.mix_backward([None], [], xs(A, A), torch.zeros(2, 2, 2), 7),
+            lambda: op.combine(xs(U, A), GATES, [None] * 3, True),
+            lambda: op.combine(xs(A, A), GATES, [None] * 3, True),
+            lambda: op.combine(xs(U, U), GATES, [BIAS.T, None, None], True),
+            lambda: op.combine(xs(U, U), GATES, [None, SCALE.T, None], True),
+            lambda: op.combine(xs(U, U), GATES, [None], True),
+            lambda: op.combine_backward([None] * 2, [], xs(U, U), GATES, [None] * 3, True, 7),
+            lambda: op.combine_backward(xs(U, U, U), [], xs(U, U), GATES, [None] * 3, True, 7),
         ):
             with pytest.raises(RuntimeError, match="must"):
                 call()

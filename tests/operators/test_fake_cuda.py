@@ -7,7 +7,7 @@ from torch.fx.experimental.proxy_tensor import make_fx
 
 import models
 import mpkernels as mpk
-from mpkernels.ops import cross_connect as routed
+from proof.problems import calls
 
 
 def names(graph):
@@ -33,10 +33,11 @@ def test_operators_keep_device_dtype_and_format(fake, dtype):
         ys, gates = router(xs, return_gates=True)
     assert [y.device.type for y in ys] == ["cuda"] * 3 and gates.dtype == torch.float32
     assert all(y.is_contiguous(memory_format=torch.channels_last) for y in ys)
-    grads, grad_parameters = routed.cross_connect_backward(
-        ys, None, xs, gates, gates.new_empty((4, 2, 32)),
-        *(p.detach() for p in (router.w1, router.b1, router.w2, router.b2)), [True] * 6,
-    )  # fmt: skip
+    parameters = [p.detach() for p in router.parameters()]
+    kept = [gates, gates.new_empty((4, 2, 32))]
+    grads, grad_parameters = calls.call_backward(
+        "cross_connect", [*ys, None], kept, xs, (parameters, 0), [True] * 6
+    )
     assert {g.dtype for g in grads} == {dtype} and {g.device.type for g in grads} == {"cuda"}
     assert [g.shape for g in grad_parameters] == [p.shape for p in router.parameters()]
 
@@ -49,10 +50,11 @@ def test_combine_keeps_device_dtype_and_format(fake, dtype):
         for memory_format in (torch.channels_last, torch.contiguous_format)
     ]
     rest = [torch.empty(s, device="cuda") for s in ((4, 2, 3), (2, 6), (3, 2), (3, 2))]
-    ys = torch.ops.mpkernels.combine(us, *rest, True)
+    packed = calls.packed("combine", rest)
+    ys = torch.ops.mpkernels.combine(us, *packed)
     assert [(y.shape, y.device.type, y.dtype) for y in ys] == [((4, 2, 8, 8), "cuda", dtype)] * 3
     assert all(y.is_contiguous(memory_format=torch.channels_last) for y in ys)
-    grads, grad_rest = torch.ops.mpkernels.combine_backward(ys, us, *rest, True, [True] * 6)
+    grads, grad_rest = calls.call_backward("combine", ys, [], us, packed, [True] * 6)
     assert [(g.stride(), g.dtype) for g in grads] == [(u.stride(), dtype) for u in us]
     assert [(g.shape, g.device.type) for g in grad_rest] == [(p.shape, "cuda") for p in rest]
 

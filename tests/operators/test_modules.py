@@ -1,72 +1,12 @@
-"""Modules: fuse and unfuse, state dicts, initialisation, and laws that hold for every input."""
-
-import copy
+"""Modules: initialisation, and laws that hold for every input."""
 
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from torch import nn
 
 import mpkernels as mpk
-from mpkernels import eager, functional
-
-
-def eager_model():
-    return nn.ModuleDict(
-        {
-            "connect": eager.CrossConnect(4, 2, 3),
-            "nested": nn.Sequential(eager.CrossConnect(4, 1, 2, hidden=5, bias=False)),
-            "stitch": eager.CrossStitch(2),
-            "conv": eager.CrossPredictConv2d(4, 3, 1, 2, 2, batch_norm=True),
-            "dense": eager.CrossPredictLinear(4, 3, 2, 2),
-            "other": nn.Linear(2, 2),
-        }
-    )
-
-
-def kinds(model):
-    names = ("connect", "stitch", "conv", "dense")
-    return [type(m) for m in (model["nested"][0], *(model[name] for name in names))]
-
-
-def classes(package):
-    first = [package.CrossConnect, package.CrossConnect, package.CrossStitch]
-    return [*first, package.CrossPredictConv2d, package.CrossPredictLinear]
-
-
-def test_fuse_swaps_in_place_and_unfuse_undoes_it():
-    model = eager_model()
-    parameters = {name: id(p) for name, p in model.named_parameters()}
-    hook_calls = []
-    model["connect"].register_forward_hook(lambda *_: hook_calls.append(1))
-    assert mpk.fuse(model) is model
-    assert kinds(model) == classes(mpk)
-    assert {name: id(p) for name, p in model.named_parameters()} == parameters
-    xs = [torch.randn(3, 4, 2, 2) for _ in range(2)]
-    fused = model["connect"](xs)
-    assert mpk.unfuse(model) is model
-    assert kinds(model) == classes(eager)
-    plain = model["connect"](xs)
-    assert hook_calls == [1, 1]
-    assert all((f - p).abs().max() <= 64 * 2**-24 * p.abs().max() for f, p in zip(fused, plain))
-    assert type(mpk.fuse(eager.CrossStitch(2))) is mpk.CrossStitch
-
-
-def test_fuse_leaves_subclasses_alone():
-    class Custom(eager.CrossConnect):
-        pass
-
-    assert type(mpk.fuse(nn.Sequential(Custom(4, 1, 2)))[0]) is Custom
-
-
-def test_state_dicts_load_both_ways():
-    plain, fused = eager_model(), mpk.fuse(eager_model())
-    fused.load_state_dict(plain.state_dict())
-    other = eager_model()
-    other.load_state_dict(copy.deepcopy(fused.state_dict()))
-    for (name, a), (same, b) in zip(plain.state_dict().items(), other.state_dict().items()):
-        assert name == same and torch.equal(a, b)
+from mpkernels import functional
 
 
 def test_parameters_are_as_linear_layers_initialise_them():

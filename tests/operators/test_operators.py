@@ -6,7 +6,8 @@ import pytest
 import torch
 
 import mpkernels as mpk
-from mpkernels.eager import gradients
+from mpkernels.eager.functional import KINDS
+from mpkernels.ops.cross_connect import cross_connect
 from proof.checks import COMBINED, check_combine, check_cross_connect, check_gate, check_mix
 from proof.problems.cases import CASES, for_the_interpreter
 from proof.where import INTERPRETED
@@ -14,14 +15,16 @@ from proof.where import INTERPRETED
 TABLE = for_the_interpreter(CASES) if INTERPRETED else CASES
 
 
+@pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("case", TABLE, ids=str)
-def test_cross_connect(case, backend):
-    check_cross_connect(case)
+def test_cross_connect(case, kind, backend):
+    check_cross_connect(case, kind)
 
 
+@pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("case", TABLE, ids=str)
-def test_gate(case, backend):
-    check_gate(case)
+def test_gate(case, kind, backend):
+    check_gate(case, kind)
 
 
 @pytest.mark.parametrize("by_channel", [False, True], ids=["by_sample", "by_channel"])
@@ -47,12 +50,12 @@ def test_combine(case, kind, backend):
 def test_the_wanted_kernel_ran(backend, monkeypatch):
     """A silent fallback to the definition would pass every comparison above."""
     called = []
-    for module in (mpk.eager, gradients):
-        original = module.cross_connect
+    for place, name in ((mpk.eager, "cross_connect"), (cross_connect, "_gradient")):
+        original = getattr(place, name)
         monkeypatch.setattr(
-            module,
-            "cross_connect",
-            lambda *given, run=original: called.append("eager") or run(*given),
+            place,
+            name,
+            lambda *given, run=original, **named: called.append("eager") or run(*given, **named),
         )
     router = mpk.CrossConnect(4, 2, 2)
     with contextlib.ExitStack() as stack:

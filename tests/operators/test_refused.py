@@ -8,26 +8,14 @@ import torch
 
 import mpkernels as mpk
 from mpkernels import functional
+from mpkernels.selftest import OPERATORS, flat
+from proof.problems import calls
 
-BATCH, CHANNELS, M, N, HIDDEN = 2, 4, 2, 3, 5
-GATE = {
-    "w1": torch.rand(M, HIDDEN, CHANNELS), "b1": torch.rand(M, HIDDEN),
-    "w2": torch.rand(M, N, HIDDEN), "b2": torch.rand(M, N),
-}  # fmt: skip
-XS, GATES = [torch.rand(BATCH, CHANNELS) for _ in range(M)], torch.rand(BATCH, M, N)
-NORM = {"scale": torch.rand(N, 2), "shift": torch.rand(N, 2)}
-CALLS = {
-    "cross_connect": {"xs": XS, **GATE},
-    "gate": {"xs": XS, **GATE},
-    "mix": {"xs": XS, "gates": GATES},
-    "combine": {
-        "us": [torch.rand(BATCH, 6) for _ in range(M)], "gates": GATES,
-        "bias": torch.rand(M, 6), **NORM,
-    },
-    "cross_predict": {
-        "xs": XS, "weight": torch.rand(M, 6, CHANNELS), "bias": torch.rand(M, 6), **NORM, **GATE,
-    },
-}  # fmt: skip
+BATCH, CHANNELS, M, N = 2, 4, 2, 3
+SIZES = {"B": BATCH, "C": CHANNELS, "m": M, "n": N, "K": 5, "D": 2}
+CALLS = {name: calls.random_arguments(name, SIZES, random=torch.rand) for name in OPERATORS}
+GATE = {name: CALLS["gate"][name] for name in ("w1", "b1", "w2", "b2")}
+XS, GATES = CALLS["mix"].values()
 PATHS = ("xs", "us")
 DENSE = "must be a dense tensor, got "
 DTYPE = "must be float32, float64, bfloat16 or float16, got torch."
@@ -163,19 +151,15 @@ def test_what_is_no_list_of_tensors(name, kind, any_backend):
         getattr(functional, name)(**{**CALLS[name], argument: make(CALLS[name][argument])})
 
 
-def tensors(value):
-    return [value] if isinstance(value, torch.Tensor) else [t for v in value for t in tensors(v)]
-
-
 @pytest.mark.parametrize("name", CALLS)
 def test_whatever_holds_tensors_in_order_is_fine(name):
     argument = next(iter(CALLS[name]))
     xs = CALLS[name][argument]
     call = getattr(functional, name)
-    expected = tensors(call(**CALLS[name]))
+    expected = flat(call(**CALLS[name]))
     for same in (tuple(xs), iter(xs), (x for x in xs), dict(enumerate(xs)).values(),
                  torch.stack(xs).unbind(), torch.nn.ParameterList(xs)):  # fmt: skip
-        actual = tensors(call(**{**CALLS[name], argument: same}))
+        actual = flat(call(**{**CALLS[name], argument: same}))
         assert all(map(torch.equal, actual, expected)) and len(actual) == len(expected)
 
 

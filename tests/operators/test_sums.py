@@ -62,7 +62,7 @@ def test_means(positions, channels_last):
     channels = 16 if positions <= 2**20 else 2
     xs = maps(2, channels, positions, channels_last)
     w1, w2 = torch.randn(2, 16, channels), torch.randn(2, 2, 16)
-    pooled = torch.ops.mpkernels.gate(xs, w1, None, w2, None)[1]
+    pooled = torch.ops.mpkernels.gate(xs, [w1, None, w2, None], 0)[1]
     plain = torch.stack([eager.pool(x) for x in xs], 1)
     expected = torch.stack([x.double().mean(2) for x in xs], 1)
     assert_as_good("pooled", pooled, plain, expected)
@@ -160,7 +160,9 @@ def test_ones_pool_to_one(channels_last):
     x = torch.ones(1).expand(1, 2, 2**25)
     if channels_last:
         x = torch.ones(1, 2**25, 2).transpose(1, 2)
-    pooled = torch.ops.mpkernels.gate([x], torch.ones(1, 1, 2), None, torch.ones(1, 1, 1), None)[1]
+    pooled = torch.ops.mpkernels.gate(
+        [x], [torch.ones(1, 1, 2), None, torch.ones(1, 1, 1), None], 0
+    )[1]
     assert pooled.tolist() == [[[1.0, 1.0]]]
 
 

@@ -10,10 +10,11 @@ import torch
 
 import mpkernels as mpk
 from mpkernels import eager, functional
-from mpkernels.eager import gradients
 from mpkernels.ops import native, switch
+from mpkernels.ops.cross_connect import cross_connect
 from mpkernels.ops.switch import active_backend
-from proof.switching import arguments, outputs, threads_and_a_switch
+from proof.problems.calls import call
+from proof.switching import arguments, threads_and_a_switch
 from proof.where import INTERPRETED
 
 XS = [torch.randn(2, 4, 3, 5) for _ in range(2)]
@@ -33,17 +34,17 @@ def defined(monkeypatch):
     """The calls of the eager cross_connect, as (direction, thread) pairs."""
     calls = []
 
-    def recorded(module, name):
-        definition = module.cross_connect
+    def recorded(direction, place, name):
+        definition = getattr(place, name)
 
-        def record(*arguments):
-            calls.append((name, threading.current_thread().name))
-            return definition(*arguments)
+        def record(*arguments, **named):
+            calls.append((direction, threading.current_thread().name))
+            return definition(*arguments, **named)
 
-        monkeypatch.setattr(module, "cross_connect", record)
+        monkeypatch.setattr(place, name, record)
 
-    recorded(eager, "forward")
-    recorded(gradients, "backward")
+    recorded("forward", eager, "cross_connect")
+    recorded("backward", cross_connect, "_gradient")
     return calls
 
 
@@ -209,7 +210,7 @@ def test_every_way_to_an_operator_asks(ways, defined):
         if ways == "functions":
             return router(XS)
         with torch.inference_mode(ways == "inference"):
-            return torch.ops.mpkernels.cross_connect(XS, *router.parameters())
+            return torch.ops.mpkernels.cross_connect(XS, list(router.parameters()), 0)
 
     run()
     assert not defined
@@ -227,9 +228,9 @@ def test_refusals_and_errors_keep_their_text():
     refusal = re.escape(
         "mpkernels.mix: use_backend('triton') cannot run on CPU tensors: Triton needs a GPU"
     )
-    for call in (functional.mix, torch.ops.mpkernels.mix):
+    for mix in (functional.mix, torch.ops.mpkernels.mix):
         with mpk.use_backend("triton"), pytest.raises(RuntimeError, match=f"^{refusal}"):
-            call(XS, gates)
+            mix(XS, gates)
     bad = re.escape("mix: gates must be [B, m, n] = [2, 2, 2], got [2, 1, 2]")
     with mpk.use_backend("eager"):
         with pytest.raises(ValueError, match=bad):
@@ -250,7 +251,6 @@ def test_switching_while_threads_run(one_thread):
 def test_the_whole_layer_by_every_backend(learning, relu, backend):
     """Triton has no cross_predict and runs its parts."""
     paths, rest = arguments("cross_predict")
-    rest = [*rest, *(torch.randn(2, 2) for _ in range(2))]  # scale and shift
     flat = [t.detach().requires_grad_(i in learning) for i, t in enumerate([*paths, *rest])]
 
     def layer(functions, flat):
@@ -288,11 +288,11 @@ def test_compiled_code_asks_as_it_runs(name, first, monkeypatch):
     paths, rest = arguments(name)
     calls = []
     run = getattr(eager, name)
-    monkeypatch.setattr(eager, name, lambda *values: (calls.append(name), run(*values))[1])
+    monkeypatch.setattr(eager, name, lambda *v, **named: (calls.append(name), run(*v, **named))[1])
     compiled = torch.compile(
-        lambda: outputs(name, functional, paths, rest), backend="aot_eager", fullgraph=True
+        lambda: call(name, functional, paths, rest), backend="aot_eager", fullgraph=True
     )
-    expected = outputs(name, functional, paths, rest)
+    expected = call(name, functional, paths, rest)
     with mpk.use_backend(first):
         compiled()
     for forced in ("eager", "native", "auto"):

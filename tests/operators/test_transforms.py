@@ -9,7 +9,8 @@ from torch.func import functional_call, grad, jvp, stack_module_state, vmap
 
 import mpkernels as mpk
 from mpkernels import eager, functional
-from proof.problems.functions import FUNCTIONS, ROUTERS, N, gate_parameters, problem, values
+from proof.problems import calls
+from proof.problems.functions import FUNCTIONS, ROUTERS, gate_parameters, problem, values
 from proof.transforms import (
     WAYS,
     assert_same,
@@ -43,16 +44,7 @@ def test_derivatives_equal_those_of_the_definition(way, name, backend):
 
 def direct(name, *flat):
     """The outputs of the operator, called by torch.ops."""
-    rest = flat[2:]
-    if name == "combine":
-        rest = (*rest, True)
-    if name == "cross_predict":
-        rest = (*rest, None, None, True)
-    operator = name.removesuffix("_by_channel").removesuffix("_of_vectors")
-    outputs = flattened(getattr(torch.ops.mpkernels, operator)(list(flat[:2]), *rest))
-    # The function's outputs come first, then what the backward needs.
-    count = {"gate": 1, "cross_connect": N + 1, "cross_predict": N + 1}.get(operator, N)
-    return tuple(outputs[:count])
+    return tuple(calls.call_operator(name, list(flat[:2]), flat[2:]))
 
 
 @linearized
@@ -77,7 +69,7 @@ def test_whatever_requires_a_gradient(way, name, learning, backend):
     actual, expected = flattened(way(function, flat)), flattened(way(definition, flat))
     assert_same(actual, expected)
     assert [t.requires_grad for t in actual] == [t.requires_grad for t in expected]
-    if way is forward_mode and name not in ("mix", "mix_by_channel", "combine", "CrossStitch"):
+    if way is forward_mode and name not in (*calls.GIVEN_GATES, "CrossStitch"):
         return  # torch cannot differentiate softmax's tangent: it raises on an in-place write
     leaves = [t for t in flat if t.requires_grad]
     pairs = [(f, w) for f, w in zip(actual, expected) if w.requires_grad]

@@ -11,6 +11,7 @@ import pytest
 import torch
 
 from mpkernels.ops import native
+from mpkernels.ops.record import SCHEMAS
 from proof.fresh import PACKAGE, RUNS_ON_THE_DEFINITION, python, succeeds
 
 BUILT = pytest.mark.skipif(not (PACKAGE / "_C.so").exists(), reason="nothing was compiled here")
@@ -163,6 +164,7 @@ def test_a_library_that_does_not_load_says_what_it_was_built_for(copy):
     record = {
         "torch": "2.11.0", "torch_minimum": "2.11", "platform": "Linux x86_64",
         "files": {"_C": record_of(content)},
+        "schemas": hashlib.sha256(SCHEMAS.read_bytes()).hexdigest(),
     }  # fmt: skip
     (copy / "mpkernels" / "build.json").write_text(json.dumps(record))
     result = succeeds(RUNS_ON_THE_DEFINITION, path=copy)
@@ -246,7 +248,8 @@ LOADED = "library _C (CPU): loaded"
 def test_a_record_that_lacks_what_only_tells(tmp_path):
     folder = intact_copy(tmp_path)
     path = folder / "mpkernels" / "build.json"
-    path.write_text(json.dumps({"files": json.loads(path.read_text())["files"]}))
+    record = json.loads(path.read_text())
+    path.write_text(json.dumps({key: record[key] for key in ("files", "schemas")}))
     ((report,),) = messages_of_imports([folder])
     assert LOADED in " ".join(report.split()) and "needs torch:" in report
 

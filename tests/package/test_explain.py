@@ -1,274 +1,347 @@
-"""`explain` names the kernels that run, with their launches and bytes."""
+"""What `explain` says is what happens: operators, backends, methods, copies, bytes and reasons."""
+
+import re
+import sys
 
 import pytest
 import torch
-from torch.nn.functional import linear
-from torch.utils._python_dispatch import TorchDispatchMode
 
 import mpkernels as mpk
 from mpkernels import eager
-from mpkernels.explain.combining import _predictions
-from mpkernels.ops import backend, native
+from mpkernels.fold import why_not_folded
+from mpkernels.ops import backend as table
+from mpkernels.ops import native
+from proof.explained import ROUTERS, Ran, Seen, conv, halves, maps, operators, vectors
+from proof.where import BACKENDS, INTERPRETED
 
-NO_TRITON = pytest.mark.skipif(
-    backend.why_no_triton() is not None, reason="triton is not installed"
-)
-
-
-def maps(paths=2, channels=32, size=16, batch=8, **options):
-    return [torch.empty(batch, channels, size, size, **options) for _ in range(paths)]
-
-
-def test_explain_names_the_kernel_and_its_floor():
-    router, one = mpk.CrossConnect(32, 2, 3), 4 * 8 * 32 * 16 * 16
-    result = mpk.explain(router, maps(), device="cuda")
-    if backend.why_no_triton() is None:
-        assert (result.operator, result.backend, result.method) == (
-            "cross_connect",
-            "triton",
-            "resident",
-        )
-        assert (result.forward.launches, result.backward.launches) == (1, 2)
-        assert result.forward.moved == result.forward.floor and result.forward.again == 0
-    assert result.forward.floor == (2 + 3) * one
-    assert result.backward.floor == (2 + 3 + 2) * one
-    on_cpu = mpk.explain(router, maps())
-    assert on_cpu.backend == ("native" if native.why_no_cpu is None else "eager")
-    if on_cpu.backend == "native":
-        assert on_cpu.instruction_set == torch.ops.mpkernels.instruction_set("")
-    assert on_cpu.operator in str(on_cpu) and on_cpu.backend in str(on_cpu)
+EXPLAIN = sys.modules["mpkernels.explain"]  # the name in the package is the function's
+NO_TRITON = pytest.mark.skipif(table.why_no_triton() is not None, reason="triton is not installed")
+NO_NATIVE = pytest.mark.skipif("native" not in BACKENDS, reason="this process interprets Triton")
+EACH = pytest.mark.parametrize("kind", ROUTERS)
 
 
+@EACH
+def test_operators_are_those_that_run_in_their_order(kind, backend):
+    build, inputs = ROUTERS[kind]
+    router, xs = build(), inputs()
+    explained = mpk.explain(router, xs)
+    assert operators(explained) == Ran(router, xs).order
+    assert (explained.router, explained.device) == (type(router).__name__, "cpu")
+    assert all(name in str(explained) for name in [explained.router, *operators(explained)])
+
+
+@EACH
+def test_an_eager_router_runs_none_of_them_until_it_is_fused(kind):
+    build, inputs = ROUTERS[kind]
+    router, xs = build(eager), inputs()
+    explained = mpk.explain(router, xs)
+    assert {kernel.backend for kernel in explained.kernels} == {"eager"}
+    assert "the router is eager; mpkernels.fuse(model) swaps in the fused one" in explained.notes
+    assert not any("norms" in note for note in explained.notes)
+    assert Ran(router, xs).order == []
+    after = mpk.explain(mpk.fuse(router), xs)
+    assert operators(after) == Ran(router, xs).order == operators(explained)
+    assert [kernel.floor for kernel in after.kernels] == [k.floor for k in explained.kernels]
+    assert not any("fuse" in note for note in after.notes)
+
+
+def test_a_subclass_of_an_eager_router_stays_eager():
+    class Own(eager.CrossConnect):
+        pass
+
+    with pytest.warns(UserWarning, match="Own is a subclass"):
+        router = mpk.fuse(Own(4, 2, 2))
+    assert "fuse(model) leaves subclasses alone" in str(mpk.explain(router, maps()))
+    assert Ran(router, maps()).order == []
+
+
+def backend_of(run, name):
+    """Who served an operator, from what ran within it."""
+    within = {part for operator, parts in run.operators if operator == name for part in parts}
+    arithmetic = {"aten::mul", "aten::_softmax", "aten::_softmax_backward_data", "aten::relu"}
+    return "eager" if arithmetic & within else "native"
+
+
+@NO_NATIVE
+@EACH
+@pytest.mark.parametrize("forced", ["auto", "native", "eager"])
+def test_the_backend_is_the_one_that_runs(forced, kind):
+    build, inputs = ROUTERS[kind]
+    router, xs = build(), inputs()
+    with mpk.use_backend(forced):
+        explained, run = mpk.explain(router, xs), Ran(router, xs)
+    for kernel in explained.kernels:
+        assert kernel.backend == backend_of(run, kernel.operator)
+    assert (f"use_backend({forced!r}) is in force" in explained.notes) == (forced != "auto")
+
+
+@pytest.mark.skipif(not INTERPRETED, reason="needs TRITON_INTERPRET=1")
+@EACH
+def test_triton_is_what_runs_in_the_interpreter(kind):
+    from proof.launches import launched
+
+    build, inputs = ROUTERS[kind]
+    router, xs = build(), inputs()
+    assert {kernel.backend for kernel in mpk.explain(router, xs).kernels} == {"native"}
+    with mpk.use_backend("triton"), launched() as kernels:
+        explained = mpk.explain(router, xs)
+        assert kernels == [], "explain launches nothing"
+        Ran(router, xs)
+    assert len(kernels) >= len(explained.kernels)
+    assert {kernel.backend for kernel in explained.kernels} == {"triton"}
+    methods = {kernel.method for kernel in explained.kernels if "connect" in kernel.operator}
+    assert all(any(name.startswith(method) for name in kernels) for method in methods)
+
+
+@pytest.mark.skipif(INTERPRETED, reason="the interpreter takes CPU tensors")
 @NO_TRITON
-def test_explain_tells_why_a_sample_is_walked():
-    router, xs = mpk.CrossConnect(64, 2, 2), maps(channels=64, size=56, device="meta")
-    result = mpk.explain(router, xs, device="cuda")
-    assert result.method == "split" and "groups of 19 samples stay in L2" in str(result)
-    assert result.forward.launches == 2 and result.forward.again == 2 * 4 * 8 * 64 * 56 * 56
-    forward = next(note for note in result.notes if note.startswith("forward reads X twice"))
-    assert "CUDA C++ could keep it, cluster of 8 block(s)" in forward
-    assert "two passes were faster on an H100 in nearly all cases timed" in forward
-    assert (native.why_no_cuda or "`tune` tries both") in forward
-    wide = mpk.explain(
-        mpk.CrossConnect(2048, 2, 2), maps(channels=2048, size=56, device="meta"), device="cuda"
-    )
-    assert "nor does the shared memory of a cluster of blocks" in str(wide)
-    narrow = mpk.CrossConnect(2048, 1, 2, hidden=16)
-    result = mpk.explain(narrow, maps(1, 2048, 1, device="meta"), device="cuda")
-    assert result.method == "split" and "w1 of one path" in str(result)
-
-
-def test_explain_counts_copies():
-    xs = maps()
-    xs[1] = xs[1].transpose(2, 3)
-    result = mpk.explain(mpk.CrossConnect(32, 2, 2), xs)
-    if result.backend == "eager":
-        pytest.skip("the eager definition copies nothing")
-    assert result.forward.moved - result.forward.floor == 2 * xs[0].nbytes
-    assert "xs[1] has strides" in str(result)
-    xs[1] = maps()[0].contiguous(memory_format=torch.channels_last)
-    result = mpk.explain(mpk.CrossConnect(32, 2, 2), xs)
-    assert "another memory format" in str(result)
-    assert result.backward.moved - result.backward.floor == 4 * xs[0].nbytes
-
-
-def test_explain_says_what_was_forced():
-    with mpk.use_backend("eager"):
-        result = mpk.explain(mpk.CrossStitch(2), maps())
-    assert (result.operator, result.backend) == ("mix", "eager")
-    assert "use_backend('eager')" in str(result)
+def test_a_forced_backend_that_cannot_run_raises_what_is_said():
+    router, xs = mpk.CrossConnect(4, 2, 2), maps()
+    with mpk.use_backend("triton"):
+        note = mpk.explain(router, xs).notes[1]
+        what, reason = note.split(": ", 1)
+        assert what == "RuntimeError from cross_connect and cross_connect_backward"
+        with pytest.raises(RuntimeError, match=re.escape(reason)):
+            router(xs)
     with mpk.use_backend("native"):
-        static = mpk.explain(mpk.CrossStitch(2), maps(), device="cuda")
-        narrow = mpk.explain(mpk.CrossConnect(32, 2, 2), maps(), device="cuda")
-        wide = mpk.explain(
-            mpk.CrossConnect(2048, 2, 2), maps(channels=2048, size=56, device="meta"), device="cuda"
-        )
-    assert "RuntimeError" in str(wide)
-    assert ("RuntimeError" in str(narrow)) == (native.why_no_cuda is not None)
-    if native.why_no_cuda is None:
-        assert "its backward raises RuntimeError" in str(static)
-    plain = mpk.explain(eager.CrossConnect(32, 2, 2), maps())
-    assert plain.backend == "eager" and "mpkernels.fuse" in str(plain)
+        said = mpk.explain(conv(), xs, device="cuda").notes
+    for name in ("gate", "combine", "combine_backward", "gate_backward"):
+        reason = table.why_not(name, "native", "cuda")
+        assert any(re.match(f"RuntimeError from .*{name}.*{re.escape(reason)}$", n) for n in said)
 
 
-def test_explain_follows_autocast():
-    router, xs = mpk.CrossConnect(32, 2, 2), maps()
-    with torch.autocast("cpu", torch.bfloat16):
-        result = mpk.explain(router, xs)
-    assert result.forward.floor * 2 == mpk.explain(router, xs).forward.floor
-    assert "autocast" in str(result)
+@NO_NATIVE
+def test_the_instruction_set_is_the_one_in_use():
+    (forward, backward) = mpk.explain(mpk.CrossConnect(4, 2, 2), maps()).kernels
+    assert forward.method == backward.method == torch.ops.mpkernels.instruction_set("")
 
 
-def test_explain_refuses_what_it_does_not_know():
-    with pytest.raises(TypeError, match="CrossPredictConv2d or CrossPredictLinear, got Linear"):
-        mpk.explain(torch.nn.Linear(2, 2), maps())
-    with pytest.raises(ValueError, match=r"xs\[0\] must have channels = 7, got 32"):
-        mpk.explain(mpk.CrossConnect(7, 2, 2), maps())
+def test_a_missing_library_is_the_reason(monkeypatch):
+    """Held against the table, which tests/package/test_report.py holds against what works."""
+    monkeypatch.setattr(native, "why_no_cpu", "no compiler")
+    explained = mpk.explain(mpk.CrossConnect(4, 2, 2), maps())
+    assert [kernel.backend for kernel in explained.kernels] == ["eager", "eager"]
+    served = "the eager definition serves cross_connect and cross_connect_backward"
+    assert explained.notes == (f"{served}: native cannot run: no compiler",)
 
 
-@pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=str)
-@pytest.mark.parametrize("size", [1, 3])
-@pytest.mark.parametrize("weight_last", [False, True])
-@pytest.mark.parametrize("map_last", [False, True])
-def test_predictions_lie_as_those_of_a_convolution(map_last, weight_last, size, dtype):
-    xs = maps(2, 3, 5, dtype=dtype)
-    if map_last:
-        xs[1] = xs[1].contiguous(memory_format=torch.channels_last)
-    router = mpk.CrossPredictConv2d(3, 4, size, 2, 2, stride=(2, 1), dtype=dtype)
-    if weight_last:
-        router.to(memory_format=torch.channels_last)
-    expected = [router._predict(x, w) for x, w in zip(xs, router.weight)]
-    predictions = _predictions(router, [x.to("meta") for x in xs], "cpu")
-    assert [(u.shape, u.stride()) for u in predictions] == [(u.shape, u.stride()) for u in expected]
+@pytest.mark.parametrize("device", ["cpu", "cuda", "meta"])
+@EACH
+def test_each_kernel_and_reason_is_that_of_the_table(kind, device):
+    build, inputs = ROUTERS[kind]
+    explained = mpk.explain(build(), inputs(), device)
+    for kernel in explained.kernels:
+        backend, reason = table.chosen(kernel.operator, device)
+        assert kernel.backend == backend
+        assert reason is None or any(reason in note for note in explained.notes)
+    missing = device == "cuda" and table.why_no_gpu()
+    assert any("an H100 is assumed" in note for note in explained.notes) == bool(missing)
 
 
-def test_predictions_of_dense_layers():
-    router, xs = mpk.CrossPredictLinear(6, 5, 2, 3), [torch.empty(4, 6)] * 2
-    result = mpk.explain(router, xs)
-    assert "2 dense layers, one per path: X [4, 6] to U [4, 3 x 5]" in str(result)
-    one = 4 * linear(xs[0], router.weight[0, :5]).numel()
-    assert (result.forward.floor, result.backward.floor) == ((6 + 3) * one, (6 + 3 + 6) * one)
+# Copies.
 
 
-def predicting(bias=True, norm=False, relu=True, module=mpk, outputs=3):
-    return module.CrossPredictConv2d(
-        32, 8, 3, 2, outputs, padding=1, bias=bias, batch_norm=norm, relu=relu
+def other_format(x):
+    return x.contiguous(memory_format=torch.channels_last)
+
+
+def transposed(x):
+    return x.transpose(2, 3).contiguous().transpose(2, 3)
+
+
+def every_second(x):
+    return x.repeat(1, 1, 1, 2)[..., ::2]
+
+
+def slice_of(x):
+    return torch.cat([x, x], 1)[:, : x.shape[1]]
+
+
+def strided_vector(x):
+    return x.T.contiguous().T
+
+
+CHANGES = [
+    (kind, change)
+    for kind, (_, inputs) in ROUTERS.items()
+    for change in (
+        [other_format, transposed, every_second, slice_of]
+        if inputs is maps
+        else [strided_vector, slice_of]
     )
+]
 
 
-def test_a_cross_prediction_router_is_explained_in_the_order_in_which_it_runs():
-    result = mpk.explain(predicting(norm=True), maps(), device="cuda")
-    one, x = 4 * 8 * 8 * 16 * 16, 4 * 8 * 32 * 16 * 16
-    assert result.operator == "combine"
-    assert (result.forward.floor, result.backward.floor) == ((6 + 3) * one, (6 + 3 + 6) * one)
-    assert [step.name for step in (*result.before, *result.after)] == ["gate", "predict", "norms"]
-    assert result.before[0].forward.floor == 2 * x
-    lines = [line.strip() for line in str(result).splitlines()]
-    assert lines[0] == f"combine on cuda: {result.backend}"
-    names = ("gate:", "predict:", "forward:", "backward:", "norms:", "note:")
-    assert [line.startswith(name) for line, name in zip(lines[1:], names)] == [True] * 6
-    assert "2 convolutions, one per path: X [8, 32, 16, 16] to U [8, 3 x 8, 16, 16]" in lines[2]
-    if result.backend == "triton":
-        assert result.forward.moved == result.forward.floor and result.forward.launches == 1
+@pytest.mark.parametrize("which", [[1]] if INTERPRETED else [[0], [1], [0, 1]], ids=str)
+@pytest.mark.parametrize(("kind", "change"), CHANGES)
+def test_copies_are_those_that_happen(kind, change, which, backend):
+    """Beyond those that a kernel makes of parameters, and the eager definition of anything."""
+    build, inputs = ROUTERS[kind]
+    router, dense = build(), inputs()
+    xs = [change(x) if i in which else x for i, x in enumerate(dense)]
+    explained = mpk.explain(router, xs)
+    copies = [kernel.copies for kernel in explained.kernels]
+    if backend == "eager":
+        assert not any(copies)
+        return
+    before, after = Ran(router, dense), Ran(router, [x.detach() for x in xs])
+    assert copies == [a - b for a, b in zip(after.copies(), before.copies(), strict=True)]
+    for kernel in explained.kernels:
+        whys = [n for n in explained.notes if re.match(rf"{kernel.operator} (reads a )?cop", n)]
+        assert len(whys) == kernel.copies
+        assert kernel.copies == 0 or f"copies {kernel.copies}" in str(kernel)
+    read = {n.split("[")[1][0] for n in explained.notes if " reads a copy of xs[" in n}
+    assert read <= {str(i) for i in range(len(xs)) if i in which or 0 in which}
 
 
-def test_norms_are_folded_where_they_are_so_in_a_call():
-    router = predicting(norm=True)
-    training = mpk.explain(router, maps())
-    assert "norms[0] depends on the batch" in str(training)
-    folded = mpk.explain(router.eval(), maps())
-    assert folded.after == () and "a scale and a shift of combine" in str(folded)
-    router.norms[1].eps = 0.1
-    assert "the norms differ in eps or affine" in str(mpk.explain(router, maps()))
-    router.norms[1].register_forward_hook(lambda *_: None)
-    assert "norms[1] has hooks" in str(mpk.explain(router, maps()))
-    plain = mpk.explain(predicting(norm=True, module=eager).eval(), maps())
-    assert plain.backend == "eager" and plain.after and "mpkernels.fuse" in str(plain)
-    assert plain.forward.moved > plain.forward.floor and plain.forward.launches is None
-
-
-@NO_TRITON
-@pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last], ids=str)
-@pytest.mark.parametrize(("bias", "norm"), [(True, False), (False, False), (False, True)])
-@pytest.mark.parametrize(("batch", "size"), [(2, 16), (2, 1), (130, 2), (20, 64)])
-def test_launches_of_combine_and_gate_are_those_recorded(batch, size, bias, norm, layout):
-    from mpkernels.triton import combine, gate
-    from proof.recorder import recorded_launches
-
-    xs = [x.contiguous(memory_format=layout) for x in maps(2, 32, size, batch)]
-    router = predicting(bias, norm).eval()
-    result = mpk.explain(router, xs, device="cuda")
-    us = [torch.empty_like(u, device="cpu") for u in _predictions(router, [*xs], "cuda")]
-    w1, b1, w2, b2 = router.w1, router.b1, router.w2, router.b2
-    scale = shift = torch.empty(3, 8) if norm else None
-    with recorded_launches() as gate_forward:
-        gates, pooled = gate.gate(xs, w1, b1, w2, b2)
-    with recorded_launches() as gate_backward:
-        gate.gate_backward(gates, gates, pooled, w1, b1, w2, b2, [True] * 4)
-    with recorded_launches() as forward:
-        ys = combine.combine(us, gates, router.bias, scale, shift, True)
-    wanted = [True] * 3 + [bias, norm, norm]
-    with recorded_launches() as backward:
-        combine.combine_backward(ys, us, gates, router.bias, scale, shift, True, wanted)
-    step = result.before[0]
-    costs = [step.forward, step.backward, result.forward, result.backward]
-    recorded = [gate_forward, gate_backward, forward, backward]
-    assert [cost.launches for cost in costs] == [len(launches) for launches in recorded]
-
-
-class OperatorCount(TorchDispatchMode):
-    """Counts the operators of the library."""
-
-    def __init__(self):
-        super().__init__()
-        self.count = 0
-
-    def __torch_dispatch__(self, operator, types, arguments=(), named=None):
-        self.count += operator.namespace == "mpkernels"
-        return operator(*arguments, **(named or {}))
-
-
-@pytest.mark.parametrize(
-    "router",
-    [mpk.CrossConnect(32, 2, 3), mpk.CrossStitch(2), predicting(), predicting(norm=True).eval()],
-    ids=["cross_connect", "mix", "combine", "combine folded"],
-)
-@pytest.mark.parametrize("batch", [1, 8])
-@pytest.mark.parametrize("threads", [1, 4])
-def test_launches_on_cpu_are_operators_of_the_library(router, batch, threads):
-    xs = [x.requires_grad_() for x in maps(size=32, batch=batch)]
-    threads_before = torch.get_num_threads()
-    torch.set_num_threads(threads)
-    result = mpk.explain(router, xs)
-    torch.set_num_threads(threads_before)
-    if result.backend == "eager":
-        pytest.skip("the eager definition has no operators")
-    with OperatorCount() as forward:
-        ys = router(xs)
-    with OperatorCount() as backward:
-        sum(y.sum() for y in ys).backward()
-    steps = [*result.before, result]
-    assert forward.count == sum(step.forward.launches for step in steps if step.forward)
-    assert backward.count == sum(step.backward.launches for step in steps if step.backward)
-
-
-def test_paths_of_two_formats_are_copied_twice():
+def test_a_copy_is_named_with_its_strides():
     xs = maps()
-    xs[1] = xs[1].contiguous(memory_format=torch.channels_last)
-    result = mpk.explain(predicting(), xs)
-    if result.backend == "eager":
-        pytest.skip("the eager definition copies nothing")
-    assert "us[1] has strides" in str(result) and "xs[1] has strides" in str(result)
-    assert result.forward.moved - result.forward.floor == 2 * 4 * 8 * 24 * 16 * 16
-    step = result.before[0]
-    assert step.forward.moved - step.forward.floor == 2 * xs[0].nbytes
+    xs[1] = every_second(xs[1])
+    (forward, backward) = mpk.explain(mpk.CrossConnect(4, 2, 2), xs).notes
+    assert forward == "cross_connect reads a copy of xs[1]: strides (288, 72, 12, 2)"
+    assert backward == forward.replace("connect ", "connect_backward ")
+    assert xs[1].stride() == (288, 72, 12, 2)
 
 
-def test_explain_of_cross_prediction_refuses_what_a_call_refuses():
-    router = predicting()
-    for bad in (maps(channels=7), [x.flatten(2) for x in maps()]):
-        with pytest.raises(
-            ValueError, match=r"xs\[0\] must be \[B, C, H, W\] with C = in_channels = 32"
-        ):
-            mpk.explain(router, bad)
-    with pytest.raises(TypeError, match=r"xs\[0\] must be torch.float32 as weight"):
-        mpk.explain(router, maps(dtype=torch.float64))
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float64], ids=str)
+def test_predictions_on_a_gpu_lie_as_those_of_cudnn(dtype):
+    """As PyTorch's convolutions on a CPU, but for float64, of which cuDNN has no channels_last."""
+    xs = maps(dtype=dtype)
+    xs[1] = other_format(xs[1])
+    counts = {
+        device: [kernel.copies for kernel in mpk.explain(conv(dtype=dtype), xs, device).kernels]
+        for device in ("cpu", "cuda")
+    }
+    assert counts["cpu"] == [1, 1, 2, 0]
+    assert counts["cuda"] == ([1, 0, 0, 0] if dtype == torch.float64 else counts["cpu"])
+
+
+# Bytes.
+
+ONE = 2 * 4 * 6 * 6 * 4  # of a map
+U, Y = 2 * 9 * 6 * 6 * 4, 2 * 3 * 6 * 6 * 4
+FLOORS = {
+    "cross_connect": [(2 + 3) * ONE, (2 + 2 + 3) * ONE],
+    "cross_connect of vectors": [(2 + 3) * 32, (2 + 2 + 3) * 32],
+    "mix": [(2 + 3) * ONE, (2 + 2 + 3) * ONE],
+    "mix by channel": [(2 + 2) * ONE, (2 + 2 + 2) * ONE],
+    "combine": [2 * ONE, 2 * U + 3 * Y, 4 * U + 3 * Y, 0],
+    "norms": [2 * ONE, 2 * U + 3 * Y, 4 * U + 3 * Y, 0],
+    "folded": [2 * ONE, 2 * U + 3 * Y, 4 * U + 3 * Y, 0],
+    # Vectors of 32 bytes, predictions of 72, outputs of 24.
+    "small vectors": [2 * 32 + 2 * 72 + 3 * 24, 4 * 32 + 2 * 72 + 3 * 24],
+    "large vectors": [2 * 800, 2 * 1600 + 2 * 800, 4 * 1600 + 2 * 800, 0],
+}
+
+
+@pytest.mark.parametrize("device", ["cpu", "cuda"])
+@EACH
+def test_floors_are_each_map_once(kind, device):
+    if (kind, device) == ("small vectors", "cuda"):
+        pytest.skip("other operators run there")
+    build, inputs = ROUTERS[kind]
+    explained = mpk.explain(build(), inputs(), device)
+    assert [kernel.floor for kernel in explained.kernels] == FLOORS[kind]
+
+
+@EACH
+def test_autocast_is_followed(kind):
+    build, inputs = ROUTERS[kind]
+    router, xs = build(), inputs()
     with torch.autocast("cpu", torch.bfloat16):
-        half = mpk.explain(router, maps())
-        assert half.forward.floor * 2 == mpk.explain(router, maps(), device="cuda").forward.floor
-    if native.why_no_cuda is None:
-        with mpk.use_backend("native"):
-            result = str(mpk.explain(router, maps(), device="cuda"))
-        assert "a call raises RuntimeError: the CUDA C++ library has no gate yet" in result
+        explained, on_gpu = mpk.explain(router, xs), mpk.explain(router, xs, device="cuda")
+        with Seen() as seen, torch.no_grad():
+            router(xs)
+        double = mpk.explain(router.double(), [x.double() for x in xs])
+    assert explained.dtype == torch.bfloat16 and on_gpu.dtype == torch.float32
+    assert double.dtype == torch.float64  # which autocast leaves alone
+    assert {t.dtype for _, paths, _ in seen.calls for t in paths} == {explained.dtype}
+    forward, _ = halves(explained.kernels)
+    assert [kernel.operator for kernel in forward] == [name for name, *_ in seen.calls]
+    if kind != "small vectors":  # they are other operators under autocast
+        assert [kernel.floor * 2 for kernel in explained.kernels] == FLOORS[kind]
+    assert on_gpu.kernels[0].floor == FLOORS[kind][0] or kind == "small vectors"
 
 
-def test_small_vectors_are_one_operator_on_cpu():
-    note = "gate, dense layers and combine are one operator, cross_predict"
-    for features, fused in ((32, True), (256, False)):
-        router = mpk.CrossPredictLinear(features, 64, 2, 2)
-        xs = [torch.empty(8, features) for _ in range(2)]
-        result = mpk.explain(router, xs)
-        assert (note in result.notes) == fused != ("autograd" in str(result))
-        assert fused != result.before[1].what.startswith("PyTorch's")
-        assert note not in mpk.explain(router, xs, device="cuda").notes
-        assert note not in mpk.explain(mpk.unfuse(router), xs).notes
+@pytest.mark.parametrize(("floor", "text"), [
+    (0, "mix: eager"), (1023, "mix: eager, floor 1023.0 B"), (1024, "mix: eager, floor 1.0 KiB"),
+    (3 << 19, "mix: eager, floor 1.5 MiB"), (5 << 41, "mix: eager, floor 10240.0 GiB"),
+])  # fmt: skip
+def test_bytes_are_readable(floor, text):
+    assert str(EXPLAIN.Kernel("mix", "eager", None, floor, 0)) == text
+
+
+# Batch norms.
+
+
+def test_norms_are_folded_where_none_runs():
+    """tests/operators/test_norms.py tries every change of a norm."""
+    router, xs = conv(batch_norm=True), maps()
+    for change, folded in (
+        (lambda: router.train(), False),
+        (lambda: router.eval(), True),
+        (lambda: router.norms[1].register_forward_hook(lambda *_: None), False),
+    ):
+        change()
+        explained, run = mpk.explain(router, xs), Ran(router, xs)
+        assert ("aten::batch_norm" not in run.names) == folded
+        assert ("batch norms are folded into combine" in explained.notes) == folded
+        reason = f"batch norms are not folded: {why_not_folded(router)}"
+        assert (reason in explained.notes) == (not folded)
+    assert not any("norms" in note for note in mpk.explain(conv(), xs).notes)
+
+
+def test_a_router_alone_is_not_called():
+    def refuse(*arguments):
+        raise AssertionError("somebody called it")
+
+    router = conv(batch_norm=True)
+    expected = mpk.explain(router, maps()).kernels
+    for module in (router, router.norms[0]):
+        module.register_forward_pre_hook(refuse)
+    assert mpk.explain(router, maps()).kernels == expected
+
+
+def test_small_vectors_fold_into_their_one_operator():
+    router = mpk.CrossPredictLinear(4, 3, 2, 3, batch_norm=True).eval()
+    assert "batch norms are folded into cross_predict" in mpk.explain(router, vectors()).notes
+    run = Ran(router, vectors())
+    assert run.order[0] == "cross_predict" and "aten::batch_norm" not in run.names
+
+
+def test_what_holds_no_router_is_refused():
+    message = "explain: model must hold a router, got Linear"
+    with pytest.raises(TypeError, match=message):
+        mpk.explain(torch.nn.Linear(2, 2), maps())
+
+
+@pytest.mark.parametrize("module", [mpk, eager], ids=["fused", "eager"])
+def test_what_a_call_refuses_is_refused(module):
+    connect, predict = module.CrossConnect(4, 2, 2), conv(module)
+    for router, xs in (
+        (connect, maps(channels=5)),
+        (connect, maps(paths=3)),
+        (predict, maps(channels=5)),
+        (predict, [x.flatten(2) for x in maps()]),
+        (predict, maps(dtype=torch.float64)),
+        (connect, [x.to_sparse() for x in maps()]),
+    ):
+        with pytest.raises((TypeError, ValueError)) as said:
+            mpk.explain(router, xs)
+        with pytest.raises(said.type, match=re.escape(str(said.value))):
+            router(xs)
+
+
+def test_fake_tensors_are_enough():
+    from torch._subclasses import FakeTensorMode
+
+    router, xs = mpk.CrossConnect(4, 2, 2), maps()
+    xs[1] = other_format(xs[1])
+    expected = mpk.explain(router, xs)
+    with FakeTensorMode() as mode:
+        fakes = [mode.from_tensor(x) for x in xs]
+        assert mpk.explain(router, fakes) == expected
+    assert mpk.explain(router, fakes) == expected
+    meta = [x.to("meta") for x in xs]
+    assert mpk.explain(router, meta, "cpu") == expected
+    assert mpk.explain(router, meta).kernels[0].backend == "eager"

@@ -8,7 +8,6 @@ import torch
 
 import mpkernels as mpk
 from mpkernels import report, selftest
-from mpkernels.availability import why_not
 from mpkernels.ops import backend, native
 
 OUTSIDE_INTERPRETER = pytest.mark.skipif(
@@ -64,9 +63,10 @@ def test_command_passes_here():
     assert result.returncode == 0, result.stdout + result.stderr
     assert result.stderr == ""
     passed = [line for line in result.stdout.splitlines() if line.startswith("self-test passed: ")]
+    every = len(selftest.OPERATORS)
     for name, reason in (("native on cpu", native.why_no_cpu), ("eager on cpu", None)):
-        assert len([line for line in passed if name in line]) == (0 if reason else 5)
-    interpreted = 5 if backend.why_no_interpreter() is None else 0
+        assert len([line for line in passed if name in line]) == (0 if reason else every)
+    interpreted = every if backend.why_no_interpreter() is None else 0
     assert len([line for line in passed if "triton" in line]) == interpreted
 
 
@@ -87,7 +87,7 @@ def test_old_interpreters_need_an_old_numpy(versions, reason, monkeypatch):
 @OUTSIDE_INTERPRETER
 def test_an_interpreter_that_cannot_run_is_named_and_fails_nothing(monkeypatch, capsys):
     pytest.importorskip("triton")
-    monkeypatch.setattr(selftest, "why_no_gpu", lambda: "torch finds no GPU")
+    monkeypatch.setattr(backend, "why_no_gpu", lambda: "torch finds no GPU")
     monkeypatch.setattr(backend, "why_no_interpreter", lambda: OLD_TRITON)
     assert selftest.run(["eager", "triton"])
     assert f"self-test: triton: not tested: {OLD_TRITON}\n" in capsys.readouterr().out
@@ -98,7 +98,7 @@ def test_a_forced_interpreter_that_cannot_run_says_why(monkeypatch):
     pytest.importorskip("triton")
     monkeypatch.setattr(backend, "triton_interprets", lambda: True)
     monkeypatch.setattr(backend, "why_no_interpreter", lambda: OLD_TRITON)
-    assert why_not("triton", "cpu") == OLD_TRITON
+    assert backend.why_not("mix", "triton", "cpu") == OLD_TRITON
     with mpk.use_backend("triton"), pytest.raises(RuntimeError, match="needs numpy below 2.4"):
         mpk.functional.mix([torch.ones(2, 3)], torch.ones(2, 1, 1))
 

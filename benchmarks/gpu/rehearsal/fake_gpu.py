@@ -13,7 +13,9 @@ import time
 import torch
 from torch.overrides import TorchFunctionMode
 
+from mpkernels.ops.flags import flags_of
 from mpkernels.ops.onchip import ASSUMED as CHIP
+from mpkernels.ops.schema import SCHEMAS
 from mpkernels.triton.launch import ASSUMED as CARD
 from proof.machine_code.aot import read_cubin
 from proof.machine_code.ceilings import ANY, allowed_to
@@ -175,17 +177,20 @@ def compile_without_launching() -> None:
     mpk.use_backend("triton")
     launch.card_of = tuned.card_of = lambda device: CARD._replace(chip=CHIP)
 
-    def forward(xs, w1, b1, w2, b2, cluster):
-        (batch, channels), (inputs, outputs) = xs[0].shape[:2], w2.shape[:2]
+    def forward(xs, gate, kind, cluster):
+        (batch, channels), (inputs, outputs) = xs[0].shape[:2], gate[2].shape[:2]
         gates, pooled = torch.zeros(batch, inputs, outputs), torch.zeros(batch, inputs, channels)
-        return [torch.zeros_like(xs[0]) for _ in range(outputs)], gates, pooled
+        return [*(torch.zeros_like(xs[0]) for _ in range(outputs)), gates, pooled]
 
-    def backward(grad_ys, grad_gates, xs, gates, pooled, w1, b1, w2, b2, wanted, cluster):
-        parameters = zip((w1, b1, w2, b2), wanted[len(xs) :])
-        grads = [torch.zeros_like(p) for p, w in parameters if w and p is not None]
-        return [torch.zeros_like(x) for x, w in zip(xs, wanted) if w], grads
+    def backward(grads, kept, xs, gate, kind, wanted, cluster):
+        tensors = (*xs, *gate)
+        flagged = zip(tensors, flags_of(wanted, len(tensors)))
+        return [torch.zeros_like(t) for t, w in flagged if w and t is not None]
 
     global _library
-    _library = torch.library.Library("mpkernels", "IMPL")
-    _library.impl("cross_connect_cuda", forward, "CPU")
-    _library.impl("cross_connect_backward_cuda", backward, "CPU")
+    _library = torch.library.Library("mpkernels", "FRAGMENT")
+    for name, kernel in (("cross_connect", forward), ("cross_connect_backward", backward)):
+        if not hasattr(torch.ops.mpkernels, f"{name}_cuda"):  # no CUDA library is there
+            schema = SCHEMAS[name].replace(name, f"{name}_cuda", 1)
+            _library.define(schema.replace(") ->", ", int cluster) ->"))
+        _library.impl(f"{name}_cuda", kernel, "CPU")

@@ -33,9 +33,9 @@ def _results(operator: str, problem: Problem, a: float) -> expected_of.Expected:
         wide([problem.gates, problem.channel_gates, problem.grad_gates]),
     )
     if operator == "cross_connect":
-        return expected_of.cross_connect(xs, parameters, grad_ys, grad_gates, a)
+        return expected_of.cross_connect(xs, parameters, grad_ys, grad_gates, "softmax", a)
     if operator == "gate":
-        return expected_of.gate(xs, parameters, grad_gates, a)
+        return expected_of.gate(xs, parameters, grad_gates, "softmax", a)
     if operator == "combine":
         combined = {"gates": gates} | dict(zip(COMBINED, wide(problem.combined)))
         return expected_of.combine(wide(problem.us), combined, True, grad_ys, a)

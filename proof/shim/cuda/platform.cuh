@@ -32,7 +32,7 @@ constexpr int vector_size = 16 / sizeof(T);
 
 using Where = std::source_location;
 SHIM_UNSEEN inline shim::Site site_of(const Where& where) {
-  return {where.file_name(), int(where.line())};
+  return {.file = where.file_name(), .line = int(where.line())};
 }
 
 SHIM_UNSEEN inline int thread() { return shim::current->thread; }

@@ -1,4 +1,4 @@
-// How many samples go through the gates together, and when outputs go around the cache.
+// This processor: the kernels that it runs, its caches, and what follows from their sizes.
 #pragma once
 
 #include <cstdint>
@@ -6,6 +6,14 @@
 #include "problem.h"
 
 namespace mpk::cpu {
+
+struct Kernels;
+
+// The table in use: the best one for this processor, unless `choose` was called.
+const Kernels& kernels();
+
+// Uses the named instruction set (null: the best), or returns false where it cannot run here.
+bool choose(const char* name);
 
 // Bytes of a processor core's second-level cache and of the last-level cache.
 struct Caches {
@@ -18,7 +26,8 @@ inline int64_t map_bytes(const Geometry& geometry) {
   return geometry.channels * geometry.positions * bytes_of(geometry.dtype);
 }
 
-// The maps of a group, of the group after it and what is written share a part of L2.
+// Samples that go through the gates together: their maps, those of the next such group and what is
+// written share a part of L2.
 constexpr int64_t most_samples = 16;
 inline int64_t group_size(const Geometry& geometry, int64_t maps) {
   const int64_t one = maps * map_bytes(geometry), fit = caches().second / 2 / (one > 0 ? one : 1);

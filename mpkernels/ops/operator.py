@@ -1,0 +1,335 @@
+"""An operator from one declaration: its definition, its fake kernel, its check, what it keeps.
+
+The kernel that runs the definition, the gradient, the gradient of the gradient and the way through
+autograd follow. The schema (ops/schemas.def) tells which arguments are tensors.
+
+Called from Python, an operator passes the dispatcher twice: to its Autograd kernel, which applies
+an autograd.Function, whose forward calls the operator again. Each pass costs more than the kernel
+on small vectors. ops/short_way.py spares both where nobody has to see the call; without that file
+every call takes the way of this one.
+
+An autograd.Function serves one reverse mode. Whatever else derives or maps the call (forward mode,
+the transforms of torch.func and their compositions) meets the definition, whose every step it can
+follow.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.autograd import forward_ad
+
+from mpkernels.eager.functional import follow_autocast, without_autocast
+from mpkernels.ops.check import check_tensors, paths_of
+from mpkernels.ops.differentiate import pull_back
+from mpkernels.ops.flags import flags_of, mask_of
+from mpkernels.ops.internals import (
+    after_autograd,
+    any_requires_grad,
+    autograd_can_be_passed,
+    below_autograd,
+    dual_level_is_open,
+    gradients_are_batched,
+    is_tracing,
+    of_no_function_mode,
+    only_reverse_mode,
+    tensors_of,
+    transforms_are_active,
+    unwrap_dead_wrappers,
+)
+from mpkernels.ops.layout import empty_map, in_format_of
+from mpkernels.ops.schema import SCHEMAS, library
+from mpkernels.ops.switch import active_backend, thread_runs
+
+if importlib.util.find_spec("mpkernels.ops.short_way"):
+    from mpkernels.ops.short_way import kernel_checks, nothing_above, recorder_of
+else:
+
+    def nothing_above(tensors: Sequence[Any]) -> bool:
+        """Whether nobody has to see a call with these tensors: without the short way, unknown."""
+        return False
+
+    kernel_checks = nothing_above
+
+    def recorder_of(operator: Any) -> Callable[..., Any]:
+        """What nobody calls then."""
+        return operator._apply  # type: ignore[no-any-return]
+
+
+OPERATORS: dict[str, Operator] = {}
+
+# How flat tensors become arguments again: the size of a list, None for a tensor, or the value of
+# what is no tensor, in a tuple.
+Form = tuple[Any, ...]
+
+
+class Operator:
+    """An operator as Python calls it, and what PyTorch has to know about it.
+
+    Args:
+        name: in the namespace `mpkernels`, as in ops/schemas.def.
+        definition: (*arguments) -> outputs, in plain PyTorch.
+        fake: (*arguments) -> outputs without values.
+        check: raises unless (name, *arguments) fit.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        definition: Callable[..., list[Tensor]],
+        fake: Callable[..., list[Tensor]],
+        check: Callable[..., None] = lambda *arguments: None,
+    ) -> None:
+        self.name, self._definition, self._check = name, definition, check
+        self._first, self.flatten, self._form_of = _read(SCHEMAS[name])
+        self._operator = operator = getattr(torch.ops.mpkernels, name).default
+        self.call = of_no_function_mode(operator)
+        self._apply = _function_of(self).apply
+        self._record = recorder_of(self)
+        OPERATORS[name] = self
+
+        def kernel(keyset: Any, *arguments: Any) -> Any:
+            if not autograd_can_be_passed or transforms_are_active() or _tangents(arguments):
+                return self.run_eager(*arguments)
+            if torch.is_grad_enabled() and any_requires_grad(*arguments):
+                return self._differentiable(*arguments)
+            with below_autograd():
+                return operator.redispatch(keyset & after_autograd, *arguments)
+
+        library.impl(name, kernel, "Autograd", with_keyset=True)
+        for key in ("FuncTorchBatched", "Batched"):  # of torch.func, and of torch.autograd
+            library.impl(name, self.run_eager, key)
+        torch.library.register_fake(f"mpkernels::{name}", fake, lib=library)
+
+    def __call__(self, xs: Tensor | Sequence[Tensor], *rest: Any) -> list[Tensor]:
+        """Runs it with a user's arguments; the errors are always those of the check.
+
+        The compiled CPU kernels check in less time than Python needs to look at one shape.
+        """
+        paths = list(xs) if type(xs) is list else paths_of(self.name, self._first, xs)
+        if not torch.compiler.is_dynamo_compiling():
+            flat = self.flatten(paths, *rest)
+            if kernel_checks(flat):
+                try:
+                    return self.direct(flat, paths, *rest)
+                except RuntimeError:
+                    check_tensors(self.name, self._first, paths)
+                    self._check(self.name, paths, *rest)
+                    raise
+        check_tensors(self.name, self._first, paths)
+        paths = follow_autocast(paths)
+        self._check(self.name, paths, *rest)
+        return self.run(paths, *rest)
+
+    def run(self, *arguments: Any) -> list[Tensor]:
+        """Runs it so that whatever may want to see the call does."""
+        if torch.compiler.is_compiling():
+            return self._operator(*arguments)  # type: ignore[no-any-return]
+        flat = self.flatten(*arguments)
+        if nothing_above(flat):
+            return self.direct(flat, *arguments)
+        if transforms_are_active():
+            # One reverse mode must meet the autograd.Function before the dispatcher.
+            alone = only_reverse_mode() and not dual_level_is_open()
+            return (self._differentiable if alone else self.run_eager)(*arguments)
+        # TorchScript cannot record a list of optional tensors.
+        if gradients_are_batched() or is_tracing():
+            return self.run_eager(*arguments)
+        return self._operator(*arguments)  # type: ignore[no-any-return]
+
+    def direct(self, flat: list[Any], *arguments: Any) -> list[Tensor]:
+        """Runs it, with arguments of these tensors, where nobody has to see the call."""
+        if torch.is_grad_enabled() and any_requires_grad(*flat):
+            return list(self._record(arguments, *unwrap_dead_wrappers(tuple(flat))))
+        with below_autograd():
+            return self.call(*arguments)  # type: ignore[no-any-return]
+
+    def _differentiable(self, *arguments: Any) -> list[Tensor]:
+        return list(self._apply(arguments, *self.flatten(*arguments)))
+
+    def run_eager(self, *arguments: Any) -> list[Tensor]:
+        """Runs it by its definition."""
+        self._check(self.name, *arguments)
+        with without_autocast(tensors_of(arguments)[0].device.type):
+            return self._definition(*arguments)
+
+    # What the autograd.Function does forward and backward.
+
+    def compute(self, arguments: Sequence[Any], *flat: Any) -> tuple[Tensor, ...]:
+        """The outputs; autograd sees the tensors among the arguments, which `flat` are."""
+        with below_autograd():
+            return tuple(self.call(*arguments))
+
+    def remember(
+        self, ctx: Any, arguments: Sequence[Any], flat: Sequence[Any], outputs: Sequence[Tensor]
+    ) -> None:
+        """Saves what the gradients read, and the backend unless it is "auto"."""
+        ctx.form = self._form_of(*arguments)
+        self.keep(ctx, flat, outputs)
+        ctx.set_materialize_grads(False)
+        if (backend := active_backend()) != "auto":
+            ctx.backend = backend
+
+    def gradients(self, ctx: Any, *grads: Tensor | None) -> tuple[Any, ...]:
+        """Those of `compute`'s arguments, in whichever thread: by the forward's backend."""
+        if (backend := getattr(ctx, "backend", "auto")) == active_backend():
+            return (None, *self.derive(ctx, grads))
+        with thread_runs(backend):
+            return (None, *self.derive(ctx, grads))
+
+    def keep(self, ctx: Any, flat: Sequence[Any], outputs: Sequence[Tensor]) -> None:
+        """Saves the tensors that `derive` reads."""
+        ctx.save_for_backward(*flat)
+
+    def derive(self, ctx: Any, grads: Sequence[Tensor | None]) -> Sequence[Tensor | None]:
+        """Gradients of the flat tensors: through the definition."""
+
+        def definition(flat: list[Any]) -> list[Tensor]:
+            return self.run_eager(*nested(flat, ctx.form))
+
+        return pull_back(definition, ctx.saved_tensors, grads)
+
+
+class Routed(Operator):
+    """An operator whose gradient is an operator too, of `gradient`.
+
+    The first outputs are new maps. Of the others `backward` keeps all; the last `hidden` ones have
+    no gradient.
+
+    Args:
+        gradient: (grads, *arguments, flags of the tensors) -> gradients of the wanted ones.
+        kept: how many outputs follow the maps.
+        hidden: how many of them users cannot differentiate.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        definition: Callable[..., list[Tensor]],
+        gradient: Callable[..., list[Tensor]],
+        fake: Callable[..., list[Tensor]],
+        check: Callable[..., None],
+        kept: int = 0,
+        hidden: int = 0,
+    ) -> None:
+        super().__init__(name, definition, fake, check)
+        self.kept, self.hidden, self._gradient = kept, hidden, gradient
+        self.backward = Operator(f"{name}_backward", self._gradients, self._fake_gradients)
+
+    def run_eager(self, *arguments: Any) -> list[Tensor]:
+        """Runs it by its definition; new maps are in the format of the first path."""
+        outputs = super().run_eager(*arguments)
+        maps = len(outputs) - self.kept
+        return [in_format_of(y, arguments[0][0]) for y in outputs[:maps]] + outputs[maps:]
+
+    def _gradients(self, grads: Any, kept: Any, *rest: Any) -> list[Tensor]:
+        *arguments, wanted = rest
+        flat = self.flatten(*arguments)
+        flags = flags_of(wanted, len(flat))
+        results = iter(self._gradient(grads, *arguments, flags))
+        paths = len(arguments[0])
+        return [
+            in_format_of(next(results), t) if q < paths else next(results).contiguous()
+            for q, t in enumerate(flat)
+            if flags[q] and t is not None
+        ]
+
+    def _fake_gradients(self, grads: Any, kept: Any, *rest: Any) -> list[Tensor]:
+        *arguments, wanted = rest
+        flat = self.flatten(*arguments)
+        paths, flags = len(arguments[0]), flags_of(wanted, len(flat))
+        return [
+            empty_map(t) if q < paths else t.new_empty(t.shape)
+            for q, t in enumerate(flat)
+            if flags[q] and t is not None
+        ]
+
+    def keep(self, ctx: Any, flat: Sequence[Any], outputs: Sequence[Tensor]) -> None:
+        """Saves the outputs that are kept, and the arguments."""
+        count = len(outputs)
+        ctx.save_for_backward(*outputs[count - self.kept :], *flat)
+        if self.hidden:
+            ctx.mark_non_differentiable(*outputs[count - self.hidden :])
+
+    def derive(self, ctx: Any, grads: Sequence[Tensor | None]) -> Sequence[Tensor | None]:
+        """Gradients of the flat tensors: by the operator that computes them."""
+        saved, wanted = ctx.saved_tensors, mask_of(ctx.needs_input_grad[1:])
+        kept, flat = saved[: self.kept], saved[self.kept :]
+        outer = grads[: len(grads) - self.hidden]
+        results = self.backward.run(outer, kept, *nested(flat, ctx.form), wanted)
+        return placed(results, wanted, flat)
+
+
+def _read(schema: str) -> tuple[str, Callable[..., list[Any]], Callable[..., Form]]:
+    """The name of the first argument, and what takes the tensors and the form of all arguments.
+
+    Both are written out per schema: a loop over the types would take longer than a small kernel.
+    """
+    arguments = schema.partition("(")[2].partition(")")[0]
+    kinds = {name: kind for kind, name in (each.split() for each in arguments.split(", "))}
+    names, flat, form = ", ".join(kinds), "", ""
+    for name, kind in kinds.items():
+        if kind.endswith("]"):
+            flat, form = f"{flat}*{name}, ", f"{form}len({name}), "
+        elif kind == "Tensor":
+            flat, form = f"{flat}{name}, ", f"{form}None, "
+        else:
+            form = f"{form}({name},), "
+    return next(iter(kinds)), eval(f"lambda {names}: [{flat}]"), eval(f"lambda {names}: ({form})")
+
+
+def nested(flat: Sequence[Any], form: Form) -> list[Any]:
+    """The arguments of which `flat` are the tensors."""
+    arguments: list[Any] = []
+    at = 0
+    for part in form:
+        if part is None:
+            arguments.append(flat[at])
+            at += 1
+        elif type(part) is tuple:
+            arguments.append(part[0])
+        else:
+            arguments.append(list(flat[at : at + part]))
+            at += part
+    return arguments
+
+
+def placed(results: list[Tensor], wanted: int, flat: Sequence[Any]) -> list[Tensor | None]:
+    """The gradients at the places of the tensors that wanted them, None elsewhere."""
+    if len(results) == len(flat):
+        return [*results]
+    remaining = iter(results)
+    return [
+        next(remaining) if w and t is not None else None
+        for t, w in zip(flat, flags_of(wanted, len(flat)))
+    ]
+
+
+def _tangents(arguments: Sequence[Any]) -> bool:
+    """Whether forward mode derives any of an operator's arguments."""
+    return dual_level_is_open() and any(
+        forward_ad.unpack_dual(t).tangent is not None for t in tensors_of(arguments)
+    )
+
+
+def _function_of(operator: Operator) -> Any:
+    """The autograd.Function of the operator: (arguments, *flat) -> outputs.
+
+    torch.library.register_autograd would do the same at several times the cost for lists.
+    """
+
+    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
+        arguments, *flat = inputs
+        operator.remember(ctx, arguments, flat, output)
+
+    members = {
+        "forward": operator.compute,
+        "setup_context": setup_context,
+        "backward": operator.gradients,
+    }
+    static: dict[str, Any] = {name: staticmethod(member) for name, member in members.items()}  # type: ignore[arg-type]
+    return type(operator.name, (torch.autograd.Function,), static)
