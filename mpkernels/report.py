@@ -56,7 +56,7 @@ def _build_info() -> tuple[dict[str, Any], str | None]:
     try:
         return importlib.import_module("mpkernels._build").info(), None
     except ImportError as error:
-        return {}, str(error)
+        return {}, str(error) or type(error).__name__
 
 
 def versions() -> Iterator[tuple[str, str]]:

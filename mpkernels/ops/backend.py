@@ -189,7 +189,7 @@ def _for_compiled(operator: str) -> Callable[..., list[Tensor]]:
         try:
             return run(*arguments)
         except Exception as error:
-            _failed.error = str(error)
+            _failed.error = str(error) or type(error).__name__
             return []
 
     return kernel

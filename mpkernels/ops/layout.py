@@ -6,7 +6,6 @@ csrc/tensors.h has the same rules; the operators' fake kernels and the Triton la
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
 from typing import NamedTuple
 
 import torch
@@ -83,11 +82,6 @@ def strides_in_place(x: Tensor, geometry: Geometry) -> Strides | None:
             return None
         unit *= size
     return Strides(x.stride(0), row)
-
-
-def empty_parameters(parameters: Sequence[Tensor | None], wanted: Sequence[bool]) -> list[Tensor]:
-    """New contiguous tensors like those parameters that are wanted."""
-    return [p.new_empty(p.shape) for p, w in zip(parameters, wanted) if w and p is not None]
 
 
 def empty_map(x: Tensor, channels_last: bool | None = None, channels: int | None = None) -> Tensor:

@@ -240,6 +240,17 @@ def test_refusals_and_errors_keep_their_text():
 
 
 @needs_library
+def test_an_error_without_a_text_stays_an_error(monkeypatch):
+    def fails(*arguments):
+        raise AssertionError
+
+    monkeypatch.setattr(eager, "mix", fails)
+    for run in (functional.mix, torch.ops.mpkernels.mix):
+        with mpk.use_backend("eager"), pytest.raises(RuntimeError, match="AssertionError"):
+            run(XS, torch.rand(2, 2, 2))
+
+
+@needs_library
 @pytest.mark.skipif(INTERPRETED, reason="the interpreter runs one kernel at a time")
 def test_switching_while_threads_run(one_thread):
     counts = threads_and_a_switch(seconds=4)
