@@ -21,6 +21,8 @@ DENSE = "must be a dense tensor, got "
 DTYPE = "must be float32, float64, bfloat16 or float16, got torch."
 
 # Kind -> how to make one from a tensor, and the error message.
+# Of torch, once per process: of whichever test first makes such a tensor.
+pytestmark = pytest.mark.filterwarnings("ignore:.*torch.sparse|.*Sparse|.*nested tensor|.*quantize")
 KINDS = {
     "nested": (lambda t: torch.nested.nested_tensor(list(t)), DENSE + "a nested one"),
     "jagged": (
@@ -71,7 +73,6 @@ def bad_arguments(named, argument, make):
     yield f"{argument}[0]", {**named, argument: [make(first), make(last)]}
 
 
-@pytest.mark.filterwarnings("ignore:.*torch.sparse|.*Sparse|.*nested tensor|.*quantize")
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("name", CALLS)
 def test_by_name(name, kind, any_backend):
@@ -86,7 +87,6 @@ def assert_refused(name, kind):
                 getattr(functional, name)(**bad)
 
 
-@pytest.mark.filterwarnings("ignore:.*torch.sparse|.*Sparse|.*nested tensor|.*quantize")
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("name", CALLS)
 def test_autocast_makes_nothing_legal(name, kind):
