@@ -24,6 +24,7 @@ from mpkernels.triton.launch import (
     chunk_constants,
     next_power_of_2,
     on_device_of,
+    overlaps,
 )
 from mpkernels.triton.launch_arguments import (
     Arguments,
@@ -69,18 +70,17 @@ def _constants(
         "HIDDEN": hidden,
         "CHANNELS_LAST": geometry.channels_last,
         "BLOCK_HIDDEN": next_power_of_2(hidden),
-        "BLOCK_OUTPUTS": next_power_of_2(outputs),
+        "BLOCK_INPUTS": next_power_of_2(inputs),
     }
     if isinstance(launch, Resident):
         return common | {
             "CHANNELS": geometry.channels,
             "POSITIONS": geometry.positions,
-            "BLOCK_SAMPLES": launch.samples,
             "BLOCK_ROWS": launch.rows,
             "BLOCK_COLS": launch.cols,
             "num_warps": launch.num_warps,
         }
-    return common | chunk_constants(launch.chunks)
+    return common | chunk_constants(launch.chunks, inputs, hidden)
 
 
 def _groups(batch: int, launch: Walk) -> list[tuple[int, int]]:
@@ -114,7 +114,7 @@ def _walk(
             DENSE=rows.dense, WIDE=rows.wide, UNIT=rows.unit, **constants,
         )  # fmt: skip
         return
-    of_pool = _only(constants, "OUTPUTS", "BLOCK_OUTPUTS", "BLOCK_WALK", "BLOCK_CHUNKS")
+    of_pool = _only(constants, "OUTPUTS", "BLOCK_INPUTS", "BLOCK_WALK", "BLOCK_CHUNKS", "MANY")
     of_mix = _only(constants, "BLOCK_POSITIONS", "LONG")
     for first, grid in _groups(batch, launch):
         split_pool_kernel[(grid,)](
@@ -156,13 +156,12 @@ def cross_connect(xs: list[Tensor], gate: Sequence[Tensor | None], kind: int) ->
     with on_device_of(x):
         if isinstance(launch, Resident):
             rows = rows_of(geometry, inputs, outputs)
-            resident_kernel[(-(-geometry.batch // launch.samples),)](
+            resident_kernel[(geometry.batch,)](
                 *inputs,
                 *outputs,
                 parameters,
                 gates,
                 pooled,
-                geometry.batch,
                 DENSE=rows.dense,
                 WIDE=rows.wide,
                 **constants,
@@ -200,7 +199,7 @@ def _walk_backward(
             **masks, **_only(constants, "BLOCK_POSITIONS"),
         )  # fmt: skip
         return
-    of_dot = _only(constants, "BLOCK_POSITIONS", "BLOCK_OUTPUTS", "BLOCK_CHUNKS")
+    of_dot = _only(constants, "BLOCK_POSITIONS", "BLOCK_CHUNKS", "MANY")
     of_grad = _only(constants, "BLOCK_POSITIONS", "LONG")
     for first, grid in _groups(batch, launch):
         split_dot_kernel[(grid,)](
@@ -244,19 +243,19 @@ def cross_connect_backward(
             "PRESENT": sum(1 << j for j, grad in enumerate(grad_ys) if grad is not None),
             "WANTED": sum(1 << i for i, w in enumerate(flags[:m]) if w),
             "PARAMETERS": any(flags[m:]),
+            "OVERLAP": any(flags[m:]) and overlaps(x.device),
         }
         saved = [*contiguous(grad_gates, gates, pooled), parameters]
         scratch = [grad_logits, grad_hidden, hidden]
         with on_device_of(x):
             if isinstance(launch, Resident):
                 rows = rows_of(geometry, outer, inputs, grad_xs)
-                resident_backward_kernel[(-(-batch // launch.samples),)](
+                resident_backward_kernel[(batch,)](
                     *outer,
                     *inputs,
                     *grad_xs,
                     *saved,
                     *scratch,
-                    batch,
                     DENSE=rows.dense,
                     WIDE=rows.wide,
                     **masks,

@@ -1,6 +1,10 @@
-"""The gate of one path as device functions: MLP, softmax and their gradients (paper Eq. 1 to 3).
+"""Gates as device functions: MLP, softmax and their gradients (paper Eq. 1 to 3).
 
-Every function takes several samples at once: z is [N, C], hidden units [N, K], gates [N, n].
+They treat P paths of one sample at once, a power of two of which the last may not exist. The paths
+are the last axis, which one thread holds: z is [C, P], W1 [K, C, P], hidden units [K, P]. What
+there is of each output (w2, b2, gates and their gradients) is a tuple of n, [K, P] or [P], so that
+a softmax is arithmetic within a thread. A kernel loads all parameters first; they arrive while it
+waits for its maps.
 """
 
 from __future__ import annotations
@@ -11,6 +15,8 @@ from typing import NamedTuple
 import triton
 import triton.language as tl
 from torch import Tensor
+
+from mpkernels.triton.sums import stack
 
 
 class Gate(NamedTuple):
@@ -36,92 +42,137 @@ def as_gate(parameters: Sequence[Tensor | None], kind: int) -> Gate:
 
 @triton.jit
 def load_w1(
-    gate, i, c0, channels, like,
-    HIDDEN: tl.constexpr, BLOCK_HIDDEN: tl.constexpr, BLOCK_CHANNELS: tl.constexpr,
+    gate, first: tl.constexpr, c0, channels, ACC: tl.constexpr, INPUTS: tl.constexpr,
+    PATHS: tl.constexpr, HIDDEN: tl.constexpr,
+    BLOCK_HIDDEN: tl.constexpr, BLOCK_CHANNELS: tl.constexpr,
 ):  # fmt: skip
-    """W1_i of channels [c0, c0 + BLOCK_CHANNELS): [BLOCK_HIDDEN, BLOCK_CHANNELS]."""
-    k, c = tl.arange(0, BLOCK_HIDDEN), c0 + tl.arange(0, BLOCK_CHANNELS)
-    inside = (k < HIDDEN)[:, None] & (c < channels)[None, :]
-    at = (i * HIDDEN + k[:, None]) * channels + c[None, :]
-    return tl.load(gate.w1 + at, mask=inside, other=0.0).to(like.dtype)
+    """W1 of channels [c0, c0 + BLOCK_CHANNELS) of PATHS paths from `first` on: [K, C, PATHS]."""
+    k, c = tl.arange(0, BLOCK_HIDDEN)[:, None], c0 + tl.arange(0, BLOCK_CHANNELS)[None, :]
+    inside = (k < HIDDEN) & (c < channels)
+    each = ()
+    for p in tl.static_range(PATHS):
+        if first + p < INPUTS:
+            at = gate.w1 + ((first + p) * HIDDEN + k) * channels + c
+            each = each + (tl.load(at, mask=inside, other=0.0).to(ACC),)
+        else:
+            each = each + (tl.zeros([BLOCK_HIDDEN, BLOCK_CHANNELS], ACC),)
+    return stack(each, 0, PATHS)
+
+
+@triton.jit
+def load_b1(
+    gate, i, ACC: tl.constexpr, INPUTS: tl.constexpr,
+    HIDDEN: tl.constexpr, BLOCK_HIDDEN: tl.constexpr,
+):  # fmt: skip
+    """b1 of the paths i [P], 0 where there is none: [K, P]."""
+    i, k = i[None, :], tl.arange(0, BLOCK_HIDDEN)[:, None]
+    if gate.b1 is None:
+        return tl.zeros([BLOCK_HIDDEN, i.shape[1]], ACC)
+    inside = (i < INPUTS) & (k < HIDDEN)
+    return tl.load(gate.b1 + i * HIDDEN + k, mask=inside, other=0.0).to(ACC)
 
 
 @triton.jit
 def load_w2(
-    gate, i, like,
-    HIDDEN: tl.constexpr, OUTPUTS: tl.constexpr,
-    BLOCK_HIDDEN: tl.constexpr, BLOCK_OUTPUTS: tl.constexpr,
+    gate, i, ACC: tl.constexpr, INPUTS: tl.constexpr, OUTPUTS: tl.constexpr,
+    HIDDEN: tl.constexpr, BLOCK_HIDDEN: tl.constexpr,
 ):  # fmt: skip
-    """W2_i: [BLOCK_OUTPUTS, BLOCK_HIDDEN]."""
-    k, j = tl.arange(0, BLOCK_HIDDEN), tl.arange(0, BLOCK_OUTPUTS)
-    inside = (j < OUTPUTS)[:, None] & (k < HIDDEN)[None, :]
-    at = (i * OUTPUTS + j[:, None]) * HIDDEN + k[None, :]
-    return tl.load(gate.w2 + at, mask=inside, other=0.0).to(like.dtype)
+    """The rows of W2 of the paths i [P], one of each output: n times [K, P]."""
+    i, k = i[None, :], tl.arange(0, BLOCK_HIDDEN)[:, None]
+    inside = (i < INPUTS) & (k < HIDDEN)
+    rows = ()
+    for o in tl.static_range(OUTPUTS):
+        at = gate.w2 + (i * OUTPUTS + o) * HIDDEN + k
+        rows = rows + (tl.load(at, mask=inside, other=0.0).to(ACC),)
+    return rows
 
 
 @triton.jit
-def times_w1(
-    gate, i, z, c0, channels,
-    HIDDEN: tl.constexpr, BLOCK_HIDDEN: tl.constexpr, BLOCK_CHANNELS: tl.constexpr,
-):  # fmt: skip
-    """The part of W1_i z that channels [c0, c0 + BLOCK_CHANNELS) add: [N, BLOCK_HIDDEN]."""
-    w = load_w1(gate, i, c0, channels, z, HIDDEN, BLOCK_HIDDEN, BLOCK_CHANNELS)
-    return tl.sum(w[None, :, :] * z[:, None, :], 2)
+def load_b2(gate, i, ACC: tl.constexpr, INPUTS: tl.constexpr, OUTPUTS: tl.constexpr):
+    """b2 of the paths i [P], 0 where there is none: n times [P]."""
+    biases = ()
+    for o in tl.static_range(OUTPUTS):
+        if gate.b2 is None:
+            biases = biases + (tl.zeros(i.shape, ACC),)
+        else:
+            at = gate.b2 + i * OUTPUTS + o
+            biases = biases + (tl.load(at, mask=i < INPUTS, other=0.0).to(ACC),)
+    return biases
 
 
 @triton.jit
-def activate(total, gate, i, HIDDEN: tl.constexpr, BLOCK_HIDDEN: tl.constexpr):
-    """relu(total + b1_i): [N, BLOCK_HIDDEN]."""
-    k = tl.arange(0, BLOCK_HIDDEN)
-    if gate.b1 is not None:
-        bias = tl.load(gate.b1 + i * HIDDEN + k, mask=k < HIDDEN, other=0.0)
-        total += bias.to(total.dtype)[None, :]
+def load_of_outputs(values, path, inside, ACC: tl.constexpr, OUTPUTS: tl.constexpr):
+    """Gates of the paths, or their gradients, [.., n] in memory, 0 where there are none: n [P]."""
+    each = ()
+    for o in tl.static_range(OUTPUTS):
+        if values is None:
+            each = each + (tl.zeros(path.shape, ACC),)
+        else:
+            each = each + (tl.load(values + path * OUTPUTS + o, mask=inside, other=0.0),)
+    return each
+
+
+@triton.jit
+def of_path(values, i, q):
+    """The scalar that `values` [P] has for path q.
+
+    A tensor of one element would be spread over a layout in which each thread holds a whole tile
+    that it is multiplied with, and the tile be moved there through shared memory.
+    """
+    return tl.sum(tl.where(i == q, values, 0.0), 0)
+
+
+@triton.jit
+def times_w1(w1, z):
+    """The part of W1 z that the channels of w1 add: [K, P]."""
+    return tl.sum(w1 * z[None, :, :], 1)
+
+
+@triton.jit
+def activate(total, b1):
+    """relu(total + b1): [K, P]."""
+    total += b1
     return tl.where(total < 0, 0.0, total)  # keeps NaN, which maximum would drop
 
 
 @triton.jit
-def gates_of_hidden(
-    h, gate, i,
-    HIDDEN: tl.constexpr, OUTPUTS: tl.constexpr,
-    BLOCK_HIDDEN: tl.constexpr, BLOCK_OUTPUTS: tl.constexpr,
-):  # fmt: skip
-    """softmax(W2_i h + b2_i): [N, BLOCK_OUTPUTS], 0 beyond OUTPUTS."""
-    j = tl.arange(0, BLOCK_OUTPUTS)
-    w = load_w2(gate, i, h, HIDDEN, OUTPUTS, BLOCK_HIDDEN, BLOCK_OUTPUTS)
-    logits = tl.sum(w[None, :, :] * h[:, None, :], 2)
-    if gate.b2 is not None:
-        bias = tl.load(gate.b2 + i * OUTPUTS + j, mask=j < OUTPUTS, other=0.0)
-        logits += bias.to(h.dtype)[None, :]
-    logits = tl.where((j < OUTPUTS)[None, :], logits, float("-inf"))
-    e = tl.exp(logits - tl.max(logits, 1)[:, None])
-    return e / tl.sum(e, 1)[:, None]
+def gates_of_hidden(h, w2, b2, OUTPUTS: tl.constexpr):
+    """softmax(W2 h + b2): n times [P]."""
+    logits = ()
+    for o in tl.static_range(OUTPUTS):
+        logits = logits + (tl.sum(w2[o] * h, 0) + b2[o],)
+    most = logits[0]
+    for o in tl.static_range(1, OUTPUTS):
+        most = tl.maximum(most, logits[o])
+    powers = ()
+    for o in tl.static_range(OUTPUTS):
+        powers = powers + (tl.exp(logits[o] - most),)
+    total = powers[0]
+    for o in tl.static_range(1, OUTPUTS):
+        total += powers[o]
+    gates = ()
+    for o in tl.static_range(OUTPUTS):
+        gates = gates + (powers[o] / total,)
+    return gates
 
 
 @triton.jit
-def element(rows, index, SIZE: tl.constexpr):
-    """rows[:, index] of rows [N, SIZE]: [N]."""
-    return tl.sum(tl.where((tl.arange(0, SIZE) == index)[None, :], rows, 0.0), 1)
-
-
-@triton.jit
-def differentiate_gate(
-    g, d, h, gate, i,
-    HIDDEN: tl.constexpr, OUTPUTS: tl.constexpr,
-    BLOCK_HIDDEN: tl.constexpr, BLOCK_OUTPUTS: tl.constexpr,
-):  # fmt: skip
-    """dA = g (d - <g, d>) and dH = 1(h > 0) W2^T dA."""
-    grad_logits = g * (d - tl.sum(g * d, 1)[:, None])
-    w = load_w2(gate, i, h, HIDDEN, OUTPUTS, BLOCK_HIDDEN, BLOCK_OUTPUTS)
+def differentiate_gate(g, d, h, w2, OUTPUTS: tl.constexpr):
+    """dA = g (d - <g, d>), n times [P], and dH = 1(h > 0) W2^T dA, [K, P]."""
+    dot = g[0] * d[0]
+    for o in tl.static_range(1, OUTPUTS):
+        dot += g[o] * d[o]
+    grad_logits = ()
+    grad_hidden = tl.zeros(h.shape, h.dtype)
+    for o in tl.static_range(OUTPUTS):
+        da = g[o] * (d[o] - dot)
+        grad_logits = grad_logits + (da,)
+        grad_hidden += w2[o] * da[None, :]
     # As in PyTorch's relu, a NaN activation lets its gradient through.
-    grad_hidden = tl.where(h <= 0, 0.0, tl.sum(w[None, :, :] * grad_logits[:, :, None], 1))
-    return grad_logits, grad_hidden
+    return grad_logits, tl.where(h <= 0, 0.0, grad_hidden)
 
 
 @triton.jit
-def times_w1_transposed(
-    gate, i, grad_hidden, c0, channels,
-    HIDDEN: tl.constexpr, BLOCK_HIDDEN: tl.constexpr, BLOCK_CHANNELS: tl.constexpr,
-):  # fmt: skip
-    """dZ = W1_i^T dH of channels [c0, c0 + BLOCK_CHANNELS): [N, BLOCK_CHANNELS]."""
-    w = load_w1(gate, i, c0, channels, grad_hidden, HIDDEN, BLOCK_HIDDEN, BLOCK_CHANNELS)
-    return tl.sum(w[None, :, :] * grad_hidden[:, :, None], 1)
+def times_w1_transposed(w1, grad_hidden):
+    """dZ = W1^T dH of the channels of w1: [C, P]."""
+    return tl.sum(w1 * grad_hidden[:, None, :], 0)

@@ -13,7 +13,12 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from mpkernels.triton.launch import PARAMETER_SAMPLES, next_power_of_2, on_device_of
+from mpkernels.triton.launch import (
+    PARAMETER_SAMPLES,
+    dependent_launch,
+    next_power_of_2,
+    on_device_of,
+)
 from mpkernels.triton.sums import end_of, span_of
 
 _VALUES = 2048  # that a program sums at a time: 16 for each of 128 threads
@@ -47,7 +52,7 @@ def _parameter_gradients_kernel(
     grad_logits, grad_hidden, hidden, pooled, grad_w1, grad_b1, grad_w2, grad_b2, batch,
     INPUTS: tl.constexpr, OUTPUTS: tl.constexpr, CHANNELS: tl.constexpr, HIDDEN: tl.constexpr,
     SAMPLES: tl.constexpr, BLOCK_BATCH: tl.constexpr, BLOCK_CHANNELS: tl.constexpr,
-    BLOCK_HIDDEN: tl.constexpr, BLOCK_OUTPUTS: tl.constexpr,
+    BLOCK_HIDDEN: tl.constexpr, BLOCK_OUTPUTS: tl.constexpr, OVERLAP: tl.constexpr,
 ):  # fmt: skip
     """dW1 = sum_b dH z^T, db1 = sum_b dH, dW2 = sum_b dA h^T, db2 = sum_b dA.
 
@@ -55,6 +60,9 @@ def _parameter_gradients_kernel(
     channels, for dW1 and db1; one more for each block of hidden units owns dW2 and db2. Samples
     are added in a fixed order. Part t of a gradient is stored t times its size further on.
     """
+    if OVERLAP:
+        tl.extra.cuda.gdc_launch_dependents()
+        tl.extra.cuda.gdc_wait()  # for what the backward has left
     HIDDEN_BLOCKS: tl.constexpr = tl.cdiv(HIDDEN, BLOCK_HIDDEN)
     part = tl.program_id(0).to(tl.int64)
     first = tl.program_id(0) * SAMPLES
@@ -93,9 +101,11 @@ def _parameter_gradients_kernel(
 @triton.jit(do_not_specialize=["count"])
 def _add_parts_kernel(
     parts, grads, sizes, count,
-    GRADS: tl.constexpr, BLOCK_PARTS: tl.constexpr, BLOCK: tl.constexpr,
+    GRADS: tl.constexpr, BLOCK_PARTS: tl.constexpr, BLOCK: tl.constexpr, OVERLAP: tl.constexpr,
 ):  # fmt: skip
     """The sum of the `count` parts of each gradient; one program owns a block of one gradient."""
+    if OVERLAP:
+        tl.extra.cuda.gdc_wait()  # for the parts
     t, at = tl.arange(0, BLOCK_PARTS)[:, None], tl.program_id(0) * BLOCK + tl.arange(0, BLOCK)
     for g in tl.static_range(GRADS):
         if tl.program_id(1) == g:
@@ -156,6 +166,7 @@ def parameter_gradients(
             BLOCK_HIDDEN=block_hidden,
             BLOCK_OUTPUTS=block_outputs,
             num_warps=4,
+            **dependent_launch(pooled.device),
         )
         if count > 1:
             add_parts([part for part in parts if part is not None], written)
@@ -174,4 +185,5 @@ def add_parts(parts: Sequence[Tensor], grads: Sequence[Tensor]) -> None:
         BLOCK_PARTS=16,
         BLOCK=128,
         num_warps=4,
+        **dependent_launch(grads[0].device),
     )

@@ -27,19 +27,16 @@ def next_power_of_2(size: int) -> int:
 RESIDENT_ELEMENTS = 32768
 # Rows that do not start at 16 bytes are loaded one by one, with an address each (7 x 7 maps).
 RESIDENT_UNALIGNED = 16384
-# w1 of one path is one tile in the resident kernels; more than this does not fit beside the maps.
-RESIDENT_WEIGHTS = 8192
-# Tiny samples share a block up to this many kept elements: 32 values for each of 128 threads.
-SHARED_ELEMENTS = 4096
-SHARED_SAMPLES = 16
-# So large may w1 be, over all samples of a block, in a backward: its sum over the hidden units of
-# w1 and dH moves through shared memory. 64 channels and 8 samples stored 424 times, 2 samples 152.
-SHARED_WEIGHTS = 2048
+# The resident kernels hold w1 of all paths too: so many values of it, and with the maps.
+RESIDENT_WEIGHTS = 32768
+RESIDENT_VALUES = 40960
 # A chunk of a sample that is walked: large against the launch of a block, small against a sample.
 CHUNK_ELEMENTS = 8192
 # One tile of a map that is walked in steps, and one tile of w1 that is.
 WALK_ELEMENTS = 2048
 WALK_WEIGHTS = 2048
+# Partial sums of all hidden units of a sample that are loaded at a time.
+PARTIAL_SUMS = 8192
 # Terms that one accumulator takes before its sum goes to the next level; see triton/sums.py.
 SUM_TERMS = 128
 # Tiles that two levels of at most 512 terms add.
@@ -81,9 +78,8 @@ def card_of(device: torch.device) -> Card:
 
 
 class Resident(NamedTuple):
-    """A block keeps `samples` samples as tiles of `rows` by `cols`."""
+    """A block keeps a sample as tiles of `rows` by `cols`."""
 
-    samples: int
     rows: int
     cols: int
     num_warps: int
@@ -130,7 +126,7 @@ def chunks_of(geometry: Geometry, hidden: int, itemsize: int, pairs: int = 1) ->
     wanted = next_power_of_2(CHUNK_ELEMENTS // positions + 1) // 2
     block = min(max(wanted, least), most)
     walk = WALK_ELEMENTS if pairs <= 16 else WALK_ELEMENTS // 2
-    walk = max(4, min(walk, next_power_of_2(block * positions)))
+    walk = max(8, min(walk, next_power_of_2(block * positions)))
     tile = max(1, min(next_power_of_2(positions), WALK_ELEMENTS // block))
     # Left alone, ptxas spills a register or two where that lets one more block run at a time.
     registers = 128 if pairs <= 4 else 192
@@ -139,15 +135,18 @@ def chunks_of(geometry: Geometry, hidden: int, itemsize: int, pairs: int = 1) ->
     return Chunks(block, count, tile, walk, 8, registers, long)
 
 
-def chunk_constants(chunks: Chunks) -> dict[str, Any]:
-    """Compile-time sizes of a walk in chunks."""
+def chunk_constants(chunks: Chunks, inputs: int, hidden: int) -> dict[str, Any]:
+    """Compile-time sizes of a walk in chunks, of gates of m paths with K hidden units."""
+    units = next_power_of_2(inputs) * next_power_of_2(hidden)
+    lanes = min(next_power_of_2(chunks.count), max(1, PARTIAL_SUMS // units))
     # Only NVIDIA's compiler takes a limit of registers; the kernels are the same.
     limit = {} if torch.version.hip else {"maxnreg": chunks.registers}
     return limit | {
         "BLOCK_CHANNELS": chunks.channels,
         "BLOCK_POSITIONS": chunks.positions,
         "BLOCK_WALK": chunks.walk,
-        "BLOCK_CHUNKS": min(next_power_of_2(chunks.count), 2 * SUM_TERMS),
+        "BLOCK_CHUNKS": lanes,
+        "MANY": chunks.count > lanes,
         "LONG": chunks.long,
         "num_warps": chunks.num_warps,
     }
@@ -192,18 +191,13 @@ def cross_connect_launch(
     rows, cols = next_power_of_2(geometry.rows), next_power_of_2(geometry.cols)
     elements = kept_elements(geometry, kept, itemsize)
     weights = next_power_of_2(geometry.channels) * next_power_of_2(hidden)
-    weights *= 2 if itemsize == 8 else 1
-    if elements <= most_kept(geometry, itemsize) and weights <= RESIDENT_WEIGHTS:
-        samples, most = 1, SHARED_WEIGHTS if backward else RESIDENT_WEIGHTS
-        while (
-            samples < SHARED_SAMPLES
-            and 2 * samples * elements <= SHARED_ELEMENTS
-            and 2 * samples * weights <= most
-        ):
-            samples *= 2
-        # 64 to 128 values per thread leave room for addresses below the 255 registers of a thread.
-        warps = 4 if samples * elements <= 8192 else 8
-        return Resident(samples, rows, cols, warps)
+    weights *= next_power_of_2(inputs) * (2 if itemsize == 8 else 1)
+    fits = weights <= RESIDENT_WEIGHTS and elements + weights <= RESIDENT_VALUES
+    if fits and elements <= most_kept(geometry, itemsize):
+        # 32 values of maps for each thread of a small block, up to 128 of a large one, leave room
+        # for w1 and addresses below the 255 registers of a thread.
+        warps = next_power_of_2(max(elements // 1024, weights // 2048))
+        return Resident(rows, cols, min(warps, 8 if weights <= 16384 else 16))
     chunks = chunks_of(geometry, hidden, itemsize, inputs * outputs)
     one = max(1, kept * geometry.channels * geometry.positions * itemsize)
     fit = max(1, int(card.l2_bytes * L2_SHARE) // one)
@@ -286,6 +280,22 @@ def combine_samples(along: int) -> int:
     Fewer where samples have many tiles; it does not depend on the batch.
     """
     return max(1, min(PARAMETER_SAMPLES, COMBINE_TILES // along))
+
+
+@lru_cache(maxsize=64)
+def overlaps(device: torch.device) -> bool:
+    """Whether launches begin before the ones they wait for have ended: NVIDIA, Hopper or later."""
+    if device.type != "cuda" or torch.version.hip:
+        return False
+    return torch.cuda.get_device_capability(device) >= (9, 0)
+
+
+def dependent_launch(device: torch.device) -> dict[str, bool]:
+    """Constants of a kernel that begins beside the one before it, and then waits for it.
+
+    Where the card can: blocks of the second find places as soon as all of the first have begun.
+    """
+    return {"OVERLAP": True, "launch_pdl": True} if overlaps(device) else {"OVERLAP": False}
 
 
 def on_device_of(x: Tensor) -> AbstractContextManager[object]:

@@ -36,7 +36,8 @@ def split_pool_kernel(
         pool_stage(
             xs[i] + sample * x_batch_strides[i], x_row_strides[i], gate, i,
             pooled + path * channels, partial + (path * chunks + chunk) * HIDDEN,
-            chunk * BLOCK_CHANNELS, channels, positions, HIDDEN, CHANNELS_LAST, WIDE, UNIT, LONG,
+            chunk * BLOCK_CHANNELS, channels, positions,
+            INPUTS, HIDDEN, CHANNELS_LAST, WIDE, UNIT, LONG,
             BLOCK_CHANNELS, BLOCK_POSITIONS, BLOCK_HIDDEN,
         )  # fmt: skip
 
@@ -48,14 +49,15 @@ def split_mix_kernel(
     INPUTS: tl.constexpr, OUTPUTS: tl.constexpr, HIDDEN: tl.constexpr,
     CHANNELS_LAST: tl.constexpr, DENSE: tl.constexpr, WIDE: tl.constexpr,
     BLOCK_CHANNELS: tl.constexpr, BLOCK_WALK: tl.constexpr,
-    BLOCK_HIDDEN: tl.constexpr, BLOCK_OUTPUTS: tl.constexpr, BLOCK_CHUNKS: tl.constexpr,
+    BLOCK_INPUTS: tl.constexpr, BLOCK_HIDDEN: tl.constexpr, BLOCK_CHUNKS: tl.constexpr,
+    MANY: tl.constexpr,
 ):  # fmt: skip
     """Y_j = sum_i g_ij X_i; one program owns one chunk, the first one of a sample its gates too."""
     sample = (first + tl.program_id(0) // chunks).to(tl.int64)
     chunk = tl.program_id(0) % chunks
     weights = gates_stage(
-        gate, partial, gates, sample, chunk, chunks,
-        INPUTS, OUTPUTS, HIDDEN, BLOCK_HIDDEN, BLOCK_OUTPUTS, BLOCK_CHUNKS,
+        gate, partial, gates, sample, chunk, chunks, gates.dtype.element_ty,
+        INPUTS, OUTPUTS, HIDDEN, BLOCK_INPUTS, BLOCK_HIDDEN, BLOCK_CHUNKS, MANY,
     )  # fmt: skip
     mix_stage(
         xs, x_batch_strides, x_row_strides, ys, y_batch_strides, y_row_strides, weights,
@@ -70,14 +72,15 @@ def split_dot_kernel(
     pooled, gate, dots, partial, first, channels, positions, chunks,
     PRESENT: tl.constexpr, INPUTS: tl.constexpr, OUTPUTS: tl.constexpr, HIDDEN: tl.constexpr,
     CHANNELS_LAST: tl.constexpr, DENSE: tl.constexpr, WIDE: tl.constexpr, LONG: tl.constexpr,
-    BLOCK_CHANNELS: tl.constexpr, BLOCK_WALK: tl.constexpr, BLOCK_HIDDEN: tl.constexpr,
+    BLOCK_CHANNELS: tl.constexpr, BLOCK_WALK: tl.constexpr,
+    BLOCK_INPUTS: tl.constexpr, BLOCK_HIDDEN: tl.constexpr,
 ):  # fmt: skip
     """Parts of <X_i, dY_j> and of W1_i z; one program owns one chunk of one sample."""
     sample = (first + tl.program_id(0) // chunks).to(tl.int64)
     chunk = tl.program_id(0) % chunks
     hidden_stage(
         pooled, gate, partial, sample, chunk, chunks, channels,
-        INPUTS, HIDDEN, BLOCK_CHANNELS, BLOCK_HIDDEN,
+        INPUTS, HIDDEN, BLOCK_CHANNELS, BLOCK_INPUTS, BLOCK_HIDDEN,
     )  # fmt: skip
     if PRESENT != 0:
         dot_stage(
@@ -94,25 +97,28 @@ def split_grad_kernel(
     grad_xs, grad_x_batch_strides, grad_x_row_strides,
     grad_gates, gates, gate, grad_logits, grad_hidden, hidden,
     dots, partial, grad_pooled, first, channels, positions, chunks,
-    PRESENT: tl.constexpr, WANTED: tl.constexpr, PARAMETERS: tl.constexpr,
+    PRESENT: tl.constexpr, WANTED: tl.constexpr, PARAMETERS: tl.constexpr, OVERLAP: tl.constexpr,
     INPUTS: tl.constexpr, OUTPUTS: tl.constexpr, HIDDEN: tl.constexpr,
     CHANNELS_LAST: tl.constexpr, DENSE: tl.constexpr, WIDE: tl.constexpr, UNIT: tl.constexpr,
     BLOCK_CHANNELS: tl.constexpr, BLOCK_WALK: tl.constexpr,
-    BLOCK_HIDDEN: tl.constexpr, BLOCK_OUTPUTS: tl.constexpr, BLOCK_CHUNKS: tl.constexpr,
+    BLOCK_INPUTS: tl.constexpr, BLOCK_HIDDEN: tl.constexpr, BLOCK_CHUNKS: tl.constexpr,
+    MANY: tl.constexpr,
 ):  # fmt: skip
     """dX_i = sum_j g_ij dY_j + dZ_i / S; a program owns one chunk, the first one dA, dH, h too."""
+    if OVERLAP:
+        tl.extra.cuda.gdc_launch_dependents()
     sample = (first + tl.program_id(0) // chunks).to(tl.int64)
     chunk = tl.program_id(0) % chunks
     c0 = chunk * BLOCK_CHANNELS
-    weights, grads = differentiate_stage(
+    weights, dh = differentiate_stage(
         grad_gates, gates, gate, dots, partial, grad_logits, grad_hidden, hidden,
         sample, chunk, chunks, PARAMETERS, PRESENT,
-        INPUTS, OUTPUTS, HIDDEN, BLOCK_HIDDEN, BLOCK_OUTPUTS, BLOCK_CHUNKS,
+        INPUTS, OUTPUTS, HIDDEN, BLOCK_INPUTS, BLOCK_HIDDEN, BLOCK_CHUNKS, MANY,
     )  # fmt: skip
     if WANTED != 0:
         grad_pooled_stage(
-            gate, grads, grad_pooled, sample, c0, channels, positions,
-            WANTED, INPUTS, HIDDEN, BLOCK_CHANNELS, BLOCK_HIDDEN,
+            gate, dh, grad_pooled, sample, c0, channels, positions,
+            WANTED, INPUTS, HIDDEN, BLOCK_CHANNELS, BLOCK_INPUTS, BLOCK_HIDDEN,
         )  # fmt: skip
         tl.debug_barrier()  # every thread sees dZ
         grad_stage(

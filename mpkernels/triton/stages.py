@@ -18,12 +18,17 @@ import triton.language as tl
 from mpkernels.triton.gate_mlp import (
     activate,
     differentiate_gate,
-    element,
     gates_of_hidden,
+    load_b1,
+    load_b2,
+    load_of_outputs,
+    load_w1,
+    load_w2,
+    of_path,
     times_w1,
     times_w1_transposed,
 )
-from mpkernels.triton.sums import end_of, span_of, spans_of, sum_of_rows
+from mpkernels.triton.sums import end_of, lanes_of, span_of, spans_of, sums_of
 
 
 @triton.jit
@@ -67,27 +72,38 @@ def places(
 
 
 @triton.jit
-def channel_of(
-    q, c0, positions,
-    BLOCK_CHANNELS: tl.constexpr, CHANNELS_LAST: tl.constexpr, UNIT: tl.constexpr,
+def of_channels(
+    values, q, q0, c0, channels, positions,
+    BLOCK_CHANNELS: tl.constexpr, BLOCK_WALK: tl.constexpr, CHANNELS_LAST: tl.constexpr,
+    WIDE: tl.constexpr, UNIT: tl.constexpr,
 ):  # fmt: skip
-    """The channel of element q of a chunk; UNIT neighbours share one."""
+    """What `values` [C] has for the channels of the elements q, from q0 on, of a chunk.
+
+    In NCHW, UNIT neighbours share a channel: they lie in one thread, which loads it once.
+    """
     if CHANNELS_LAST:
-        return c0 + q % BLOCK_CHANNELS
+        c = c0 + q % BLOCK_CHANNELS
+        return tl.load(values + c, mask=c < channels, other=0.0)
     else:
-        return tl.max_constancy(c0 + q // positions, UNIT)
+        c = c0 + (q0 + UNIT * elements(0, BLOCK_WALK // UNIT, WIDE)) // positions
+        each = tl.load(values + c, mask=c < channels, other=0.0)
+        for level in tl.static_range(4):
+            if (UNIT >> level) > 1:
+                each = tl.join(each, each)
+        return tl.reshape(each, [BLOCK_WALK])
 
 
 @triton.jit
 def pool_stage(
-    x, row_stride, gate, i, pooled, partial, c0, channels, positions,
-    HIDDEN: tl.constexpr, CHANNELS_LAST: tl.constexpr, WIDE: tl.constexpr, UNIT: tl.constexpr,
-    LONG: tl.constexpr, BLOCK_CHANNELS: tl.constexpr, BLOCK_POSITIONS: tl.constexpr,
-    BLOCK_HIDDEN: tl.constexpr,
+    x, row_stride, gate, q, pooled, partial, c0, channels, positions,
+    INPUTS: tl.constexpr, HIDDEN: tl.constexpr, CHANNELS_LAST: tl.constexpr, WIDE: tl.constexpr,
+    UNIT: tl.constexpr, LONG: tl.constexpr, BLOCK_CHANNELS: tl.constexpr,
+    BLOCK_POSITIONS: tl.constexpr, BLOCK_HIDDEN: tl.constexpr,
 ):  # fmt: skip
-    """Z of one chunk of one path to `pooled`, and its part of W1_i z to `partial`, K values."""
+    """Z of one chunk of path q to `pooled`, and its part of W1_q z to `partial`, K values."""
     ACC: tl.constexpr = pooled.dtype.element_ty
     c, k = c0 + tl.arange(0, BLOCK_CHANNELS), tl.arange(0, BLOCK_HIDDEN)
+    w1 = load_w1(gate, q, c0, channels, ACC, INPUTS, 1, HIDDEN, BLOCK_HIDDEN, BLOCK_CHANNELS)
     z = tl.zeros([BLOCK_CHANNELS], ACC)
     span = span_of(positions, BLOCK_POSITIONS, LONG)
     for first in range(0, spans_of(positions, LONG), span):
@@ -108,18 +124,20 @@ def pool_stage(
         z += tl.sum(total, 0 if CHANNELS_LAST else 1)
     z /= positions
     tl.store(pooled + c, z, mask=c < channels)
-    part = times_w1(gate, i, z[None, :], c0, channels, HIDDEN, BLOCK_HIDDEN, BLOCK_CHANNELS)
-    tl.store(partial + k[None, :], part, mask=(k < HIDDEN)[None, :])
+    tl.store(partial + k[:, None], times_w1(w1, z[:, None]), mask=(k < HIDDEN)[:, None])
 
 
 @triton.jit
 def hidden_of_partials(
-    partial, gate, i, chunks,
-    HIDDEN: tl.constexpr, BLOCK_HIDDEN: tl.constexpr, BLOCK_CHUNKS: tl.constexpr,
+    partial, b1, path, chunks, INPUTS: tl.constexpr, HIDDEN: tl.constexpr,
+    BLOCK_INPUTS: tl.constexpr, BLOCK_HIDDEN: tl.constexpr, BLOCK_CHUNKS: tl.constexpr,
+    MANY: tl.constexpr,
 ):  # fmt: skip
-    """relu(W1_i z + b1_i) from the parts [chunks, K] of one sample and path: [1, BLOCK_HIDDEN]."""
-    total = sum_of_rows(partial, HIDDEN, chunks, HIDDEN, BLOCK_HIDDEN, BLOCK_CHUNKS)
-    return activate(total, gate, i, HIDDEN, BLOCK_HIDDEN)
+    """relu(W1 z + b1) of one sample, `path` its first, from the parts [m, chunks, K]: [K, m]."""
+    i, k = tl.arange(0, BLOCK_INPUTS)[None, :], tl.arange(0, BLOCK_HIDDEN)[:, None]
+    parts = partial + (path + i) * chunks * HIDDEN + k
+    inside = (i < INPUTS) & (k < HIDDEN)
+    return activate(tl.sum(lanes_of(parts, inside, HIDDEN, chunks, BLOCK_CHUNKS, MANY), 0), b1)
 
 
 @triton.jit
@@ -165,8 +183,8 @@ def dot_stage(
 ):  # fmt: skip
     """<X_i, dY_j> over one chunk to `partial` [m, n]; reads each X_i and each dY_j once."""
     size = chunk_size(c0, channels, positions, BLOCK_CHANNELS, CHANNELS_LAST, WIDE)
-    # Four neighbours are added at once: they lie in one thread, which then holds a fourth as many
-    # sums.
+    # Neighbours of 16 bytes lie in one thread: they are added at once, and it holds fewer sums.
+    BESIDE: tl.constexpr = 128 // xs[0].dtype.element_ty.primitive_bitwidth
     wholes = ()
     for _ in tl.static_range(INPUTS * OUTPUTS):
         wholes = wholes + (tl.cast(0.0, ACC),)
@@ -174,7 +192,7 @@ def dot_stage(
     for first in range(0, spans_of(size, LONG), span):
         dots = ()
         for _ in tl.static_range(INPUTS * OUTPUTS):
-            dots = dots + (tl.zeros([BLOCK_WALK // 4], ACC),)
+            dots = dots + (tl.zeros([BLOCK_WALK // BESIDE], ACC),)
         for q0 in range(first, end_of(first, span, size, LONG), BLOCK_WALK):
             q = elements(q0, BLOCK_WALK, WIDE)
             inside = q < size
@@ -200,14 +218,17 @@ def dot_stage(
                 x = tl.load(at, mask=inside, other=0.0).to(ACC)
                 for o in tl.static_range(OUTPUTS):
                     if (PRESENT >> o) & 1:
-                        products = tl.reshape(tiles[o] * x, [BLOCK_WALK // 4, 4])
+                        products = tl.reshape(tiles[o] * x, [BLOCK_WALK // BESIDE, BESIDE])
                         grown = grown + (dots[i * OUTPUTS + o] + tl.sum(products, 1),)
                     else:
                         grown = grown + (dots[i * OUTPUTS + o],)
             dots = grown
-        added = ()
+        lanes, added = (), ()
         for pair in tl.static_range(INPUTS * OUTPUTS):
-            added = added + (wholes[pair] + tl.sum(dots[pair], 0),)
+            lanes = lanes + (dots[pair][None, :],)
+        sums = sums_of(lanes, INPUTS * OUTPUTS)
+        for pair in tl.static_range(INPUTS * OUTPUTS):
+            added = added + (wholes[pair] + tl.sum(sums[pair], 0),)
         wholes = added
     for pair in tl.static_range(INPUTS * OUTPUTS):
         tl.store(partial + pair, wholes[pair])
@@ -215,23 +236,27 @@ def dot_stage(
 
 @triton.jit
 def gates_stage(
-    gate, partial, gates, sample, chunk, chunks,
+    gate, partial, gates, sample, chunk, chunks, ACC: tl.constexpr,
     INPUTS: tl.constexpr, OUTPUTS: tl.constexpr, HIDDEN: tl.constexpr,
-    BLOCK_HIDDEN: tl.constexpr, BLOCK_OUTPUTS: tl.constexpr, BLOCK_CHUNKS: tl.constexpr,
+    BLOCK_INPUTS: tl.constexpr, BLOCK_HIDDEN: tl.constexpr, BLOCK_CHUNKS: tl.constexpr,
+    MANY: tl.constexpr,
 ):  # fmt: skip
     """Gates of a sample from the parts of its hidden units: m * n scalars. Chunk 0 stores them."""
-    j = tl.arange(0, BLOCK_OUTPUTS)[None, :]
-    first = (chunk + tl.zeros([1, 1], tl.int32)) == 0
+    i = tl.arange(0, BLOCK_INPUTS)
+    path = sample * INPUTS
+    b1 = load_b1(gate, i, ACC, INPUTS, HIDDEN, BLOCK_HIDDEN)
+    w2 = load_w2(gate, i, ACC, INPUTS, OUTPUTS, HIDDEN, BLOCK_HIDDEN)
+    b2 = load_b2(gate, i, ACC, INPUTS, OUTPUTS)
+    h = hidden_of_partials(
+        partial, b1, path, chunks, INPUTS, HIDDEN, BLOCK_INPUTS, BLOCK_HIDDEN, BLOCK_CHUNKS, MANY
+    )
+    g = gates_of_hidden(h, w2, b2, OUTPUTS)
+    for o in tl.static_range(OUTPUTS):
+        tl.store(gates + (path + i) * OUTPUTS + o, g[o], mask=(i < INPUTS) & (chunk == 0))
     weights = ()
-    for i in tl.static_range(INPUTS):
-        path = sample * INPUTS + i
-        h = hidden_of_partials(
-            partial + path * chunks * HIDDEN, gate, i, chunks, HIDDEN, BLOCK_HIDDEN, BLOCK_CHUNKS
-        )
-        g = gates_of_hidden(h, gate, i, HIDDEN, OUTPUTS, BLOCK_HIDDEN, BLOCK_OUTPUTS)
-        tl.store(gates + path * OUTPUTS + j, g, mask=first & (j < OUTPUTS))
+    for q in tl.static_range(INPUTS):
         for o in tl.static_range(OUTPUTS):
-            weights = weights + (tl.sum(element(g, o, BLOCK_OUTPUTS), 0),)
+            weights = weights + (of_path(g[o], i, q),)
     return weights
 
 
@@ -239,17 +264,20 @@ def gates_stage(
 def hidden_stage(
     pooled, gate, partial, sample, chunk, chunks, channels,
     INPUTS: tl.constexpr, HIDDEN: tl.constexpr,
-    BLOCK_CHANNELS: tl.constexpr, BLOCK_HIDDEN: tl.constexpr,
+    BLOCK_CHANNELS: tl.constexpr, BLOCK_INPUTS: tl.constexpr, BLOCK_HIDDEN: tl.constexpr,
 ):  # fmt: skip
-    """The parts of W1_i z that one chunk adds, from pooled values that the forward saved."""
+    """The parts of W1 z that one chunk adds, from pooled values that the forward saved."""
+    ACC: tl.constexpr = pooled.dtype.element_ty
     c0 = chunk * BLOCK_CHANNELS
-    c, k = c0 + tl.arange(0, BLOCK_CHANNELS), tl.arange(0, BLOCK_HIDDEN)
-    for i in tl.static_range(INPUTS):
-        path = sample * INPUTS + i
-        z = tl.load(pooled + path * channels + c, mask=c < channels, other=0.0)
-        part = times_w1(gate, i, z[None, :], c0, channels, HIDDEN, BLOCK_HIDDEN, BLOCK_CHANNELS)
-        to = partial + (path * chunks + chunk) * HIDDEN + k[None, :]
-        tl.store(to, part, mask=(k < HIDDEN)[None, :])
+    c, k = c0 + tl.arange(0, BLOCK_CHANNELS)[:, None], tl.arange(0, BLOCK_HIDDEN)[:, None]
+    i = tl.arange(0, BLOCK_INPUTS)[None, :]
+    w1 = load_w1(
+        gate, 0, c0, channels, ACC, INPUTS, BLOCK_INPUTS, HIDDEN, BLOCK_HIDDEN, BLOCK_CHANNELS
+    )
+    path, of_paths = sample * INPUTS + i, i < INPUTS
+    z = tl.load(pooled + path * channels + c, mask=of_paths & (c < channels), other=0.0)
+    to = partial + (path * chunks + chunk) * HIDDEN + k
+    tl.store(to, times_w1(w1, z), mask=of_paths & (k < HIDDEN))
 
 
 @triton.jit
@@ -257,52 +285,60 @@ def differentiate_stage(
     grad_gates, gates, gate, dots, partial, grad_logits, grad_hidden, hidden,
     sample, chunk, chunks, PARAMETERS: tl.constexpr, PRESENT: tl.constexpr,
     INPUTS: tl.constexpr, OUTPUTS: tl.constexpr, HIDDEN: tl.constexpr,
-    BLOCK_HIDDEN: tl.constexpr, BLOCK_OUTPUTS: tl.constexpr, BLOCK_CHUNKS: tl.constexpr,
+    BLOCK_INPUTS: tl.constexpr, BLOCK_HIDDEN: tl.constexpr, BLOCK_CHUNKS: tl.constexpr,
+    MANY: tl.constexpr,
 ):  # fmt: skip
-    """m * n scalars g_ij and m rows dH_i of a sample. Chunk 0 stores dA, dH and h."""
-    j, k = tl.arange(0, BLOCK_OUTPUTS)[None, :], tl.arange(0, BLOCK_HIDDEN)[None, :]
-    first = (chunk + tl.zeros([1, 1], tl.int32)) == 0
-    weights, grads = (), ()
-    for i in tl.static_range(INPUTS):
-        path = sample * INPUTS + i
-        g = tl.load(gates + path * OUTPUTS + j, mask=j < OUTPUTS, other=0.0)
-        d = tl.zeros([1, BLOCK_OUTPUTS], g.dtype)
-        if grad_gates is not None:
-            d = tl.load(grad_gates + path * OUTPUTS + j, mask=j < OUTPUTS, other=0.0)
-        if PRESENT != 0:
-            d += sum_of_rows(
-                dots + (sample * chunks * INPUTS + i) * OUTPUTS, INPUTS * OUTPUTS, chunks,
-                OUTPUTS, BLOCK_OUTPUTS, BLOCK_CHUNKS,
-            )  # fmt: skip
-        h = hidden_of_partials(
-            partial + path * chunks * HIDDEN, gate, i, chunks, HIDDEN, BLOCK_HIDDEN, BLOCK_CHUNKS
-        )
-        da, dh = differentiate_gate(g, d, h, gate, i, HIDDEN, OUTPUTS, BLOCK_HIDDEN, BLOCK_OUTPUTS)
-        if PARAMETERS:
-            tl.store(grad_logits + path * OUTPUTS + j, da, mask=first & (j < OUTPUTS))
-            tl.store(grad_hidden + path * HIDDEN + k, dh, mask=first & (k < HIDDEN))
-            tl.store(hidden + path * HIDDEN + k, h, mask=first & (k < HIDDEN))
-        grads = grads + (dh,)
+    """m * n scalars g_ij and dH [K, m] of a sample. Chunk 0 stores dA, dH and h."""
+    ACC: tl.constexpr = gates.dtype.element_ty
+    i, k = tl.arange(0, BLOCK_INPUTS), tl.arange(0, BLOCK_HIDDEN)[:, None]
+    path, of_paths = sample * INPUTS, i < INPUTS
+    b1 = load_b1(gate, i, ACC, INPUTS, HIDDEN, BLOCK_HIDDEN)
+    w2 = load_w2(gate, i, ACC, INPUTS, OUTPUTS, HIDDEN, BLOCK_HIDDEN)
+    g = load_of_outputs(gates, path + i, of_paths, ACC, OUTPUTS)
+    d = load_of_outputs(grad_gates, path + i, of_paths, ACC, OUTPUTS)
+    weights = ()
+    for pair in tl.static_range(INPUTS * OUTPUTS):
+        weights = weights + (tl.load(gates + path * OUTPUTS + pair),)
+    if PRESENT != 0:
+        added = ()
         for o in tl.static_range(OUTPUTS):
-            weights = weights + (tl.sum(element(g, o, BLOCK_OUTPUTS), 0),)
-    return weights, grads
+            of_gates = dots + sample * chunks * (INPUTS * OUTPUTS) + i * OUTPUTS + o
+            parts = lanes_of(of_gates, of_paths, INPUTS * OUTPUTS, chunks, BLOCK_CHUNKS, MANY)
+            added = added + (d[o] + tl.sum(parts, 0),)
+        d = added
+    h = hidden_of_partials(
+        partial, b1, path, chunks, INPUTS, HIDDEN, BLOCK_INPUTS, BLOCK_HIDDEN, BLOCK_CHUNKS, MANY
+    )
+    da, dh = differentiate_gate(g, d, h, w2, OUTPUTS)
+    if PARAMETERS:
+        first = of_paths & (chunk == 0)
+        for o in tl.static_range(OUTPUTS):
+            tl.store(grad_logits + (path + i) * OUTPUTS + o, da[o], mask=first)
+        at, of_hidden = (path + i)[None, :] * HIDDEN + k, first[None, :] & (k < HIDDEN)
+        tl.store(grad_hidden + at, dh, mask=of_hidden)
+        tl.store(hidden + at, h, mask=of_hidden)
+    return weights, dh
 
 
 @triton.jit
 def grad_pooled_stage(
-    gate, grads, grad_pooled, sample, c0, channels, positions, WANTED: tl.constexpr,
+    gate, dh, grad_pooled, sample, c0, channels, positions, WANTED: tl.constexpr,
     INPUTS: tl.constexpr, HIDDEN: tl.constexpr,
-    BLOCK_CHANNELS: tl.constexpr, BLOCK_HIDDEN: tl.constexpr,
+    BLOCK_CHANNELS: tl.constexpr, BLOCK_INPUTS: tl.constexpr, BLOCK_HIDDEN: tl.constexpr,
 ):  # fmt: skip
-    """dZ_i / S of one chunk to `grad_pooled`."""
-    c = c0 + tl.arange(0, BLOCK_CHANNELS)[None, :]
-    for i in tl.static_range(INPUTS):
-        if (WANTED >> i) & 1:
-            dz = times_w1_transposed(
-                gate, i, grads[i], c0, channels, HIDDEN, BLOCK_HIDDEN, BLOCK_CHANNELS
-            )
-            to = grad_pooled + (sample * INPUTS + i) * channels + c
-            tl.store(to, dz / positions, mask=c < channels)
+    """dZ / S of one chunk to `grad_pooled`."""
+    ACC: tl.constexpr = grad_pooled.dtype.element_ty
+    c, i = c0 + tl.arange(0, BLOCK_CHANNELS)[:, None], tl.arange(0, BLOCK_INPUTS)
+    w1 = load_w1(
+        gate, 0, c0, channels, ACC, INPUTS, BLOCK_INPUTS, HIDDEN, BLOCK_HIDDEN, BLOCK_CHANNELS
+    )
+    dz = times_w1_transposed(w1, dh) / positions
+    wanted = i < 0
+    for q in tl.static_range(INPUTS):
+        if (WANTED >> q) & 1:
+            wanted |= i == q
+    to = grad_pooled + (sample * INPUTS + i)[None, :] * channels + c
+    tl.store(to, dz, mask=wanted[None, :] & (c < channels))
 
 
 @triton.jit
@@ -318,8 +354,9 @@ def grad_stage(
     size = chunk_size(c0, channels, positions, BLOCK_CHANNELS, CHANNELS_LAST, WIDE)
     for q0 in range(0, size, BLOCK_WALK):
         q = elements(q0, BLOCK_WALK, WIDE)
-        c = channel_of(q, c0, positions, BLOCK_CHANNELS, CHANNELS_LAST, UNIT)
-        inside = (q < size) & (c < channels)
+        inside = q < size
+        if CHANNELS_LAST:
+            inside &= c0 + q % BLOCK_CHANNELS < channels
         tiles = ()
         for o in tl.static_range(OUTPUTS):
             if (PRESENT >> o) & 1:
@@ -333,8 +370,11 @@ def grad_stage(
                 tiles = tiles + (0.0,)
         for i in tl.static_range(INPUTS):
             if (WANTED >> i) & 1:
-                of_channel = grad_pooled + (sample * INPUTS + i) * channels + c
-                dx = tl.load(of_channel, mask=inside, other=0.0)
+                dx = of_channels(
+                    grad_pooled + (sample * INPUTS + i) * channels, q, q0, c0, channels, positions,
+                    BLOCK_CHANNELS, BLOCK_WALK, CHANNELS_LAST, WIDE,
+                    min(UNIT, 128 // grad_xs[i].dtype.element_ty.primitive_bitwidth),
+                )  # fmt: skip
                 for o in tl.static_range(OUTPUTS):
                     if (PRESENT >> o) & 1:
                         dx += weights[i * OUTPUTS + o] * tiles[o]

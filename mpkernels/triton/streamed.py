@@ -29,7 +29,8 @@ def streamed_kernel(
     CHANNELS_LAST: tl.constexpr, DENSE: tl.constexpr, WIDE: tl.constexpr, UNIT: tl.constexpr,
     LONG: tl.constexpr,
     BLOCK_CHANNELS: tl.constexpr, BLOCK_POSITIONS: tl.constexpr, BLOCK_WALK: tl.constexpr,
-    BLOCK_HIDDEN: tl.constexpr, BLOCK_OUTPUTS: tl.constexpr, BLOCK_CHUNKS: tl.constexpr,
+    BLOCK_INPUTS: tl.constexpr, BLOCK_HIDDEN: tl.constexpr, BLOCK_CHUNKS: tl.constexpr,
+    MANY: tl.constexpr,
 ):  # fmt: skip
     """Y_j = sum_i g_ij X_i; a program takes every num_programs-th sample, pools it and mixes it."""
     ACC: tl.constexpr = gates.dtype.element_ty
@@ -43,13 +44,13 @@ def streamed_kernel(
                 pool_stage(
                     xs[i] + sample * x_batch_strides[i], x_row_strides[i], gate, i,
                     pooled + path * channels, partial + (path * chunks + chunk) * HIDDEN,
-                    c0, channels, positions, HIDDEN, CHANNELS_LAST, WIDE, UNIT, LONG,
+                    c0, channels, positions, INPUTS, HIDDEN, CHANNELS_LAST, WIDE, UNIT, LONG,
                     BLOCK_CHANNELS, BLOCK_POSITIONS, BLOCK_HIDDEN,
                 )  # fmt: skip
         tl.debug_barrier()  # every thread sees the parts
         weights = gates_stage(
-            gate, partial, gates, sample, 0, chunks,
-            INPUTS, OUTPUTS, HIDDEN, BLOCK_HIDDEN, BLOCK_OUTPUTS, BLOCK_CHUNKS,
+            gate, partial, gates, sample, 0, chunks, ACC,
+            INPUTS, OUTPUTS, HIDDEN, BLOCK_INPUTS, BLOCK_HIDDEN, BLOCK_CHUNKS, MANY,
         )  # fmt: skip
         for chunk in range(0, chunks):
             mix_stage(
@@ -65,14 +66,17 @@ def streamed_backward_kernel(
     grad_xs, grad_x_batch_strides, grad_x_row_strides,
     grad_gates, gates, pooled, gate, grad_logits, grad_hidden, hidden,
     dots, partial, grad_pooled, batch, channels, positions, chunks,
-    PRESENT: tl.constexpr, WANTED: tl.constexpr, PARAMETERS: tl.constexpr,
+    PRESENT: tl.constexpr, WANTED: tl.constexpr, PARAMETERS: tl.constexpr, OVERLAP: tl.constexpr,
     INPUTS: tl.constexpr, OUTPUTS: tl.constexpr, HIDDEN: tl.constexpr,
     CHANNELS_LAST: tl.constexpr, DENSE: tl.constexpr, WIDE: tl.constexpr, UNIT: tl.constexpr,
     LONG: tl.constexpr,
     BLOCK_CHANNELS: tl.constexpr, BLOCK_WALK: tl.constexpr,
-    BLOCK_HIDDEN: tl.constexpr, BLOCK_OUTPUTS: tl.constexpr, BLOCK_CHUNKS: tl.constexpr,
+    BLOCK_INPUTS: tl.constexpr, BLOCK_HIDDEN: tl.constexpr, BLOCK_CHUNKS: tl.constexpr,
+    MANY: tl.constexpr,
 ):  # fmt: skip
     """dX_i = sum_j g_ij dY_j + dZ_i / S; arguments as in `resident_backward_kernel`."""
+    if OVERLAP:
+        tl.extra.cuda.gdc_launch_dependents()
     ACC: tl.constexpr = gates.dtype.element_ty
     first = tl.program_id(0).to(tl.int64)
     for further in range(0, batch - tl.program_id(0), tl.num_programs(0)):
@@ -80,7 +84,7 @@ def streamed_backward_kernel(
         for chunk in range(0, chunks):
             hidden_stage(
                 pooled, gate, partial, sample, chunk, chunks, channels,
-                INPUTS, HIDDEN, BLOCK_CHANNELS, BLOCK_HIDDEN,
+                INPUTS, HIDDEN, BLOCK_CHANNELS, BLOCK_INPUTS, BLOCK_HIDDEN,
             )  # fmt: skip
             if PRESENT != 0:
                 dot_stage(
@@ -91,16 +95,16 @@ def streamed_backward_kernel(
                     INPUTS, OUTPUTS, CHANNELS_LAST, DENSE, WIDE, LONG, BLOCK_CHANNELS, BLOCK_WALK,
                 )  # fmt: skip
         tl.debug_barrier()  # every thread sees the parts
-        weights, grads = differentiate_stage(
+        weights, dh = differentiate_stage(
             grad_gates, gates, gate, dots, partial, grad_logits, grad_hidden, hidden,
             sample, 0, chunks, PARAMETERS, PRESENT,
-            INPUTS, OUTPUTS, HIDDEN, BLOCK_HIDDEN, BLOCK_OUTPUTS, BLOCK_CHUNKS,
+            INPUTS, OUTPUTS, HIDDEN, BLOCK_INPUTS, BLOCK_HIDDEN, BLOCK_CHUNKS, MANY,
         )  # fmt: skip
         if WANTED != 0:
             for chunk in range(0, chunks):
                 grad_pooled_stage(
-                    gate, grads, grad_pooled, sample, chunk * BLOCK_CHANNELS, channels, positions,
-                    WANTED, INPUTS, HIDDEN, BLOCK_CHANNELS, BLOCK_HIDDEN,
+                    gate, dh, grad_pooled, sample, chunk * BLOCK_CHANNELS, channels, positions,
+                    WANTED, INPUTS, HIDDEN, BLOCK_CHANNELS, BLOCK_INPUTS, BLOCK_HIDDEN,
                 )  # fmt: skip
             tl.debug_barrier()  # every thread sees dZ
             for chunk in range(0, chunks):

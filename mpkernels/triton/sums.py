@@ -40,18 +40,59 @@ def end_of(first, span, size, LONG: tl.constexpr):
 
 
 @triton.jit
-def sum_of_rows(
-    parts, stride, rows, SIZE: tl.constexpr, BLOCK_SIZE: tl.constexpr, BLOCK_ROWS: tl.constexpr
-):
-    """The sum of `rows` rows of SIZE values, `stride` apart: [1, BLOCK_SIZE].
+def lanes_of(parts, inside, stride, count, LANES: tl.constexpr, MANY: tl.constexpr):
+    """Sums of `count` values at each of the pointers `parts` and further on, `stride` apart.
 
-    A block of TERMS rows or fewer holds all of them; of a larger one, each takes further rows.
+    [LANES, *parts]: lane l has the value l, and if there are MANY, also l + LANES, and so on.
     """
-    row, at = tl.arange(0, BLOCK_ROWS)[:, None], tl.arange(0, BLOCK_SIZE)[None, :]
-    total = tl.load(parts + row * stride + at, mask=(row < rows) & (at < SIZE), other=0.0)
-    if BLOCK_ROWS > TERMS:
-        for first in range(BLOCK_ROWS, rows, BLOCK_ROWS):
-            further = first + row
-            inside = (further < rows) & (at < SIZE)
-            total += tl.load(parts + further * stride + at, mask=inside, other=0.0)
-    return tl.sum(total, 0)[None, :]
+    if len(parts.shape) == 2:
+        lane = tl.arange(0, LANES)[:, None, None]
+    else:
+        lane = tl.arange(0, LANES)[:, None]
+    parts, inside = tl.expand_dims(parts, 0), tl.expand_dims(inside, 0)
+    total = tl.load(parts + lane * stride, mask=inside & (lane < count), other=0.0)
+    if MANY:
+        for first in range(LANES, count, LANES):
+            further = first + lane
+            total += tl.load(parts + further * stride, mask=inside & (further < count), other=0.0)
+    return total
+
+
+@triton.jit
+def stack(parts, FIRST: tl.constexpr, COUNT: tl.constexpr):
+    """COUNT of the parts, a power of two, along a new last axis, which one thread holds."""
+    joined = ()
+    for p in tl.static_range(COUNT):
+        joined = joined + (parts[FIRST + p],)
+    for level in tl.static_range(1, 5):
+        pairs = ()
+        for p in tl.static_range(COUNT >> level):
+            pairs = pairs + (tl.join(joined[p], joined[p + (COUNT >> level)]),)
+        if COUNT >> level > 0:
+            joined = pairs
+    return tl.reshape(joined[0], parts[FIRST].shape + [COUNT])
+
+
+@triton.jit
+def _sums_of(parts, FIRST: tl.constexpr, COUNT: tl.constexpr):
+    """The sums over axis 1 of COUNT of the parts, a power of two."""
+    whole = tl.sum(stack(parts, FIRST, COUNT), 1)
+    index, sums = tl.arange(0, COUNT)[None, :], ()
+    for p in tl.static_range(COUNT):
+        sums = sums + (tl.sum(tl.where(index == p, whole, 0.0), 1),)
+    return sums
+
+
+@triton.jit
+def sums_of(parts, COUNT: tl.constexpr):
+    """The sums over axis 1 of COUNT tensors [N, size]: COUNT times [N].
+
+    Up to 16 of them share the exchanges between threads, which cost the same for one.
+    """
+    sums = ()
+    for group in tl.static_range(COUNT // 16):
+        sums = sums + _sums_of(parts, 16 * group, 16)
+    for back in tl.static_range(4):
+        if (COUNT >> (3 - back)) & 1:
+            sums = sums + _sums_of(parts, (COUNT >> (4 - back)) << (4 - back), 1 << (3 - back))
+    return sums

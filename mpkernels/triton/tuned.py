@@ -146,7 +146,7 @@ def candidates(
     yield ruled
     if isinstance(ruled, Resident):
         for warps in (2, 4, 8, 16):
-            values = ruled.samples * ruled.rows * ruled.cols * max(inputs, outputs)
+            values = ruled.rows * ruled.cols * max(inputs, outputs)
             if warps != ruled.num_warps and values <= warps * 32 * 128 <= 4 * RESIDENT_ELEMENTS:
                 yield ruled._replace(num_warps=warps)
     chunks = chunks_of(geometry, hidden, itemsize, inputs * outputs)

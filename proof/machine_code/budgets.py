@@ -128,7 +128,7 @@ def map_accesses(launch: Launched, target: str) -> tuple[int, int]:
         return values * launch.arguments[0][0].element_size() // bytes_of_threads
 
     # Rows and columns of a kept tile beyond the map's are padding, which need not be accessed.
-    kept = sizes.get("BLOCK_SAMPLES", 0) * sizes.get("CHANNELS", 0) * sizes.get("POSITIONS", 0)
+    kept = sizes.get("CHANNELS", 0) * sizes.get("POSITIONS", 0)
     walk = sizes.get("BLOCK_WALK", 0)
     pool = sizes.get("BLOCK_CHANNELS", 0) * sizes.get("BLOCK_POSITIONS", 0)
     tile = sizes.get("BLOCK_ROWS", 0) * sizes.get("BLOCK_COLS", 0)

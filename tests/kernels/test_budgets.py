@@ -13,7 +13,6 @@ import triton
 import triton.language as tl
 
 from mpkernels.triton import resident
-from mpkernels.triton.gate_mlp import element
 from proof.launches import KERNELS
 from proof.machine_code.aot import Compiled, compile_for
 from proof.machine_code.budgets import (
@@ -49,8 +48,8 @@ def test_kernels_stay_below_their_ceilings(job):
 
 
 @triton.jit
-def _spread(g, o, BLOCK_OUTPUTS: tl.constexpr, BLOCK_SAMPLES: tl.constexpr):
-    return element(g, o, BLOCK_OUTPUTS)[:, None, None]
+def _spread(values, i, q):
+    return tl.sum(tl.where(i == q, values, 0.0)[None, :], 1)[:, None]
 
 
 def exceeded_by_resident(code, router=""):
@@ -59,10 +58,10 @@ def exceeded_by_resident(code, router=""):
 
 
 def test_tiles_that_pass_through_shared_memory_are_refused(monkeypatch):
-    """A gate becomes a tensor [1, 1, 1], which changes no result and spills nothing."""
+    """A gate becomes a tensor [1, 1], which changes no result and spills nothing."""
     (launch,), _ = launches_of(Router("", 16, (8, 8), 3, 3), torch.float32)
     assert exceeded_by_resident(compile_for("sm_90", launch.kernel, *launch[2:])) == ""
-    monkeypatch.setattr(resident, "_factor", _spread)
+    monkeypatch.setattr(resident, "of_path", _spread)
     excess = exceeded_by_resident(compile_for("sm_90", launch.kernel, *launch[2:]))
     assert "shared_stores" in excess and "barriers" in excess
 

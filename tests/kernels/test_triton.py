@@ -58,10 +58,7 @@ def test_launches(network, channels_last):
     for router in NETWORKS[network]:
         forward, backward = launches_of(router, torch.float32, channels_last=channels_last)
         assert (len(forward), len(backward)) == (1, 2)
-        # Vectors share a block, 2,048 weights of them in a backward.
-        shared = {32: (8, 32), 64: (16, 64)}
-        blocks = (128, 128) if router.spatial else shared[router.channels]
-        assert (forward[0].grid, backward[0].grid) == tuple((count,) for count in blocks)
+        assert forward[0].grid == backward[0].grid == (128,)  # a block keeps a sample
         frozen = launches_of(router, torch.float32, channels_last=channels_last, frozen=True)
         assert len(frozen[1]) == 1
 
@@ -181,13 +178,14 @@ def test_tiles_of_combine():
 
 
 def test_a_block_keeps_what_fits():
-    assert rule(64, 64, 2) == Resident(1, 64, 64, 4)
-    assert rule(128, 64, 2) == Resident(1, 128, 64, 8)
-    assert rule(16, 1024, 2) == Resident(1, 16, 1024, 8)
-    assert rule(16, 1024, 2, last=True) == Resident(1, 1024, 16, 8)
-    assert rule(32, 256, 4, 4) == rule(32, 256, 4, 4, backward=True) == Resident(1, 32, 256, 8)
-    assert rule(13, 35, 3) == Resident(1, 16, 64, 4)
-    assert rule(32, 1, 2) == Resident(16, 1, 32, 4)  # tiny samples share a block
+    assert rule(64, 64, 2) == Resident(64, 64, 8)
+    assert rule(128, 64, 2) == Resident(128, 64, 8)
+    assert rule(16, 1024, 2) == Resident(16, 1024, 8)
+    assert rule(16, 1024, 2, last=True) == Resident(1024, 16, 8)
+    assert rule(32, 256, 4, 4) == rule(32, 256, 4, 4, backward=True) == Resident(32, 256, 8)
+    assert rule(13, 35, 3) == Resident(16, 64, 4)
+    assert rule(32, 1, 2) == Resident(1, 32, 1)  # one warp keeps a vector
+    assert rule(512, 1, 2) == Resident(1, 512, 8)  # w1 of both paths lies in 8
     assert rule(32, 256, 2, itemsize=8).method == "resident"
     assert rule(32, 256, 3, itemsize=8).method != "resident"  # float64 takes twice the registers
     assert rule(32, 256, 6, 4).method != "resident"  # would spill

@@ -73,7 +73,7 @@ def test_only_a_clear_gain_replaces_the_rule():
 
 def test_a_table_is_read_and_grows(table):
     assert tuned.launch_for(GEOMETRY, *SIZES, GPU) == rule_launch()
-    other = Resident(1, 64, 64, 8)
+    other = Resident(64, 64, 4)
     assert tuned.write(GPU, {key(): tuned.describe(other)}) == table
     assert tuned.launch_for(GEOMETRY, *SIZES, GPU) == other
     assert tuned.launch_for(GEOMETRY._replace(batch=3), *SIZES, GPU) == other
