@@ -1,4 +1,4 @@
-"""A GPU as the CUDA C++ kernels see it: shared memory, and clusters of blocks that run at a time."""
+"""A GPU as the CUDA C++ kernels see it: shared memory, and how many clusters run at a time."""
 
 from __future__ import annotations
 
