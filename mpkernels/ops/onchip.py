@@ -183,6 +183,7 @@ def on_chip(
     return None
 
 
+@lru_cache(maxsize=4096)
 def forced_on_chip(
     geometry: Geometry,
     inputs: int,
