@@ -53,16 +53,17 @@ def _padded(floats: int) -> int:
     return _parts(floats, 4) * 4
 
 
-def _kept_bytes(geometry: Geometry, itemsize: int, kept: int, cluster: int) -> int:
-    """Bytes of the tiles of the maps that a block keeps, by whole rows."""
-    vector = 16 // itemsize
-    return kept * _parts(_rows(geometry, itemsize, cluster) * geometry.cols, vector) * 16
-
-
 def _rows(geometry: Geometry, itemsize: int, cluster: int) -> int:
+    """Rows of a block's part of a map, which starts at 16 bytes."""
     vector = 16 // itemsize
     unit = vector // math.gcd(vector, geometry.cols)
     return _parts(_parts(geometry.rows, cluster), unit) * unit
+
+
+def _kept_bytes(geometry: Geometry, itemsize: int, kept: int, cluster: int) -> int:
+    """Bytes of the tiles of the maps that a block keeps."""
+    vector = 16 // itemsize
+    return kept * _parts(_rows(geometry, itemsize, cluster) * geometry.cols, vector) * 16
 
 
 def shared_bytes(

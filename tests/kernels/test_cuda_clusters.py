@@ -159,12 +159,18 @@ def test_each_card_is_asked_once(cards):
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="torch finds no GPU")
-def test_this_card_runs_the_clusters_of_the_rule():
-    """On an H100 this also says how far the assumed one is from it."""
+def test_this_card_launches_what_the_rule_takes():
     here = chip_of(torch.device("cuda", 0))
     if here is None or here.cluster == 1:
-        pytest.skip("no clusters here")
-    assert forced_cluster(MAPS, *HALF, here) in onchip.CLUSTERS
+        pytest.skip("this GPU or library has no clusters")
+    for cluster in onchip.CLUSTERS[1:]:
+        active = here.active_clusters(Block(False, 4, 2, cluster, 512, here.block_bytes))
+        assert 0 <= active * cluster <= here.multiprocessors
+    xs = [torch.randn(2, 64, 56, 56, device="cuda:0", requires_grad=True) for _ in range(2)]
+    with mpk.use_backend("native"):
+        ys = mpk.CrossConnect(64, 2, 2).cuda()(xs)
+        sum(y.sum() for y in ys).backward()
+    assert all(x.grad.isfinite().all() for x in xs)
 
 
 def test_without_a_place_native_names_what_it_wanted(monkeypatch):
