@@ -13,13 +13,9 @@
 #include <cstring>
 
 #include "context.h"
+#include "faults.h"
 
 namespace shim {
-
-struct Site {
-  const char* file;
-  int line;
-};
 
 // `generation` counts completed meetings. Two tokens suffice: the next meeting may begin before all
 // waiters of the last one have resumed, but the one after it may not.
@@ -92,10 +88,6 @@ inline Barrier cluster_barrier;
 inline char begin_token, end_token, left_token;
 inline Range ranges[most_ranges];
 inline int range_count;
-// Faults, so that a test can see that they are noticed: a barrier that is skipped, one that orders
-// no memory, and bytes taken from every block's shared memory.
-inline Site skipped, relaxed;
-inline size_t taken_bytes;
 inline char failure[512];
 
 SHIM_UNSEEN inline void fail(const char* what, Site site) {
@@ -105,11 +97,6 @@ SHIM_UNSEEN inline void fail(const char* what, Site site) {
                   (long long)(current ? blocks[current->block].index : -1),
                   current ? current->thread : -1);
 }
-
-SHIM_UNSEEN inline bool is_at(Site fault, Site site) {
-  return fault.line == site.line && fault.file && std::strstr(site.file, fault.file);
-}
-SHIM_UNSEEN inline bool is_skipped(Site site) { return is_at(skipped, site); }
 
 // The scheduler resumes the fiber only after its barrier's generation has changed.
 SHIM_UNSEEN inline void pause(Barrier& barrier, unsigned generation, Site site) {
@@ -140,7 +127,7 @@ SHIM_UNSEEN inline void wait(Barrier& barrier, unsigned generation, Site site) {
 
 SHIM_UNSEEN inline void sync_cluster(Site site) {
   Barrier& barrier = cluster_barrier;
-  wait(barrier, is_at(relaxed, site) ? arrive_relaxed(barrier) : arrive(barrier), site);
+  wait(barrier, is_relaxed(site) ? arrive_relaxed(barrier) : arrive(barrier), site);
 }
 
 // A relaxed arrival: nothing is visible to others after it, but what this thread has read is read.
