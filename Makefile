@@ -9,7 +9,7 @@ VENV := .venv
 RUN := $(VENV)/bin/python
 INSTALLED := $(VENV)/installed
 CSRC := $(wildcard csrc/*.h csrc/*.cpp csrc/*/*.h csrc/*/*.cpp csrc/*/*.cu csrc/*/*.cuh)
-SHIM := $(wildcard proof/shim/*.h proof/shim/*.cpp proof/shim/cuda/*.cuh)
+SHIM := $(wildcard proof/shim/*.h proof/shim/*.cpp proof/shim/*/*.h proof/shim/*/*.cuh)
 
 OLDEST := .venv-oldest
 SIDE_BY_SIDE := -n auto --dist worksteal # a process of tests per core

@@ -105,19 +105,24 @@ CUDA_SOURCES = ("register", "cross_connect", "cross_connect_backward")
 
 
 @functools.cache
+def nvcc_version() -> str:
+    said = subprocess.run([CUDA_TOOLKIT / "bin/nvcc", "--version"], capture_output=True, text=True)
+    found = re.search(r"release (\d+\.\d+)", said.stdout)
+    return found[1] if found else ""
+
+
+@functools.cache
 def why_no_cuda() -> str | None:
     if torch.version.cuda is None:
         return f"torch {torch.__version__} is not a CUDA build"
     if CUDA_TOOLKIT is None:
         return "no folder with bin/nvcc and include/cuda_runtime.h (set CUDA_HOME)"
-    nvcc = CUDA_TOOLKIT / "bin/nvcc"
-    said = subprocess.run([nvcc, "--version"], capture_output=True, text=True).stdout
-    found = re.search(r"release (\d+)(\.\d+)", said)
-    if found is None:
+    nvcc, version = CUDA_TOOLKIT / "bin/nvcc", nvcc_version()
+    if not version:
         return f"{nvcc} does not tell its version"
     # torch's build refuses another major version for all parts, those for CPUs too.
-    if found[1] != torch.version.cuda.partition(".")[0]:
-        return f"{nvcc} {found[1]}{found[2]} does not fit CUDA {torch.version.cuda} of torch"
+    if version.partition(".")[0] != torch.version.cuda.partition(".")[0]:
+        return f"{nvcc} {version} does not fit CUDA {torch.version.cuda} of torch"
     return None
 
 
@@ -218,8 +223,8 @@ class Build(BuildExtension):
         names = ("_C", "_build", "_C_cuda")
         record = {
             "torch": torch.__version__,
-            "torch_cuda": torch.version.cuda,
             "torch_minimum": "2.11",
+            "cuda_toolkit": "" if "_C_cuda" in self.failures else nvcc_version(),
             "python": platform.python_version(),
             "platform": f"{platform.system()} {platform.machine()}",
             "instruction_sets": list(INSTRUCTION_SETS),

@@ -18,7 +18,7 @@ from mpkernels.fold import why_not_folded
 from mpkernels.ops.backend import DEVICES, chosen, why_no_gpu, why_not
 from mpkernels.ops.layout import empty_map, geometry_of, is_channels_last, strides_in_place
 from mpkernels.ops.onchip import ASSUMED as CHIP
-from mpkernels.ops.onchip import chip_of, on_chip
+from mpkernels.ops.onchip import OnChip, chip_of, forced_on_chip
 from mpkernels.ops.switch import active_backend
 from mpkernels.triton.launch import ASSUMED as CARD
 from mpkernels.triton.launch import Walk, cross_connect_launch, kept_elements, most_kept
@@ -242,10 +242,10 @@ def _method(operator: str, backend: str, args: Any, device: str) -> tuple[str | 
     assumed = device != "cuda" or why_no_gpu()
     here = torch.device("cpu") if assumed else torch.device("cuda", torch.cuda.current_device())
     if backend == "native":
-        chip = CHIP if assumed else chip_of(here)
-        if chip and (cluster := on_chip(*sizes, chip, backward)):
-            return cluster.method, []
-        return None, [f"RuntimeError from {operator}: no shared memory keeps a sample"]
+        found = forced_on_chip(*sizes, CHIP if assumed else chip_of(here), backward)
+        if isinstance(found, OnChip):
+            return found.method, []
+        return None, [f"RuntimeError from {operator}: no shared memory keeps a sample: {found}"]
     launch = launch_for(*sizes, here, backward)
     if not isinstance(launch, Walk):
         return launch.method, []

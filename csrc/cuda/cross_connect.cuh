@@ -58,14 +58,18 @@ MPK_DEVICE void exchange_sums(const Plan& plan, const Part& part) {
   }
 }
 
-MPK_DEVICE void store_pooled(const CrossConnectArguments& p, const Part& part) {
+// Z of the block's channels, and the sample's gates.
+MPK_DEVICE void store_gates(const CrossConnectArguments& p, const Part& part) {
   const Plan& plan = p.plan;
-  const float* z = shared_memory() + plan.at.z;
+  const float *z = shared_memory() + plan.at.z, *gates = shared_memory() + plan.at.gates;
   for (int at = thread(); at < plan.inputs * part.channels; at += threads()) {
     const int i = at / part.channels, c = at % part.channels;
     write_float(p.pooled + (part.sample * plan.inputs + i) * plan.channels + part.first_channel + c,
                 z[i * plan.channels_per_block + c]);
   }
+  const int pairs = plan.inputs * plan.outputs;
+  for (int at = thread(); part.rank == 0 && at < pairs; at += threads())
+    write_float(p.gates + part.sample * pairs + at, gates[at]);
 }
 
 template <class T, int M, int W>
@@ -103,17 +107,14 @@ MPK_DEVICE void cross_connect_part(const CrossConnectArguments& p) {
   pool_tiles<T, M>(plan, part);
   if (plan.channels_last) exchange_sums(plan, part);
   sync_block();
-  store_pooled(p, part);
   multiply_channels(plan, part, p.gate.w1, values + plan.at.z, products);
   sync_cluster(plan.cluster);
   finish_hidden(plan, products, values + plan.at.hidden);
-  arrive_cluster(plan.cluster);  // this thread has read all it needs of other blocks
+  leave_cluster(plan.cluster);
   sync_block();
   finish_gates(plan, p.gate.kind, values + plan.at.hidden, gates);
   sync_block();
-  if (part.rank == 0)
-    for (int at = thread(); at < plan.inputs * plan.outputs; at += threads())
-      write_float(p.gates + part.sample * plan.inputs * plan.outputs + at, gates[at]);
+  store_gates(p, part);  // after the last fence, which would wait for it
   if (plan.wide)
     mix_part<T, M, vector_size<T>>(p, part, gates);
   else

@@ -18,20 +18,29 @@ __global__ void __launch_bounds__(weight_threads)
   gate_weights_block(p);
 }
 
+Kernel<CrossConnectBackwardArguments> kernel_of(Dtype dtype, int64_t kept) {
+  return visit_variant(dtype, kept, [](auto zero, auto n) {
+    return &cross_connect_backward_kernel<decltype(zero), decltype(n)::value>;
+  });
+}
+
 }  // namespace
 
 void cross_connect_backward(const CrossConnectBackward& p, int64_t cluster, void* stream) {
   const int64_t kept = p.present > 0 ? p.present : 1;
-  const auto kernel = visit_variant(p.geometry.dtype, kept, [](auto zero, auto n) {
-    return &cross_connect_backward_kernel<decltype(zero), decltype(n)::value>;
-  });
-  launch_samples(kernel, arguments_of(p, cluster, 0), p.geometry.batch, stream);
+  launch_samples(kernel_of(p.geometry.dtype, kept), arguments_of(p, cluster, 0), p.geometry.batch,
+                 stream);
+}
+
+int64_t active_clusters_backward(Dtype dtype, int64_t kept, const Blocks& of) {
+  return active_clusters(reinterpret_cast<const void*>(kernel_of(dtype, kept)), of);
 }
 
 void gate_weight_gradients(const GateWeightGradients& p, void* stream) {
   const GateWeightArguments arguments = arguments_of(p);
-  launch(&gate_weights_kernel, arguments, blocks_of(arguments), 1, weight_threads,
-         weight_shared_bytes(weight_threads), stream);
+  const Blocks of{
+      .cluster = 1, .threads = weight_threads, .bytes = weight_shared_bytes(weight_threads)};
+  launch(&gate_weights_kernel, arguments, blocks_of(arguments), of, stream);
 }
 
 }  // namespace mpk::cuda

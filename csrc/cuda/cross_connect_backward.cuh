@@ -249,11 +249,12 @@ MPK_DEVICE void cross_connect_backward_part(const CrossConnectBackwardArguments&
   sync_block();
   differentiate_hidden(plan, hidden, d, values + plan.at.grad_hidden);
   sync_block();
-  if (part.rank == 0 && p.parameters_wanted) store_gate_gradients(p, part);
   differentiate_pool(plan, part, p.gate.w1, values + plan.at.grad_hidden, values + plan.at.grad_z);
   if (plan.channels_last) gather_grad_z(plan);
-  arrive_cluster(plan.cluster);  // this thread has read all it needs of other blocks
+  leave_cluster(plan.cluster);
   sync_block();
+  // After the last fence, which would wait for it.
+  if (part.rank == 0 && p.parameters_wanted) store_gate_gradients(p, part);
   if (plan.wide)
     grad_part<T, N, vector_size<T>>(p, part);
   else

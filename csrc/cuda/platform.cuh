@@ -37,9 +37,17 @@ MPK_DEVICE float* shared_memory() {
 }
 
 // Barriers of all blocks of a cluster, and the memory of another one; a cluster of one is a block.
+// What a thread wrote before `sync_cluster` is there for all after it. `leave_cluster` says only
+// that this thread has read all it needs of other blocks: it orders no memory, so no earlier write
+// is waited for. `wait_cluster` then waits for the others.
 #if defined(__CUDA_ARCH__) && __CUDA_ARCH__ >= 900
-MPK_DEVICE void arrive_cluster(int cluster) {
-  if (cluster > 1) __cluster_barrier_arrive();
+MPK_DEVICE void sync_cluster(int cluster) {
+  if (cluster == 1) return __syncthreads();
+  __cluster_barrier_arrive();
+  __cluster_barrier_wait();
+}
+MPK_DEVICE void leave_cluster(int cluster) {
+  if (cluster > 1) __cluster_barrier_arrive_relaxed();
 }
 MPK_DEVICE void wait_cluster(int cluster) {
   if (cluster > 1) __cluster_barrier_wait();
@@ -48,15 +56,11 @@ MPK_DEVICE const float* remote(const float* at, int rank) {
   return static_cast<const float*>(__cluster_map_shared_rank(at, unsigned(rank)));
 }
 #else
-MPK_DEVICE void arrive_cluster(int) {}
+MPK_DEVICE void sync_cluster(int) { __syncthreads(); }
+MPK_DEVICE void leave_cluster(int) {}
 MPK_DEVICE void wait_cluster(int) {}
 MPK_DEVICE const float* remote(const float* at, int) { return at; }
 #endif
-MPK_DEVICE void sync_cluster(int cluster) {
-  if (cluster == 1) return __syncthreads();
-  arrive_cluster(cluster);
-  wait_cluster(cluster);
-}
 
 // Reads and writes of global memory; `fetch` reads shared memory.
 template <int W, class T>

@@ -89,6 +89,15 @@ std::vector<Tensor> backward(std::vector<OptionalTensor> grads, std::vector<Tens
   return of_parameters.finish(maps.grad_inputs.finish());
 }
 
+// Of the kernels for elements of so many bytes: both half types have the same blocks.
+int64_t active_clusters_on(int64_t device, bool backward, int64_t itemsize, int64_t kept,
+                           int64_t cluster, int64_t threads, int64_t bytes) {
+  const torch::stable::accelerator::DeviceGuard guard{int32_t(device)};
+  const Dtype dtype = itemsize == 4 ? Dtype::f32 : Dtype::bf16;
+  const Blocks of{.cluster = int32_t(cluster), .threads = int32_t(threads), .bytes = bytes};
+  return backward ? active_clusters_backward(dtype, kept, of) : active_clusters(dtype, kept, of);
+}
+
 }  // namespace
 }  // namespace mpk::cuda
 
@@ -97,6 +106,13 @@ STABLE_TORCH_LIBRARY_FRAGMENT(mpkernels, library) {
   library.def(
       "cross_connect_backward_cuda(Tensor?[] grads, Tensor[] kept, Tensor[] xs, Tensor?[] gate, "
       "int kind, int wanted, int cluster) -> Tensor[]");
+  library.def(
+      "active_clusters_cuda(int device, bool backward, int itemsize, int kept, int cluster, "
+      "int threads, int bytes) -> int");
+}
+
+STABLE_TORCH_LIBRARY_IMPL(mpkernels, CompositeExplicitAutograd, library) {
+  library.impl("active_clusters_cuda", &mpk::boxed<&mpk::cuda::active_clusters_on>);
 }
 
 STABLE_TORCH_LIBRARY_IMPL(mpkernels, CUDA, library) {

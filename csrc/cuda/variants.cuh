@@ -4,13 +4,13 @@
 // and the other number of paths are arguments: they are uniform branches outside the inner loops.
 #pragma once
 
-#include <cuda_runtime.h>
 #include <torch/csrc/inductor/aoti_torch/c/shim.h>
 #include <torch/csrc/stable/library.h>
 #include <torch/csrc/stable/macros.h>
 
 #include <type_traits>
 
+#include "cuda/configuration.h"
 #include "cuda/plan.h"
 #include "cuda/platform.cuh"
 
@@ -45,33 +45,26 @@ auto visit_variant(Dtype dtype, int64_t kept, Body body) {
 }
 
 template <class Arguments>
-void launch(void (*kernel)(Arguments), const Arguments& arguments, int64_t blocks, int32_t cluster,
-            int32_t threads, int64_t bytes, void* stream) {
-  if (blocks == 0) return;
-  STD_TORCH_CHECK(blocks < (int64_t(1) << 31), "a batch has too many samples for one launch");
-  STD_CUDA_CHECK(
-      cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, int(bytes)));
-  if (cluster > 8)
-    STD_CUDA_CHECK(cudaFuncSetAttribute(kernel, cudaFuncAttributeNonPortableClusterSizeAllowed, 1));
+using Kernel = void (*)(Arguments);
+
+template <class Arguments>
+void launch(Kernel<Arguments> kernel, const Arguments& arguments, int64_t count, const Blocks& of,
+            void* stream) {
+  if (count == 0) return;
+  STD_TORCH_CHECK(count < (int64_t(1) << 31), "a batch has too many samples for one launch");
+  STD_CUDA_CHECK(allow(reinterpret_cast<const void*>(kernel), of));
   cudaLaunchAttribute attribute{};
-  attribute.id = cudaLaunchAttributeClusterDimension;
-  attribute.val.clusterDim = {.x = unsigned(cluster), .y = 1, .z = 1};
-  cudaLaunchConfig_t config{};
-  config.gridDim = dim3(unsigned(blocks));
-  config.blockDim = dim3(unsigned(threads));
-  config.dynamicSmemBytes = size_t(bytes);
+  cudaLaunchConfig_t config = configuration_of(of, count, attribute);
   config.stream = static_cast<cudaStream_t>(stream);
-  config.attrs = &attribute;
-  config.numAttrs = cluster > 1 ? 1 : 0;
   STD_CUDA_CHECK(cudaLaunchKernelEx(&config, kernel, arguments));
 }
 
 template <class Arguments>
-void launch_samples(void (*kernel)(Arguments), const Arguments& arguments, int64_t batch,
+void launch_samples(Kernel<Arguments> kernel, const Arguments& arguments, int64_t batch,
                     void* stream) {
   const Plan& plan = arguments.plan;
-  launch(kernel, arguments, batch * plan.cluster, plan.cluster, plan.threads, shared_bytes(plan),
-         stream);
+  const Blocks of{.cluster = plan.cluster, .threads = plan.threads, .bytes = shared_bytes(plan)};
+  launch(kernel, arguments, batch * plan.cluster, of, stream);
 }
 
 }  // namespace mpk::cuda

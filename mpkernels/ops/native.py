@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ctypes
 import warnings
 
 import torch
@@ -32,10 +33,33 @@ def _load(name: str) -> str | None:
     return None
 
 
+def _driver_version() -> tuple[int, int] | None:
+    """The newest CUDA that the driver knows, or None where there is none; touches no GPU."""
+    version = ctypes.c_int()
+    try:
+        failed = ctypes.CDLL("libcuda.so.1").cuDriverGetVersion(ctypes.byref(version))
+    except (OSError, AttributeError):
+        return None
+    return None if failed else (version.value // 1000, version.value % 1000 // 10)
+
+
+def _why_old_driver() -> str | None:
+    """Why the driver runs nothing that the CUDA library holds, or None.
+
+    The library brings CUDA's runtime along: it runs on every driver of its major version or newer.
+    """
+    built_for, driver = build_record().get("cuda_toolkit", ""), _driver_version()
+    major = built_for.partition(".")[0]
+    if driver is None or not major.isdigit() or driver[0] >= int(major):
+        return None
+    found = ".".join(map(str, driver))
+    return f"CUDA driver {found} is older than the CUDA {built_for} that the library was built for"
+
+
 def _load_cuda() -> str | None:
     if torch.version.cuda is None:
         return f"torch {torch.__version__} is not a CUDA build"
-    return _load("_C_cuda")
+    return _why_old_driver() or _load("_C_cuda")
 
 
 why_no_cpu = _load("_C")

@@ -18,6 +18,7 @@ _TYPES: dict[str, type] = {
     "torch_minimum": str,
     "python": str,
     "platform": str,
+    "cuda_toolkit": str,
     "cuda_architectures": str,
     "schemas": str,
     "instruction_sets": list,

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from mpkernels.ops.flags import flags_of
 from mpkernels.ops.layout import Geometry
-from mpkernels.ops.onchip import OnChip
+from mpkernels.ops.onchip import OnChip, run_on
 from mpkernels.triton.gate_mlp import Gate, as_gate
 from mpkernels.triton.gate_parameter_grads import parameter_gradients
 from mpkernels.triton.launch import (
@@ -141,9 +141,8 @@ def cross_connect(xs: list[Tensor], gate: Sequence[Tensor | None], kind: int) ->
     m, n, units = parameters.sizes
     launch = _launch_of(geometry, m, n, units, dtype.itemsize, x.device)
     if isinstance(launch, OnChip) and geometry.batch > 0:
-        return torch.ops.mpkernels.cross_connect_cuda(  # type: ignore[no-any-return]
-            xs, gate, kind, launch.cluster
-        )
+        operator = torch.ops.mpkernels.cross_connect_cuda
+        return run_on(x.device, operator, xs, gate, kind, launch.cluster)  # type: ignore[no-any-return]
     accumulate = torch.float64 if dtype == torch.float64 else torch.float32
     maps = new_maps([x] * n)
     gates = torch.empty((geometry.batch, m, n), dtype=accumulate, device=x.device)
@@ -228,9 +227,9 @@ def cross_connect_backward(
     batch, (m, n, units) = geometry.batch, parameters.sizes
     launch = _launch_of(geometry, m, n, units, x.dtype.itemsize, x.device, True)
     if isinstance(launch, OnChip) and batch > 0:
-        return torch.ops.mpkernels.cross_connect_backward_cuda(  # type: ignore[no-any-return]
-            grads, kept, xs, gate, kind, wanted, launch.cluster
-        )
+        operator = torch.ops.mpkernels.cross_connect_backward_cuda
+        rest = xs, gate, kind, wanted, launch.cluster
+        return run_on(x.device, operator, grads, kept, *rest)  # type: ignore[no-any-return]
     maps = new_maps([x if w else None for x, w in zip(xs, flags)])
     grad_logits = pooled.new_empty((batch, m, n))
     grad_hidden, hidden = (pooled.new_empty((batch, m, units)) for _ in range(2))

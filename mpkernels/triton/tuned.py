@@ -120,7 +120,7 @@ def launch_for(
         for candidate in candidates(ruled, geometry, *sizes, card, backward):
             if entry == describe(candidate) and method == _method(ruled, candidate):
                 return candidate
-        what = f"{key!r} is {entry}, which this installation does not know; tune again"
+        what = f"{key!r} is {entry}, which this card or installation cannot run; tune again"
         _warn(table_of(device), what)
     return ruled
 

@@ -111,4 +111,11 @@ void skip(const char* file, int line) {
   std::snprintf(name, sizeof name, "/%s", file);
   shim::skipped = {.file = name, .line = line};
 }
+
+// From now on, the barrier of a cluster in this line orders no memory.
+void relax(const char* file, int line) {
+  static char name[64];
+  std::snprintf(name, sizeof name, "/%s", file);
+  shim::relaxed = {.file = name, .line = line};
+}
 }

@@ -4,7 +4,7 @@
 // starts as NaN and becomes NaN again when its block ends; asynchronous copies happen as late as
 // possible, when a thread waits for them. A barrier that not all threads reach is reported instead
 // of hanging. The order in which a GPU's memory sees accesses of different blocks without a barrier
-// between them is not modelled.
+// between them is not modelled; ThreadSanitizer sees which barriers order memory.
 #pragma once
 
 #include <cstdint>
@@ -13,13 +13,9 @@
 #include <cstring>
 
 #include "context.h"
+#include "faults.h"
 
 namespace shim {
-
-struct Site {
-  const char* file;
-  int line;
-};
 
 // `generation` counts completed meetings. Two tokens suffice: the next meeting may begin before all
 // waiters of the last one have resumed, but the one after it may not.
@@ -43,7 +39,8 @@ struct Fiber {
   unsigned until = 0;
   Site site{};
   bool ended = false;
-  unsigned cluster_generation = 0;  // of the cluster barrier, at this thread's last arrival
+  unsigned left = 0;    // generation of the cluster barrier when this thread left the cluster
+  bool waited = false;  // until all others had left it too
   Copy* copies = nullptr;
   int pending = 0, done = 0, group = 0;
 };
@@ -88,11 +85,9 @@ inline Fiber* current;
 inline Fiber* fibers;
 inline Block blocks[16];
 inline Barrier cluster_barrier;
-inline char begin_token, end_token;
+inline char begin_token, end_token, left_token;
 inline Range ranges[most_ranges];
 inline int range_count;
-inline Site skipped;        // a barrier to skip, so that a test can see that its loss is noticed
-inline size_t taken_bytes;  // taken from every block's shared memory, for the same purpose
 inline char failure[512];
 
 SHIM_UNSEEN inline void fail(const char* what, Site site) {
@@ -103,10 +98,6 @@ SHIM_UNSEEN inline void fail(const char* what, Site site) {
                   current ? current->thread : -1);
 }
 
-SHIM_UNSEEN inline bool is_skipped(Site site) {
-  return skipped.line == site.line && skipped.file && std::strstr(site.file, skipped.file);
-}
-
 // The scheduler resumes the fiber only after its barrier's generation has changed.
 SHIM_UNSEEN inline void pause(Barrier& barrier, unsigned generation, Site site) {
   current->waits = &barrier;
@@ -115,9 +106,8 @@ SHIM_UNSEEN inline void pause(Barrier& barrier, unsigned generation, Site site) 
   change(current->context, scheduler);
 }
 
-SHIM_UNSEEN inline unsigned arrive(Barrier& barrier) {
+SHIM_UNSEEN inline unsigned arrive_relaxed(Barrier& barrier) {
   const unsigned generation = barrier.generation;
-  release(&barrier.tokens[generation & 1]);
   if (++barrier.arrived == barrier.expected) {
     barrier.arrived = 0;
     barrier.generation++;
@@ -125,9 +115,31 @@ SHIM_UNSEEN inline unsigned arrive(Barrier& barrier) {
   return generation;
 }
 
+SHIM_UNSEEN inline unsigned arrive(Barrier& barrier) {
+  release(&barrier.tokens[barrier.generation & 1]);
+  return arrive_relaxed(barrier);
+}
+
 SHIM_UNSEEN inline void wait(Barrier& barrier, unsigned generation, Site site) {
   if (barrier.generation == generation || now.seed) pause(barrier, generation, site);
   acquire(&barrier.tokens[generation & 1]);
+}
+
+SHIM_UNSEEN inline void sync_cluster(Site site) {
+  Barrier& barrier = cluster_barrier;
+  wait(barrier, is_relaxed(site) ? arrive_relaxed(barrier) : arrive(barrier), site);
+}
+
+// A relaxed arrival: nothing is visible to others after it, but what this thread has read is read.
+// So it comes before the end of the memory of the blocks that wait for it, and before nothing else.
+SHIM_UNSEEN inline void leave_cluster() {
+  release(&left_token);
+  current->left = arrive_relaxed(cluster_barrier);
+}
+
+SHIM_UNSEEN inline void wait_cluster(Site site) {
+  wait(cluster_barrier, current->left, site);
+  current->waited = true;
 }
 
 SHIM_UNSEEN inline Barrier& warp_of(const Fiber& fiber) {
@@ -198,6 +210,7 @@ __attribute__((noinline)) inline void end_block(char* memory) {
 
 SHIM_UNSEEN inline bool leave_block() {
   Block& block = blocks[current->block];
+  if (current->waited) acquire(&left_token);
   release(&block.end_token);
   current->ended = true;
   if (--block.live > 0) return false;

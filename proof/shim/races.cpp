@@ -1,5 +1,6 @@
-// Tiny grids of the shipped kernels, for a sanitizer. `races FILE LINE` skips the barrier there;
-// `races BYTES` takes BYTES away from every block's shared memory.
+// Tiny grids of the shipped kernels, for a sanitizer. `races FILE LINE` skips the barrier there,
+// `races FILE LINE relaxed` makes it order no memory; `races BYTES` takes BYTES away from every
+// block's shared memory.
 #include <memory>
 #include <vector>
 
@@ -105,6 +106,7 @@ bool run(const Geometry& geometry, int64_t cluster, int64_t threads, unsigned se
 int main(int count, char** arguments) {
   if (count == 2) shim::taken_bytes = size_t(std::atoi(arguments[1]));
   if (count == 3) skip(arguments[1], std::atoi(arguments[2]));
+  if (count == 4) relax(arguments[1], std::atoi(arguments[2]));
   bool right = true;
   for (const bool channels_last : {false, true})
     for (const int64_t positions : {16, 7})

@@ -8,9 +8,11 @@ import torch
 
 import mpkernels as mpk
 from mpkernels.eager.functional import KINDS
+from mpkernels.ops.chip import ASSUMED as H100
+from mpkernels.ops.chip import Chip
 from mpkernels.ops.flags import mask_of
 from mpkernels.ops.layout import geometry_of
-from mpkernels.ops.onchip import Chip, on_chip, shared_bytes
+from mpkernels.ops.onchip import on_chip, shared_bytes
 from proof.checks import check_cross_connect
 from proof.problems.cases import CASES, make_parameters, make_paths
 from proof.problems.networks import NETWORKS
@@ -21,8 +23,7 @@ pytestmark = pytest.mark.skipif(driver.compiler() is None, reason="no g++")
 CLUSTERS = (1, 2, 4, 8)
 SEEDS = (0, 1, 2)
 SUPPORTED = [c for c in CASES if c.dtype != torch.float64 and c.inputs <= 4 and c.outputs <= 4]
-H100 = Chip(232448, 233472, 16)
-A100 = Chip(166912, 167936, 1)
+A100 = Chip(166912, 167936, 108, 1, lambda block: 0)
 
 
 @pytest.fixture(scope="module")

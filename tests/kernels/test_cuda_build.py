@@ -46,6 +46,32 @@ def test_maps_are_moved_16_bytes_at_a_time():
         assert not re.search(r"\b(LDL|STL|RED|ATOM)", kernel), name
 
 
+# From the memory of another block of the cluster: no other load is generic.
+REMOTE = r"(?P<remote>LD\.E)"
+STEPS = rf"(?P<fence>MEMBAR)|(?P<arrive>UCGABAR_ARV)|(?P<wait>UCGABAR_WAIT)|{REMOTE}|(?P<store>STG)"
+
+
+@pytest.mark.slow
+def test_no_fence_waits_for_a_store_and_the_last_arrival_has_none():
+    """A store would be on its way to memory as long as the kernel has computed since."""
+    with_clusters = 0
+    for kernel in re.split(r"\n\s*Function : ", or_skip(dump, "--dump-sass"))[1:]:
+        steps = [match.lastgroup for match in re.finditer(rf"\s(?:{STEPS})", kernel)]
+        if "arrive" not in steps:
+            continue
+        with_clusters, name = with_clusters + 1, kernel.split(None, 1)[0]
+        last = len(steps) - 1 - steps[::-1].index("arrive")
+        before, after = steps[:last], steps[last:]
+        # channels_last meets once more: each meeting has its fence, and leaving has none.
+        assert (before.count("fence"), before.count("arrive"), before.count("wait")) == (2, 2, 2), (
+            name
+        )
+        assert "remote" in before and "store" not in before, name
+        assert "store" in after and not {"fence", "remote"} & {*after}, name
+        assert after[1:].count("wait") == 1, name
+    assert with_clusters and with_clusters % 24 == 0
+
+
 def test_the_table_of_resources_is_what_its_command_prints():
     printed = or_skip(table)
     record = native.build_record()

@@ -8,8 +8,9 @@ import pytest
 import torch
 
 import mpkernels as mpk
+from mpkernels.ops.chip import ASSUMED as CHIP
+from mpkernels.ops.chip import h100
 from mpkernels.ops.layout import Geometry
-from mpkernels.ops.onchip import ASSUMED as CHIP
 from mpkernels.ops.onchip import on_chip
 from proof.where import INTERPRETED
 
@@ -121,7 +122,7 @@ def test_a_sample_is_kept_in_shared_memory_for_every_batch_or_for_none(table, mo
     as_split = tuned.key_of(few, *sizes, False, "split")
     assert json.loads(table.read_text()) == {as_split: tuned.describe(other)}
     tuned.write(GPU, {as_split: tuned.describe(shared)})  # as if edited by hand
-    with pytest.warns(RuntimeWarning, match="does not know"):
+    with pytest.warns(RuntimeWarning, match="cannot run"):
         assert tuned.launch_for(few, *sizes, GPU) == rules[few]
 
 
@@ -129,13 +130,32 @@ def test_shared_memory_is_not_used_where_its_kernels_are_missing(table):
     few, sizes = Geometry(False, 8, 16, 1024), (4, 4, 16, 4)
     walked, shared = cross_connect_launch(few, *sizes, ASSUMED), on_chip(few, *sizes, CHIP)
     tuned.write(GPU, tuned.entries(shared, walked, few, *sizes, False))
-    with pytest.warns(RuntimeWarning, match="does not know; tune again"):
+    with pytest.warns(RuntimeWarning, match="cannot run; tune again"):
         assert tuned.launch_for(few, *sizes, GPU) == walked
+
+
+def test_a_cluster_is_taken_on_the_cards_that_run_it(table, monkeypatch):
+    """Two cards have one name, hence one table: the parts that were left out of them differ."""
+    large, sizes, other = Geometry(False, 32, 256, 3136), (2, 2, 16, 2), torch.device("cuda", 1)
+    small_parts = ASSUMED._replace(chip=h100((14,) * 9))
+    monkeypatch.setattr(tuned, "card_of", lambda device: small_parts if device == other else H100)
+    walked, shared = cross_connect_launch(large, *sizes, H100), on_chip(large, *sizes, CHIP)
+    assert shared.cluster == 16
+    tuned.write(GPU, tuned.entries(shared, walked, large, *sizes, False))
+    for _ in range(2):
+        assert tuned.launch_for(large, *sizes, GPU) == shared
+        tuned.launch_for.cache_clear()
+        with pytest.warns(
+            RuntimeWarning, match=r"\['cluster', 16\], which this card .* cannot run"
+        ):
+            assert tuned.launch_for(large, *sizes, other) == walked
+    candidates = tuned.candidates(walked, large, *sizes, small_parts, False)
+    assert {launch.method for launch in candidates} == {"split", "streamed"}
 
 
 def test_a_table_of_another_version_is_no_danger(table):
     tuned.write(GPU, {key(): ["clever", 9]})
-    with pytest.warns(RuntimeWarning, match=r"clever.*does not know; tune again"):
+    with pytest.warns(RuntimeWarning, match=r"clever.*cannot run; tune again"):
         assert tuned.launch_for(GEOMETRY, *SIZES, GPU) == rule_launch()
 
 

@@ -14,7 +14,8 @@ import torch
 from benchmarks.machine import tf32
 from benchmarks.measure import CudaClock, contest, spread
 from mpkernels.ops import native
-from mpkernels.ops.onchip import chip_of
+from mpkernels.ops.chip import Block, chip_of
+from mpkernels.ops.onchip import CLUSTERS
 
 CLOCKS = (
     "driver_version", "clocks.sm", "clocks.mem", "clocks.max.sm", "clocks.max.mem",
@@ -45,6 +46,15 @@ def copy_rate() -> float:
     return 2 * x.nbytes / spread(times["copy"])["median"] * 1e6
 
 
+def active_clusters(device: torch.device) -> dict[str, int]:
+    """How many clusters of each size run at a time, with a block on each multiprocessor."""
+    chip = chip_of(device)
+    if chip is None:
+        return {}
+    blocks = (Block(False, 4, 2, cluster, 512, chip.block_bytes) for cluster in CLUSTERS[1:])
+    return {str(b.cluster): chip.active_clusters(b) for b in blocks if b.cluster <= chip.cluster}
+
+
 def run(case: str) -> dict[str, Any]:
     """The row; RuntimeError where torch has no GPU."""
     if not torch.cuda.is_available():
@@ -62,7 +72,7 @@ def run(case: str) -> dict[str, Any]:
         "tf32": tf32(),
         "cuda_library": native.why_no_cuda or "loaded",
         "cpu_library": native.why_no_cpu or "loaded",
-        "on_chip": str(chip_of(device)),
+        "active_clusters": active_clusters(device),
         "copy_gigabytes_per_second": round(copy_rate() * 1e-9),
         "clocks": clocks(),
         "date": time.strftime("%Y-%m-%d"),

@@ -53,18 +53,15 @@ SHIM_UNSEEN inline float shuffle_xor(float value, int lane, const Where& where =
   return shim::exchange(value, lane, site_of(where));
 }
 
-SHIM_UNSEEN inline void arrive_cluster(int cluster, const Where& where = Where::current()) {
-  if (cluster == 1 || shim::is_skipped(site_of(where))) return;
-  shim::current->cluster_generation = shim::arrive(shim::cluster_barrier);
-}
-SHIM_UNSEEN inline void wait_cluster(int cluster, const Where& where = Where::current()) {
-  if (cluster == 1 || shim::is_skipped(site_of(where))) return;
-  shim::wait(shim::cluster_barrier, shim::current->cluster_generation, site_of(where));
-}
 SHIM_UNSEEN inline void sync_cluster(int cluster, const Where& where = Where::current()) {
   if (cluster == 1) return sync_block(where);
-  arrive_cluster(cluster, where);
-  wait_cluster(cluster, where);
+  if (!shim::is_skipped(site_of(where))) shim::sync_cluster(site_of(where));
+}
+SHIM_UNSEEN inline void leave_cluster(int cluster, const Where& where = Where::current()) {
+  if (cluster > 1 && !shim::is_skipped(site_of(where))) shim::leave_cluster();
+}
+SHIM_UNSEEN inline void wait_cluster(int cluster, const Where& where = Where::current()) {
+  if (cluster > 1 && !shim::is_skipped(site_of(where))) shim::wait_cluster(site_of(where));
 }
 SHIM_UNSEEN inline const float* remote(const float* at, int rank) {
   if (rank >= shim::now.cluster) shim::fail("there is no block of this rank", {});
