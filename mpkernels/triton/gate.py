@@ -25,6 +25,7 @@ from mpkernels.triton.gate_mlp import (
     times_w1_transposed,
 )
 from mpkernels.triton.gate_parameter_grads import parameter_gradients
+from mpkernels.triton.gate_stages import gates_stage
 from mpkernels.triton.launch import (
     WALK_WEIGHTS,
     chunk_constants,
@@ -35,7 +36,7 @@ from mpkernels.triton.launch import (
     overlaps,
 )
 from mpkernels.triton.launch_arguments import geometry_like, reading, rows_of
-from mpkernels.triton.stages import gates_stage, pool_stage
+from mpkernels.triton.stages import pool_stage
 from mpkernels.triton.sums import end_of, span_of, spans_of
 
 

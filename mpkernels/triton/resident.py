@@ -72,8 +72,8 @@ def resident_kernel(
     COLS: tl.constexpr = CHANNELS if CHANNELS_LAST else POSITIONS
     BLOCK_CHANNELS: tl.constexpr = BLOCK_COLS if CHANNELS_LAST else BLOCK_ROWS
     POSITION_AXIS: tl.constexpr = 0 if CHANNELS_LAST else 1
-    # Rows longer than a warp's 16-byte loads: their sums share the exchange between warps.
-    LONG: tl.constexpr = BLOCK_COLS * xs[0].dtype.element_ty.primitive_bitwidth > 32 * 128
+    # Rows longer than the 16-byte loads of a warp: sums of all maps cross warps together.
+    SHARED_ROWS: tl.constexpr = BLOCK_COLS * xs[0].dtype.element_ty.primitive_bitwidth > 32 * 128
     # W2 and its bias would lie in registers that the maps of a large sample need.
     EARLY: tl.constexpr = INPUTS * BLOCK_ROWS * BLOCK_COLS < 32768
     sample = tl.program_id(0).to(tl.int64)
@@ -96,7 +96,7 @@ def resident_kernel(
     for _ in tl.static_range(INPUTS, BLOCK_INPUTS):
         tiles = tiles + (tl.zeros([BLOCK_ROWS, BLOCK_COLS], ACC),)
     tl.debug_barrier()  # the compiler sinks no load below it
-    if LONG and not CHANNELS_LAST:
+    if SHARED_ROWS and not CHANNELS_LAST:
         z = tl.sum(stack(tiles, 0, BLOCK_INPUTS), POSITION_AXIS) / POSITIONS
     else:
         means = ()

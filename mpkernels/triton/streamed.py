@@ -9,16 +9,13 @@ from __future__ import annotations
 import triton
 import triton.language as tl
 
-from mpkernels.triton.stages import (
+from mpkernels.triton.gate_stages import (
     differentiate_stage,
-    dot_stage,
     gates_stage,
     grad_pooled_stage,
-    grad_stage,
     hidden_stage,
-    mix_stage,
-    pool_stage,
 )
+from mpkernels.triton.stages import dot_stage, grad_stage, mix_stage, pool_stage
 
 
 @triton.jit(do_not_specialize=["batch"])

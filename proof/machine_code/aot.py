@@ -15,6 +15,8 @@ import triton
 from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource
 
+from proof.machine_code.order import read_order
+
 TARGETS = {
     "sm_80": GPUTarget("cuda", 80, 32),
     "sm_90": GPUTarget("cuda", 90, 32),
@@ -44,6 +46,8 @@ class Compiled(NamedTuple):
     wide_loads: int  # of 16 bytes
     wide_stores: int
     atomics: int
+    early_wide_loads: int  # before threads first exchange something; 0 on AMD
+    trips: int  # to memory, one after the other; 0 on AMD
     cpu_seconds: float  # of this process and of ptxas
 
 
@@ -103,7 +107,8 @@ def read_cubin(cubin: bytes, shared: int, cpu_seconds: float) -> Compiled:
             return subprocess.run(command, capture_output=True, text=True, check=True).stdout
 
         usage = run(tools / "cuobjdump", "-res-usage", file.name)
-        code = Counter(_SASS.findall(run(tools / "nvdisasm", "-c", "-ndf", file.name)))
+        sass = run(tools / "nvdisasm", "-c", "-ndf", file.name)
+    code = Counter(_SASS.findall(sass))
     usage_match = re.search(r"REG:(\d+) STACK:(\d+)", usage)
     assert usage_match and code, usage
     return Compiled(
@@ -117,6 +122,7 @@ def read_cubin(cubin: bytes, shared: int, cpu_seconds: float) -> Compiled:
         wide_stores=_count(code, r"STG\.[A-Z0-9.]*128"),
         atomics=_count(code, r"(RED|ATOM|ATOMG)\b"),
         cpu_seconds=cpu_seconds,
+        **read_order(sass)._asdict(),
     )
 
 
@@ -140,6 +146,8 @@ def _read_amdgcn(text: str, shared: int, cpu_seconds: float) -> Compiled:
         wide_loads=_count(code, r"(global|buffer)_load_dwordx4"),
         wide_stores=_count(code, r"(global|buffer)_store_dwordx4"),
         atomics=_count(code, r"(global|buffer)_atomic"),
+        early_wide_loads=0,
+        trips=0,
         cpu_seconds=cpu_seconds,
     )
 

@@ -14,7 +14,7 @@ import triton.language as tl
 
 from mpkernels.triton import resident
 from proof.launches import KERNELS
-from proof.machine_code.aot import Compiled, compile_for
+from proof.machine_code.aot import TARGETS, Compiled, compile_for, source
 from proof.machine_code.budgets import (
     DTYPES,
     EVERY_KERNEL,
@@ -25,6 +25,7 @@ from proof.machine_code.budgets import (
     rows,
 )
 from proof.machine_code.ceilings import CEILINGS, allowed_to, exceeded
+from proof.machine_code.order import read_order
 from proof.problems.networks import Router, shape
 from proof.recorder import launches_of
 
@@ -47,23 +48,54 @@ def test_kernels_stay_below_their_ceilings(job):
     assert excesses(list(rows([job], ["sm_90"], processes=1))) == []
 
 
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("job", SQUARE, ids=str)
+def test_a_forward_asks_for_all_maps_before_threads_exchange_anything(job, dtype):
+    (row,) = (
+        row
+        for row in rows([job._replace(dtype=dtype)], ["sm_90"], processes=1)
+        if row.kernel == "resident_kernel"
+    )
+    assert row.code.early_wide_loads >= row.maps[0] > 0 and row.code.trips <= 3
+
+
+def test_trips_are_loads_that_wait_for_others():
+    """The third load follows the use of the second; the address of the last is a loaded value."""
+    sass = """
+        /*0000*/                   LDG.E.128 R4, desc[UR4][R2.64] ;
+        /*0010*/                   LDG.E R8, desc[UR4][R2.64+0x10] ;
+        /*0020*/                   FADD R9, R9, R8 ;
+        /*0030*/                   SHFL.BFLY PT, R10, R9, 0x1, 0x1f ;
+        /*0040*/               @P0 LDG.E.128 R12, desc[UR4][R2.64+0x20] ;
+        /*0050*/                   STG.E desc[UR4][R2.64], R20 ;
+        /*0060*/                   LDG.E R21, desc[UR4][R14.64] ;
+        /*0070*/                   LDG.E R22, desc[UR4][R2.64] ;
+    """
+    assert read_order(sass) == (1, 3)
+    assert read_order(sass.replace("SHFL", "FADD")) == (2, 3)
+
+
 @triton.jit
-def _spread(values, i, q):
-    return tl.sum(tl.where(i == q, values, 0.0)[None, :], 1)[:, None]
+def _one_by_one(parts, COUNT: tl.constexpr):
+    sums = ()
+    for p in tl.static_range(COUNT):
+        sums = sums + (tl.sum(parts[p], 1),)
+    return sums
 
 
-def exceeded_by_resident(code, router=""):
-    """The ceilings of the resident forward that this code exceeds for sm_90, as one text."""
-    return " ".join(exceeded("resident_kernel", router, "sm_90", code))
+def exceeded_by_resident(code, kernel="resident_kernel"):
+    """The ceilings of a resident kernel that this code exceeds for sm_90, as one text."""
+    return " ".join(exceeded(kernel, "", "sm_90", code))
 
 
-def test_tiles_that_pass_through_shared_memory_are_refused(monkeypatch):
-    """A gate becomes a tensor [1, 1], which changes no result and spills nothing."""
-    (launch,), _ = launches_of(Router("", 16, (8, 8), 3, 3), torch.float32)
-    assert exceeded_by_resident(compile_for("sm_90", launch.kernel, *launch[2:])) == ""
-    monkeypatch.setattr(resident, "of_path", _spread)
-    excess = exceeded_by_resident(compile_for("sm_90", launch.kernel, *launch[2:]))
-    assert "shared_stores" in excess and "barriers" in excess
+def test_sums_with_barriers_of_their_own_are_refused(monkeypatch):
+    """Each of 16 products of maps is summed alone, which is as right."""
+    _, (launch, *_) = launches_of(Router("", 64, (8, 8), 4, 4), torch.float32)
+    together = compile_for("sm_90", launch.kernel, *launch[2:])
+    assert exceeded_by_resident(together, "resident_backward_kernel") == ""
+    monkeypatch.setattr(resident, "sums_of", _one_by_one)
+    alone = compile_for("sm_90", launch.kernel, *launch[2:])
+    assert "barriers" in exceeded_by_resident(alone, "resident_backward_kernel")
 
 
 def test_a_spill_would_be_seen():
@@ -78,12 +110,32 @@ def test_ceilings_bite():
     ceiling = CEILINGS["resident_kernel"]
     at_ceiling = Compiled(
         *ceiling[:4], registers=255, shared=0, wide_loads=0, wide_stores=0, atomics=0,
-        cpu_seconds=ceiling.cpu_seconds,
+        early_wide_loads=0, trips=ceiling.trips, cpu_seconds=ceiling.cpu_seconds,
     )  # fmt: skip
     assert exceeded_by_resident(at_ceiling) == ""
     for column, limit in ceiling._asdict().items():
         assert column in exceeded_by_resident(at_ceiling._replace(**{column: limit + 1}))
     assert exceeded("new_kernel", "", "sm_90", at_ceiling) == ["new_kernel has no ceiling"]
+
+
+def test_an_overlapping_launch_waits_before_it_loads():
+    """Hopper starts it beside the one before it, whose last store it may not miss."""
+    overlapping = {}
+    for job in EVERY_KERNEL:
+        for launch in job.launches():
+            if "OVERLAP" in launch.constants:
+                constants = {**launch.constants, "OVERLAP": True}
+                specialised = source(launch.kernel, launch.arguments, constants)
+                compiled = triton.compile(specialised, TARGETS["sm_90"], launch.options)
+                overlapping[launch.kernel.__name__] = compiled.asm["ptx"]
+    waiting = {"_parameter_gradients_kernel", "_add_parts_kernel"}
+    letting = set(overlapping) - {"_add_parts_kernel"}
+    assert waiting < set(overlapping) and len(overlapping) == 6
+    for name, ptx in overlapping.items():
+        assert ("griddepcontrol.launch_dependents" in ptx) == (name in letting)
+        assert ("griddepcontrol.wait" in ptx) == (name in waiting)
+        if name in waiting:
+            assert ptx.index("griddepcontrol.wait") < ptx.index("ld.global")
 
 
 CHOSEN = [
