@@ -254,7 +254,7 @@ def _method(operator: str, backend: str, args: Any, device: str) -> tuple[str | 
     if elements > most:
         why = f"{kept} of its maps, padded, take {elements} registers, a block has {most}"
     elif isinstance(cross_connect_launch(*sizes, CARD, backward), Walk):
-        why = f"w1 of a path, {hidden} x {geometry.channels}, does not fit beside the maps"
+        why = f"w1, {inputs} x {hidden} x {geometry.channels}, does not fit beside the maps"
     else:
         why = "mpkernels.tune found that faster"
     return launch.method, [f"{operator} walks a sample twice: {why}"]

@@ -89,23 +89,23 @@ def other_launches_of(router: Router, dtype, batch=4, channels_last=False):
     xs = empty_paths(router, batch, dtype, channels_last)
     grads = [None, *empty_paths(router._replace(inputs=n - 1), batch, dtype, channels_last)]
     parameters = [torch.empty(*s) for s in ((m, 16, channels), (m, 16), (m, n, 16), (m, n))]
+    bare = [parameters[0], None, parameters[2], None]  # without biases
     mix_gates = [torch.empty(batch, m, n), torch.empty(batch, m, n, channels)]
     predictions = empty_predictions(router, batch, dtype, channels_last)
     us, (combine_gates, _, scale, _), combine_grads = predictions
     combine_rest = (combine_gates, (None, scale, None), False)
     with recorded_launches() as forward:
-        *ys, gates, pooled = cross_connect.cross_connect(xs, parameters, SOFTMAX)
-        gate.gate(xs, parameters, SOFTMAX)
+        *ys, gates, pooled = cross_connect.cross_connect(xs, bare, SOFTMAX)
+        gate.gate(xs, bare, SOFTMAX)
         for weights in mix_gates:
             mix.mix(xs, weights)
         combine.combine(us, *combine_rest)
     wanted, kept = (False, *(True,) * (m - 1)), [gates, pooled]
     with recorded_launches() as backward:
         cross_connect.cross_connect_backward(
-            [*grads, None], kept, xs, parameters, SOFTMAX,
-            mask_of((*wanted, True, True, True, False)),
+            [*grads, None], kept, xs, bare, SOFTMAX, mask_of((*wanted, True, False, True, False)),
         )  # fmt: skip
-        gate.gate_backward(gates, kept, parameters, SOFTMAX, mask_of((True,) * 4))
+        gate.gate_backward(gates, kept, bare, SOFTMAX, mask_of((True, False, True, False)))
         for weights in mix_gates:
             mix.mix_backward(grads, [], xs, weights, mask_of((*wanted, True)))
         combine.combine_backward(

@@ -68,8 +68,9 @@ def load_b1(
     i, k = i[None, :], tl.arange(0, BLOCK_HIDDEN)[:, None]
     if gate.b1 is None:
         return tl.zeros([BLOCK_HIDDEN, i.shape[1]], ACC)
-    inside = (i < INPUTS) & (k < HIDDEN)
-    return tl.load(gate.b1 + i * HIDDEN + k, mask=inside, other=0.0).to(ACC)
+    else:
+        inside = (i < INPUTS) & (k < HIDDEN)
+        return tl.load(gate.b1 + i * HIDDEN + k, mask=inside, other=0.0).to(ACC)
 
 
 @triton.jit

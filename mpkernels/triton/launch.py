@@ -28,7 +28,7 @@ RESIDENT_ELEMENTS = 32768
 # Rows that do not start at 16 bytes are loaded one by one, with an address each (7 x 7 maps).
 RESIDENT_UNALIGNED = 16384
 # The resident kernels hold w1 of all paths too: so many values of it, and with the maps.
-RESIDENT_WEIGHTS = 32768
+RESIDENT_WEIGHTS = 16384
 RESIDENT_VALUES = 40960
 # A chunk of a sample that is walked: large against the launch of a block, small against a sample.
 CHUNK_ELEMENTS = 8192
@@ -197,7 +197,7 @@ def cross_connect_launch(
         # 32 values of maps for each thread of a small block, up to 128 of a large one, leave room
         # for w1 and addresses below the 255 registers of a thread.
         warps = next_power_of_2(max(elements // 1024, weights // 2048))
-        return Resident(rows, cols, min(warps, 8 if weights <= 16384 else 16))
+        return Resident(rows, cols, min(warps, 8))
     chunks = chunks_of(geometry, hidden, itemsize, inputs * outputs)
     one = max(1, kept * geometry.channels * geometry.positions * itemsize)
     fit = max(1, int(card.l2_bytes * L2_SHARE) // one)

@@ -145,7 +145,7 @@ def candidates(
     """What `tune` tries: the rule's launch first, then its neighbours, then shared memory."""
     yield ruled
     if isinstance(ruled, Resident):
-        for warps in (2, 4, 8, 16):
+        for warps in (1, 2, 4, 8, 16):
             values = ruled.rows * ruled.cols * max(inputs, outputs)
             if warps != ruled.num_warps and values <= warps * 32 * 128 <= 4 * RESIDENT_ELEMENTS:
                 yield ruled._replace(num_warps=warps)

@@ -82,6 +82,7 @@ EVERY_KERNEL = [
     Job("cross_connect", Router("", 64, (8, 8), 2, 2)),
     Job("cross_connect", Router("", 16, (32, 32), 4, 4)),
     Job("other", Router("", 64, (56, 56), 2, 2)),
+    Job("other", Router("", 16, (8, 8), 3, 3)),
 ]
 
 

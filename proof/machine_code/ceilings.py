@@ -71,6 +71,8 @@ _BLOCKS = "ptxas stops at a number of registers that lets one more block run at 
 ALLOWANCES = [
     Allowance("resident_kernel", "[32x16x16] 4->4", "sm_90", "3.6.", "spilled_bytes", 70, _MIXED),
     Allowance("resident_kernel", "[128x8x8] 4->4", "sm_90", "3.6.", "spilled_bytes", 106, _MIXED),
+    Allowance("resident_backward_kernel", "[3x32x32] 1->3", "sm_90", "3.6.", "spilled_bytes", 10,
+              _BLOCKS),
     Allowance("streamed_backward_kernel", "[16x32x32] 4->4", "sm_80", "3.6.", "spilled_bytes", 24,
               "it reaches the 192 registers that launch.py grants it"),
     Allowance("_parameter_gradients_kernel", ANY, "sm_100", "3.6.", "spilled_bytes", 10, _BLOCKS),

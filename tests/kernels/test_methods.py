@@ -76,7 +76,7 @@ def test_the_weights_are_the_reason_where_the_maps_fit(no_poison):
         router = mpk.CrossConnect(2048, 1, 2, hidden=hidden)
         explained = mpk.explain(router, xs, device="cuda")
         assert [kernel.method for kernel in explained.kernels] == [method] * 2
-        why = f"w1 of a path, {hidden} x 2048, does not fit beside the maps"
+        why = f"w1, 1 x {hidden} x 2048, does not fit beside the maps"
         assert (why in str(explained)) == (method == "split")
 
 
