@@ -42,8 +42,6 @@ WALK_ELEMENTS = 2048
 WALK_WEIGHTS = 2048
 # Terms that one accumulator takes before its sum goes to the next level; see triton/sums.py.
 SUM_TERMS = 128
-# Tiles that two levels of at most 512 terms add.
-SUM_TILES = 512**2
 # What may be kept in L2 for a second read; the rest is for what streams through.
 L2_SHARE = 0.6
 # Below this share of busy multiprocessors a sample is split over several blocks.
@@ -54,6 +52,10 @@ PARAMETER_SAMPLES = 128
 # in 256 threads, and leaves one value per channel and tile: twice as many values halve those.
 COMBINE_ELEMENTS = 2048
 COMBINE_GRAD_ELEMENTS = 4096
+# What tiles of mix's backward leave for gates of channels, stored and loaded, as a share of maps.
+MIX_SUMS_SHARE = 0.02
+# Sums of its tiles that a thread holds until they are exchanged.
+MIX_SUMS = 32
 # Tiles along the positions that one program adds to the gradients of combine's parameters.
 COMBINE_TILES = 1024
 
@@ -230,15 +232,91 @@ class Tile(NamedTuple):
         return -(-geometry.rows // self.rows), -(-geometry.cols // self.cols)
 
 
-def tile_of(geometry: Geometry) -> Tile:
-    """Tiles of up to 2,048 elements, as wide as a row allows.
+def mix_tile(geometry: Geometry, itemsize: int, kept: int) -> Tile:
+    """Tiles of mix, and of its backward where a sum takes whole tiles; small vectors share one.
 
-    In channels_last they are narrower where a sum would take more than SUM_TILES of them.
+    Args:
+        geometry: of a map, which is a vector if its samples have no gaps and gates are scalars.
+        itemsize: bytes of an element.
+        kept: tiles of maps that a block keeps at a time.
     """
-    cols = min(next_power_of_2(geometry.cols), 512)
-    while cols > 16 and geometry.rows * cols > SUM_TILES * WALK_ELEMENTS:
-        cols //= 2
-    return Tile(min(next_power_of_2(geometry.rows), WALK_ELEMENTS // cols), cols, 8)
+    values = _mix_values(kept, itemsize)
+    if geometry.rows == 1:
+        return _vector_tile(geometry.cols, values, 128 * values)
+    cols = _width_of(geometry.cols, 64 if geometry.channels_last else 512)
+    rows = min(next_power_of_2(geometry.rows), 128 * values // cols)
+    return _of_warps(rows, cols, values)
+
+
+def mix_backward_tile(
+    geometry: Geometry, itemsize: int, inputs: int, outputs: int, by_channel: bool
+) -> Tile:
+    """Tiles of mix's backward: one for a sample of up to 512 threads, which then leaves no sums.
+
+    Gates of channels take tiles long enough along the positions for their sums to be small.
+    """
+    values = _mix_values(outputs, itemsize)
+    if not by_channel and geometry.rows == 1 and geometry.cols <= 512 * values:
+        return _vector_tile(geometry.cols, values, 512 * values)
+    if not by_channel or geometry.positions == 1:
+        return mix_tile(geometry, itemsize, outputs)
+    elements, positions = 128 * values, next_power_of_2(geometry.positions)
+    if not geometry.channels_last:
+        if positions > min(1024, elements):
+            padded = {width: -(-geometry.cols // width) * width for width in (1024, 512)}
+            positions = min(elements, *sorted(padded, key=padded.__getitem__)[:1])
+        return _of_warps(
+            min(next_power_of_2(geometry.rows), elements // positions), positions, values
+        )
+    channels = next_power_of_2(geometry.channels)
+    least = min(32 // itemsize, channels)  # whole sectors of 32 bytes
+    # A tile stores and loads 4 bytes (of float64 8) for each gate of a channel.
+    of_gates = 2 * max(4, itemsize) * inputs * outputs
+    of_maps = MIX_SUMS_SHARE * (2 * inputs + outputs) * itemsize
+    long = max(next_power_of_2(math.ceil(of_gates / of_maps)), elements // least)
+    rows = min(positions, long, 512 * values // least)
+    return _of_warps(rows, min(channels, max(least, elements // rows)), values)
+
+
+def _mix_values(kept: int, itemsize: int) -> int:
+    """Values of one tile in a thread; float64 takes twice the registers."""
+    values = 16 if kept <= 4 else 8
+    return values // 2 if itemsize == 8 else values
+
+
+def _vector_tile(cols: int, values: int, most: int) -> Tile:
+    """A row of one vector; several where 128 threads take a short one with 8 values each."""
+    cols = min(next_power_of_2(cols), most)
+    if cols <= 128 * 8:
+        values = min(values, 8)
+    return _of_warps(max(1, 128 * values // cols), cols, values)
+
+
+def _of_warps(rows: int, cols: int, values: int) -> Tile:
+    """A tile with so many values in each thread, or fewer."""
+    return Tile(rows, cols, max(1, min(rows * cols // (32 * values), 16)))
+
+
+def mix_lanes(
+    geometry: Geometry, tile: Tile, vector: int, inputs: int, outputs: int, by_channel: bool
+) -> tuple[int, int]:
+    """Threads of a block of mix's backward, and paths whose sums it exchanges together.
+
+    Args:
+        geometry: of a map, as for `mix_backward_tile`.
+        tile: of the block.
+        vector: neighbours that a thread accesses at once.
+        inputs: m.
+        outputs: n.
+        by_channel: whether gates are one per channel.
+    """
+    lanes = 32 * tile.num_warps
+    sums = 1  # of a gate that a thread takes part in
+    if by_channel and geometry.channels_last:
+        sums = vector
+    elif by_channel or geometry.rows == 1:
+        sums = max(1, tile.rows * min(lanes, max(1, tile.cols // vector)) // lanes)
+    return lanes, max(1, min(inputs, MIX_SUMS // (outputs * sums)))
 
 
 def combine_tile(geometry: Geometry, itemsize: int, terms: int = 0) -> Tile:

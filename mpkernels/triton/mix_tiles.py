@@ -1,0 +1,121 @@
+"""How programs of mix share its maps, and where they find the gates."""
+
+from __future__ import annotations
+
+import math
+from typing import Any, NamedTuple
+
+import triton
+import triton.language as tl
+from torch import Tensor
+
+from mpkernels.ops.layout import Geometry
+from mpkernels.triton.launch import Tile
+from mpkernels.triton.launch_arguments import Arguments, rows_of, triton_dtype
+
+FLAT_ELEMENTS = 2**30  # of a sample whose columns 32 bits number, with those of a tile beyond it
+
+
+class Cover(NamedTuple):
+    """Maps as their tiles cover them."""
+
+    geometry: Geometry
+    unit: int  # a power of two up to 16 that divides all distances of rows and samples
+
+    @property
+    def vectors(self) -> bool:
+        """Whether a sample is one row: the rows of a tile are then samples."""
+        return self.geometry.rows == 1
+
+    def programs(self, tile: Tile) -> int:
+        """How many tiles there are."""
+        rows, cols = tile.counts(self.geometry)
+        batch = self.geometry.batch
+        return cols * (-(-batch // tile.rows) if self.vectors else batch * rows)
+
+    def constants(self, gates: Tensor, like: Tensor, tile: Tile) -> dict[str, Any]:
+        """The compile-time arguments that both directions take."""
+        return {
+            "BY_CHANNEL": gates.dim() == 4,
+            "INPUTS": gates.shape[1],
+            "OUTPUTS": gates.shape[2],
+            "CHANNELS": self.geometry.channels,
+            "POSITIONS": self.geometry.positions,
+            "CHANNELS_LAST": self.geometry.channels_last,
+            "UNIT": self.unit,
+            "BLOCK_ROWS": tile.rows,
+            "BLOCK_COLS": tile.cols,
+            "ACC": triton_dtype(like),
+            "num_warps": tile.num_warps,
+        }
+
+
+def cover_of(geometry: Geometry, by_channel: bool, *maps: Arguments) -> Cover:
+    """To gates that are one per sample, a sample without gaps is one row, a vector."""
+    size = geometry.channels * geometry.positions
+    if not by_channel and size < FLAT_ELEMENTS and rows_of(geometry, *maps).dense:
+        geometry = Geometry(True, geometry.batch, size, 1)
+    strides = [stride for _, batch, _ in maps for stride in batch]
+    if geometry.rows > 1:
+        strides += [stride for _, _, row in maps for stride in row]
+    return Cover(geometry, math.gcd(16, *strides))
+
+
+def gate_strides(gates: Tensor) -> tuple[int, int, int, int]:
+    """Elements from sample to sample, input to input, output to output, channel to channel."""
+    batch, inputs, outputs, *channels = gates.stride()
+    return batch, inputs, outputs, channels[0] if channels else 0
+
+
+@triton.jit
+def place_of(
+    program, batch,
+    ROWS: tl.constexpr, COLS: tl.constexpr, BLOCK_ROWS: tl.constexpr, BLOCK_COLS: tl.constexpr,
+):  # fmt: skip
+    """Samples of a tile, its rows and columns, what of it is inside, and its number in a sample.
+
+    The samples are a column for vectors, otherwise a scalar.
+    """
+    COL_TILES: tl.constexpr = tl.cdiv(COLS, BLOCK_COLS)
+    col = program % COL_TILES * BLOCK_COLS + tl.arange(0, BLOCK_COLS)[None, :]
+    line = tl.arange(0, BLOCK_ROWS)[:, None]
+    if ROWS == 1:
+        tile = program % COL_TILES
+        sample = program // COL_TILES * BLOCK_ROWS + line
+        row = tl.zeros([BLOCK_ROWS, 1], tl.int32)
+        inside = (sample < batch) & (col < COLS)
+    else:
+        TILES: tl.constexpr = tl.cdiv(ROWS, BLOCK_ROWS) * COL_TILES
+        tile = program % TILES
+        sample = program // TILES
+        row = tile // COL_TILES * BLOCK_ROWS + line
+        inside = (row < ROWS) & (col < COLS)
+    return sample.to(tl.int64), row, col, inside, tile
+
+
+@triton.jit
+def offsets(
+    sample, row, col, batch_stride, row_stride, ROWS: tl.constexpr, UNIT: tl.constexpr
+):
+    """Where a tile lies in a map. That UNIT divides the strides is what wide accesses need."""
+    start = sample * (batch_stride // UNIT * UNIT)
+    if ROWS > 1:
+        start += row.to(tl.int64) * (row_stride // UNIT * UNIT)
+    return start + col
+
+
+@triton.jit
+def gate_of(
+    gates, sample, i, o, row, col, batch,
+    batch_stride, input_stride, output_stride, channel_stride,
+    BY_CHANNEL: tl.constexpr, CHANNELS: tl.constexpr, CHANNELS_LAST: tl.constexpr,
+    ACC: tl.constexpr,
+):  # fmt: skip
+    """g_ij of the samples of a tile, one value each or one per channel."""
+    at = gates + sample * batch_stride + i * input_stride + o * output_stride
+    known = sample < batch
+    if BY_CHANNEL:
+        c = col if CHANNELS_LAST else row
+        at = at + c.to(tl.int64) * channel_stride
+        known = known & (c < CHANNELS)
+    return tl.load(at, mask=known, other=0.0).to(ACC)
