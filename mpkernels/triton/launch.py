@@ -54,8 +54,10 @@ COMBINE_ELEMENTS = 2048
 COMBINE_GRAD_ELEMENTS = 4096
 # What tiles of mix's backward leave for gates of channels, stored and loaded, as a share of maps.
 MIX_SUMS_SHARE = 0.02
-# Sums of its tiles that a thread holds until they are exchanged.
-MIX_SUMS = 32
+# Sums for gates of channels that a thread holds.
+MIX_CHANNEL_SUMS = 160
+# Gates of channels that mix's forward loads before it needs them.
+MIX_GATES = 16
 # Tiles along the positions that one program adds to the gradients of combine's parameters.
 COMBINE_TILES = 1024
 
@@ -233,12 +235,12 @@ class Tile(NamedTuple):
 
 
 def mix_tile(geometry: Geometry, itemsize: int, kept: int) -> Tile:
-    """Tiles of mix, and of its backward where a sum takes whole tiles; small vectors share one.
+    """Tiles of mix: 16 values of each map for each of 128 threads; small vectors share one.
 
     Args:
         geometry: of a map, which is a vector if its samples have no gaps and gates are scalars.
         itemsize: bytes of an element.
-        kept: tiles of maps that a block keeps at a time.
+        kept: tiles of maps that a block keeps at a time; more than four leave room for 8 values.
     """
     values = _mix_values(kept, itemsize)
     if geometry.rows == 1:
@@ -248,34 +250,12 @@ def mix_tile(geometry: Geometry, itemsize: int, kept: int) -> Tile:
     return _of_warps(rows, cols, values)
 
 
-def mix_backward_tile(
-    geometry: Geometry, itemsize: int, inputs: int, outputs: int, by_channel: bool
-) -> Tile:
-    """Tiles of mix's backward: one for a sample of up to 512 threads, which then leaves no sums.
-
-    Gates of channels take tiles long enough along the positions for their sums to be small.
-    """
-    values = _mix_values(outputs, itemsize)
+def mix_backward_tile(geometry: Geometry, itemsize: int, kept: int, by_channel: bool) -> Tile:
+    """As `mix_tile`, but up to 512 threads take a whole vector, whose sums are then complete."""
+    values = _mix_values(kept, itemsize)
     if not by_channel and geometry.rows == 1 and geometry.cols <= 512 * values:
         return _vector_tile(geometry.cols, values, 512 * values)
-    if not by_channel or geometry.positions == 1:
-        return mix_tile(geometry, itemsize, outputs)
-    elements, positions = 128 * values, next_power_of_2(geometry.positions)
-    if not geometry.channels_last:
-        if positions > min(1024, elements):
-            padded = {width: -(-geometry.cols // width) * width for width in (1024, 512)}
-            positions = min(elements, *sorted(padded, key=padded.__getitem__)[:1])
-        return _of_warps(
-            min(next_power_of_2(geometry.rows), elements // positions), positions, values
-        )
-    channels = next_power_of_2(geometry.channels)
-    least = min(32 // itemsize, channels)  # whole sectors of 32 bytes
-    # A tile stores and loads 4 bytes (of float64 8) for each gate of a channel.
-    of_gates = 2 * max(4, itemsize) * inputs * outputs
-    of_maps = MIX_SUMS_SHARE * (2 * inputs + outputs) * itemsize
-    long = max(next_power_of_2(math.ceil(of_gates / of_maps)), elements // least)
-    rows = min(positions, long, 512 * values // least)
-    return _of_warps(rows, min(channels, max(least, elements // rows)), values)
+    return mix_tile(geometry, itemsize, kept)
 
 
 def _mix_values(kept: int, itemsize: int) -> int:
@@ -297,26 +277,67 @@ def _of_warps(rows: int, cols: int, values: int) -> Tile:
     return Tile(rows, cols, max(1, min(rows * cols // (32 * values), 16)))
 
 
-def mix_lanes(
-    geometry: Geometry, tile: Tile, vector: int, inputs: int, outputs: int, by_channel: bool
-) -> tuple[int, int]:
-    """Threads of a block of mix's backward, and paths whose sums it exchanges together.
+class ChannelTile(NamedTuple):
+    """How a warp of mix's backward walks a span of positions of its channels.
+
+    A tile is [repeats, groups, lines, width]; warps share the groups. NCHW: a group is a channel,
+    and a line of `width` positions. channels_last: `width` channels at `lines` positions.
+    """
+
+    span: int  # positions of one program
+    repeats: int
+    groups: int
+    lines: int
+    width: int
+    vector: int  # neighbours that a thread adds at once: positions, so 1 in channels_last
+    num_warps: int
+
+    def channels(self, channels_last: bool) -> int:
+        """Channels of one program."""
+        return self.groups * self.width if channels_last else self.groups
+
+
+def mix_channel_tile(
+    geometry: Geometry, itemsize: int, inputs: int, outputs: int, unit: int
+) -> ChannelTile:
+    """The tile of mix's backward with gates of channels; a thread holds parts of all their sums.
+
+    Spans are whole maps, or so long that what they leave is MIX_SUMS_SHARE of the maps.
 
     Args:
-        geometry: of a map, as for `mix_backward_tile`.
-        tile: of the block.
-        vector: neighbours that a thread accesses at once.
+        geometry: of a map.
+        itemsize: bytes of an element.
         inputs: m.
         outputs: n.
-        by_channel: whether gates are one per channel.
+        unit: a power of two that divides the distances of rows and samples.
     """
-    lanes = 32 * tile.num_warps
-    sums = 1  # of a gate that a thread takes part in
-    if by_channel and geometry.channels_last:
-        sums = vector
-    elif by_channel or geometry.rows == 1:
-        sums = max(1, tile.rows * min(lanes, max(1, tile.cols // vector)) // lanes)
-    return lanes, max(1, min(inputs, MIX_SUMS // (outputs * sums)))
+    gates, full = inputs * outputs * (2 if itemsize == 8 else 1), 16 // itemsize
+    values = _mix_values(outputs, itemsize)
+    channels, positions = next_power_of_2(geometry.channels), next_power_of_2(geometry.positions)
+    # Stored and loaded for each gate of a channel; read and written at each position.
+    of_gates = 2 * max(4, itemsize) * inputs * outputs
+    span = math.ceil(of_gates / (MIX_SUMS_SHARE * (2 * inputs + outputs) * itemsize))
+    if geometry.channels_last:
+        # A lane has a sum per gate and channel: with many paths it takes fewer channels.
+        vector = min(full, channels)
+        while vector > 1 and vector * gates > MIX_CHANNEL_SUMS:
+            vector //= 2
+        width = min(channels, 2 * full if vector == full else vector)  # whole sectors of 32 bytes
+        groups = min(channels // width, max(2, 2 * full // width))
+        lines = min(positions, 32 * vector // width)
+        if vector * gates > MIX_CHANNEL_SUMS // 2:
+            values = min(values, 8)
+        repeats = max(1, min(values // vector, positions // lines))
+        step, whole, vector, warps = repeats * lines, 256, 1, groups
+    else:
+        vector = min(full, unit, positions)
+        width = min(positions, 32 * vector)
+        each = max(1, 32 * values // width)  # such lines of a warp
+        repeats = min(each, positions // width)
+        groups = min(channels, 4 * max(1, min(each // repeats, MIX_CHANNEL_SUMS // 2 // gates)))
+        lines, step, whole, warps = 1, repeats * width, 1024, min(4, groups)
+    span = geometry.positions if geometry.positions <= whole else span
+    return ChannelTile(-(-span // step) * step, repeats, groups, lines, width, vector, warps)
 
 
 def combine_tile(geometry: Geometry, itemsize: int, terms: int = 0) -> Tile:

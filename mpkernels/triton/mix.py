@@ -9,7 +9,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from mpkernels.triton.launch import mix_tile, on_device_of
+from mpkernels.triton.launch import MIX_GATES, mix_tile, on_device_of
 from mpkernels.triton.launch_arguments import (
     finished,
     geometry_like,
@@ -27,11 +27,14 @@ __all__ = ["mix", "mix_backward"]
 def _mix_kernel(
     xs, x_batch_strides, x_row_strides, ys, y_batch_strides, y_row_strides, gates, batch,
     batch_stride, input_stride, output_stride, channel_stride,
-    BY_CHANNEL: tl.constexpr, INPUTS: tl.constexpr, OUTPUTS: tl.constexpr,
+    BY_CHANNEL: tl.constexpr, EARLY: tl.constexpr, INPUTS: tl.constexpr, OUTPUTS: tl.constexpr,
     CHANNELS: tl.constexpr, POSITIONS: tl.constexpr, CHANNELS_LAST: tl.constexpr,
     UNIT: tl.constexpr, BLOCK_ROWS: tl.constexpr, BLOCK_COLS: tl.constexpr, ACC: tl.constexpr,
 ):  # fmt: skip
-    """One program owns one tile: each X_i element is loaded once."""
+    """One program owns one tile: each X_i element is loaded once.
+
+    EARLY: the gates are loaded with the maps, otherwise, too many for registers, when needed.
+    """
     ROWS: tl.constexpr = POSITIONS if CHANNELS_LAST else CHANNELS
     COLS: tl.constexpr = CHANNELS if CHANNELS_LAST else POSITIONS
     sample, row, col, inside, _ = place_of(
@@ -40,18 +43,26 @@ def _mix_kernel(
     tiles, weights = (), ()
     for i in tl.static_range(INPUTS):
         for o in tl.static_range(OUTPUTS):
-            g = gate_of(
-                gates, sample, i, o, row, col, batch,
-                batch_stride, input_stride, output_stride, channel_stride,
-                BY_CHANNEL, CHANNELS, CHANNELS_LAST, ACC,
-            )  # fmt: skip
-            weights = weights + (g,)
+            if EARLY:
+                g = gate_of(
+                    gates, sample, i, o, row, col, batch,
+                    batch_stride, input_stride, output_stride, channel_stride,
+                    BY_CHANNEL, CHANNELS, CHANNELS_LAST, ACC,
+                )  # fmt: skip
+                weights = weights + (g,)
         at = offsets(sample, row, col, x_batch_strides[i], x_row_strides[i], ROWS, UNIT)
         tiles = tiles + (tl.load(xs[i] + at, mask=inside, other=0.0).to(ACC),)
     for o in tl.static_range(OUTPUTS):
-        y = tiles[0] * weights[o]
-        for i in tl.static_range(1, INPUTS):
-            y += tiles[i] * weights[i * OUTPUTS + o]
+        y = tl.zeros([BLOCK_ROWS, BLOCK_COLS], ACC)
+        for i in tl.static_range(INPUTS):
+            if EARLY:
+                y += tiles[i] * weights[i * OUTPUTS + o]
+            else:
+                y += tiles[i] * gate_of(
+                    gates, sample, i, o, row, col, batch,
+                    batch_stride, input_stride, output_stride, channel_stride,
+                    BY_CHANNEL, CHANNELS, CHANNELS_LAST, ACC,
+                )  # fmt: skip
         at = offsets(sample, row, col, y_batch_strides[o], y_row_strides[o], ROWS, UNIT)
         tl.store(ys[o] + at, y.to(ys[o].dtype.element_ty), mask=inside)
 
@@ -61,7 +72,8 @@ def mix(xs: list[Tensor], gates: Tensor) -> list[Tensor]:
     x = xs[0]
     geometry, maps = geometry_like(x), new_maps([x] * gates.shape[2])
     inputs, outputs = reading(xs, geometry, x), writing(maps, geometry, x)
-    cover = cover_of(geometry, gates.dim() == 4, inputs, outputs)
+    by_channel = gates.dim() == 4
+    cover = cover_of(geometry, by_channel, inputs, outputs)
     tile = mix_tile(cover.geometry, x.element_size(), len(xs))
     if programs := cover.programs(tile):
         with on_device_of(x):
@@ -71,6 +83,11 @@ def mix(xs: list[Tensor], gates: Tensor) -> list[Tensor]:
                 gates,
                 geometry.batch,
                 *gate_strides(gates),
-                **cover.constants(gates, x, tile),
+                BY_CHANNEL=by_channel,
+                EARLY=not by_channel or gates.shape[1] * gates.shape[2] <= MIX_GATES,
+                BLOCK_ROWS=tile.rows,
+                BLOCK_COLS=tile.cols,
+                num_warps=tile.num_warps,
+                **cover.constants(gates, x),
             )
     return finished(maps, outputs)

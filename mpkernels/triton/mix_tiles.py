@@ -9,6 +9,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
+from mpkernels.eager.functional import accumulate_dtype
 from mpkernels.ops.layout import Geometry
 from mpkernels.triton.launch import Tile
 from mpkernels.triton.launch_arguments import Arguments, rows_of, triton_dtype
@@ -33,20 +34,16 @@ class Cover(NamedTuple):
         batch = self.geometry.batch
         return cols * (-(-batch // tile.rows) if self.vectors else batch * rows)
 
-    def constants(self, gates: Tensor, like: Tensor, tile: Tile) -> dict[str, Any]:
-        """The compile-time arguments that both directions take."""
+    def constants(self, gates: Tensor, like: Tensor) -> dict[str, Any]:
+        """The compile-time arguments that all kernels of mix take."""
         return {
-            "BY_CHANNEL": gates.dim() == 4,
             "INPUTS": gates.shape[1],
             "OUTPUTS": gates.shape[2],
             "CHANNELS": self.geometry.channels,
             "POSITIONS": self.geometry.positions,
             "CHANNELS_LAST": self.geometry.channels_last,
             "UNIT": self.unit,
-            "BLOCK_ROWS": tile.rows,
-            "BLOCK_COLS": tile.cols,
             "ACC": triton_dtype(like),
-            "num_warps": tile.num_warps,
         }
 
 
@@ -59,6 +56,22 @@ def cover_of(geometry: Geometry, by_channel: bool, *maps: Arguments) -> Cover:
     if geometry.rows > 1:
         strides += [stride for _, _, row in maps for stride in row]
     return Cover(geometry, math.gcd(16, *strides))
+
+
+class Wanted(NamedTuple):
+    """Of a backward: bit masks of outputs that have a gradient and X_i that want one, and dG."""
+
+    present: int
+    paths: int
+    grad_gates: Tensor | None
+
+
+def sums_of(wanted: Wanted, gates: Tensor, like: Tensor, tiles: int) -> Tensor | None:
+    """Where the tiles of a sample leave sums: in the gradient itself if there is one tile."""
+    if wanted.grad_gates is None or tiles == 1:
+        return wanted.grad_gates
+    shape = like.shape[0], tiles, *gates.shape[1:]
+    return gates.new_empty(shape, dtype=accumulate_dtype(like.dtype))
 
 
 def gate_strides(gates: Tensor) -> tuple[int, int, int, int]:
@@ -119,3 +132,24 @@ def gate_of(
         at = at + c.to(tl.int64) * channel_stride
         known = known & (c < CHANNELS)
     return tl.load(at, mask=known, other=0.0).to(ACC)
+
+
+@triton.jit
+def joined(values):
+    """Several tensors [A, L] as one [A, L, a power of two], whose last are 0.
+
+    A thread keeps what it has of all of them, so that one exchange between warps serves all.
+    """
+    COUNT: tl.constexpr = len(values)
+    SIZE: tl.constexpr = triton.next_power_of_2(COUNT)
+    A: tl.constexpr = values[0].shape[0]
+    L: tl.constexpr = values[0].shape[1]
+    for _ in tl.static_range(SIZE - COUNT):
+        values = values + (tl.zeros_like(values[0]),)
+    for level in tl.static_range(10):  # halves of up to 1,024
+        if (SIZE >> level) > 1:
+            pairs = ()
+            for k in tl.static_range(SIZE >> level + 1):
+                pairs = pairs + (tl.join(values[k], values[k + (SIZE >> level + 1)]),)
+            values = pairs
+    return values[0].reshape(A, L, SIZE)
