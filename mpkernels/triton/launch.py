@@ -55,7 +55,7 @@ COMBINE_GRAD_ELEMENTS = 4096
 # What tiles of mix's backward leave for gates of channels, stored and loaded, as a share of maps.
 MIX_SUMS_SHARE = 0.02
 # Sums for gates of channels that a thread holds.
-MIX_CHANNEL_SUMS = 160
+MIX_CHANNEL_SUMS = 128
 # Gates of channels that mix's forward loads before it needs them.
 MIX_GATES = 16
 # Tiles along the positions that one program adds to the gradients of combine's parameters.
@@ -280,12 +280,11 @@ def _of_warps(rows: int, cols: int, values: int) -> Tile:
 class ChannelTile(NamedTuple):
     """How a warp of mix's backward walks a span of positions of its channels.
 
-    A tile is [repeats, groups, lines, width]; warps share the groups. NCHW: a group is a channel,
-    and a line of `width` positions. channels_last: `width` channels at `lines` positions.
+    A tile is [groups, lines, width]; warps share the groups. NCHW: a group is a channel, and a
+    line is `width` positions. channels_last: `width` channels at each of `lines` positions.
     """
 
     span: int  # positions of one program
-    repeats: int
     groups: int
     lines: int
     width: int
@@ -311,33 +310,31 @@ def mix_channel_tile(
         outputs: n.
         unit: a power of two that divides the distances of rows and samples.
     """
-    gates, full = inputs * outputs * (2 if itemsize == 8 else 1), 16 // itemsize
-    values = _mix_values(outputs, itemsize)
+    full, registers = 16 // itemsize, 2 if itemsize == 8 else 1  # of a value
     channels, positions = next_power_of_2(geometry.channels), next_power_of_2(geometry.positions)
-    # Stored and loaded for each gate of a channel; read and written at each position.
-    of_gates = 2 * max(4, itemsize) * inputs * outputs
-    span = math.ceil(of_gates / (MIX_SUMS_SHARE * (2 * inputs + outputs) * itemsize))
     if geometry.channels_last:
-        # A lane has a sum per gate and channel: with many paths it takes fewer channels.
+        # A lane holds a sum for each gate of its channels: with many paths it takes fewer.
         vector = min(full, channels)
-        while vector > 1 and vector * gates > MIX_CHANNEL_SUMS:
+        while vector > 2 and vector * inputs * outputs * registers > MIX_CHANNEL_SUMS:
             vector //= 2
         width = min(channels, 2 * full if vector == full else vector)  # whole sectors of 32 bytes
         groups = min(channels // width, max(2, 2 * full // width))
         lines = min(positions, 32 * vector // width)
-        if vector * gates > MIX_CHANNEL_SUMS // 2:
-            values = min(values, 8)
-        repeats = max(1, min(values // vector, positions // lines))
-        step, whole, vector, warps = repeats * lines, 256, 1, groups
+        tile, whole = (groups, lines, width, 1, groups), 256
     else:
-        vector = min(full, unit, positions)
+        # The same of its tiles of dY: with many paths it takes fewer positions.
+        most = (MIX_CHANNEL_SUMS - inputs * outputs * registers) // (outputs * registers)
+        vector = min(full, unit, positions, max(1, next_power_of_2(most + 1) // 2))
         width = min(positions, 32 * vector)
-        each = max(1, 32 * values // width)  # such lines of a warp
-        repeats = min(each, positions // width)
-        groups = min(channels, 4 * max(1, min(each // repeats, MIX_CHANNEL_SUMS // 2 // gates)))
-        lines, step, whole, warps = 1, repeats * width, 1024, min(4, groups)
+        # A warp takes several short maps.
+        each = max(1, min(256 // width, MIX_CHANNEL_SUMS // (2 * inputs * outputs * registers)))
+        groups = min(channels, 4 * (next_power_of_2(each + 1) // 2))
+        lines, tile, whole = width, (groups, 1, width, vector, min(4, groups)), 1024
+    # Stored and loaded for each gate of a channel; read and written at each position.
+    of_gates = 2 * max(4, itemsize) * inputs * outputs
+    span = math.ceil(of_gates / (MIX_SUMS_SHARE * (2 * inputs + outputs) * itemsize))
     span = geometry.positions if geometry.positions <= whole else span
-    return ChannelTile(-(-span // step) * step, repeats, groups, lines, width, vector, warps)
+    return ChannelTile(-(-span // lines) * lines, *tile)
 
 
 def combine_tile(geometry: Geometry, itemsize: int, terms: int = 0) -> Tile:

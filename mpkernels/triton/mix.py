@@ -18,7 +18,7 @@ from mpkernels.triton.launch_arguments import (
     writing,
 )
 from mpkernels.triton.mix_backward import mix_backward
-from mpkernels.triton.mix_tiles import cover_of, gate_of, gate_strides, offsets, place_of
+from mpkernels.triton.mix_tiles import cover_of, gate_of, gate_strides, place_of, tile_in
 
 __all__ = ["mix", "mix_backward"]
 
@@ -29,7 +29,8 @@ def _mix_kernel(
     batch_stride, input_stride, output_stride, channel_stride,
     BY_CHANNEL: tl.constexpr, EARLY: tl.constexpr, INPUTS: tl.constexpr, OUTPUTS: tl.constexpr,
     CHANNELS: tl.constexpr, POSITIONS: tl.constexpr, CHANNELS_LAST: tl.constexpr,
-    UNIT: tl.constexpr, BLOCK_ROWS: tl.constexpr, BLOCK_COLS: tl.constexpr, ACC: tl.constexpr,
+    UNIT: tl.constexpr, DENSE: tl.constexpr, BLOCK_ROWS: tl.constexpr, BLOCK_COLS: tl.constexpr,
+    ACC: tl.constexpr,
 ):  # fmt: skip
     """One program owns one tile: each X_i element is loaded once.
 
@@ -50,8 +51,10 @@ def _mix_kernel(
                     BY_CHANNEL, CHANNELS, CHANNELS_LAST, ACC,
                 )  # fmt: skip
                 weights = weights + (g,)
-        at = offsets(sample, row, col, x_batch_strides[i], x_row_strides[i], ROWS, UNIT)
-        tiles = tiles + (tl.load(xs[i] + at, mask=inside, other=0.0).to(ACC),)
+        x = tile_in(
+            xs, x_batch_strides, x_row_strides, i, sample, row, col, ROWS, COLS, UNIT, DENSE
+        )
+        tiles = tiles + (tl.load(x, mask=inside, other=0.0).to(ACC),)
     for o in tl.static_range(OUTPUTS):
         y = tl.zeros([BLOCK_ROWS, BLOCK_COLS], ACC)
         for i in tl.static_range(INPUTS):
@@ -63,8 +66,10 @@ def _mix_kernel(
                     batch_stride, input_stride, output_stride, channel_stride,
                     BY_CHANNEL, CHANNELS, CHANNELS_LAST, ACC,
                 )  # fmt: skip
-        at = offsets(sample, row, col, y_batch_strides[o], y_row_strides[o], ROWS, UNIT)
-        tl.store(ys[o] + at, y.to(ys[o].dtype.element_ty), mask=inside)
+        to = tile_in(
+            ys, y_batch_strides, y_row_strides, o, sample, row, col, ROWS, COLS, UNIT, DENSE
+        )
+        tl.store(to, y.to(ys[o].dtype.element_ty), mask=inside)
 
 
 def mix(xs: list[Tensor], gates: Tensor) -> list[Tensor]:

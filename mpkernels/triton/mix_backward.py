@@ -31,9 +31,9 @@ from mpkernels.triton.mix_tiles import (
     gate_of,
     gate_strides,
     joined,
-    offsets,
     place_of,
     sums_of,
+    tile_in,
 )
 from mpkernels.triton.sums import end_of, span_of, spans_of
 
@@ -67,7 +67,8 @@ def _mix_backward_kernel(
     PRESENT: tl.constexpr, WANTED: tl.constexpr, LANES: tl.constexpr, VECTOR: tl.constexpr,
     BY_CHANNEL: tl.constexpr, INPUTS: tl.constexpr, OUTPUTS: tl.constexpr,
     CHANNELS: tl.constexpr, POSITIONS: tl.constexpr, CHANNELS_LAST: tl.constexpr,
-    UNIT: tl.constexpr, BLOCK_ROWS: tl.constexpr, BLOCK_COLS: tl.constexpr, ACC: tl.constexpr,
+    UNIT: tl.constexpr, DENSE: tl.constexpr, BLOCK_ROWS: tl.constexpr, BLOCK_COLS: tl.constexpr,
+    ACC: tl.constexpr,
 ):  # fmt: skip
     """One program owns one tile: each dY_j and each X_i element is loaded once.
 
@@ -86,10 +87,11 @@ def _mix_backward_kernel(
     grads = ()
     for o in tl.static_range(OUTPUTS):
         if (PRESENT >> o) & 1:
-            at = offsets(
-                sample, row, col, grad_y_batch_strides[o], grad_y_row_strides[o], ROWS, UNIT
-            )
-            grads = grads + (tl.load(grad_ys[o] + at, mask=inside, other=0.0).to(ACC),)
+            dy = tile_in(
+                grad_ys, grad_y_batch_strides, grad_y_row_strides, o, sample, row, col,
+                ROWS, COLS, UNIT, DENSE,
+            )  # fmt: skip
+            grads = grads + (tl.load(dy, mask=inside, other=0.0).to(ACC),)
         else:
             grads = grads + (tl.zeros([BLOCK_ROWS, BLOCK_COLS], ACC),)
     dots = ()
@@ -98,8 +100,11 @@ def _mix_backward_kernel(
         # The next X_i is asked for before a store, which the compiler lets no load pass.
         x = ahead
         if step < INPUTS and sums is not None:
-            at = offsets(sample, row, col, x_batch_strides[step], x_row_strides[step], ROWS, UNIT)
-            ahead = tl.load(xs[step] + at, mask=inside, other=0.0).to(ACC)
+            next_x = tile_in(
+                xs, x_batch_strides, x_row_strides, step, sample, row, col,
+                ROWS, COLS, UNIT, DENSE,
+            )  # fmt: skip
+            ahead = tl.load(next_x, mask=inside, other=0.0).to(ACC)
         if step > 0 and (WANTED >> (step - 1)) & 1:
             dx = tl.zeros([BLOCK_ROWS, BLOCK_COLS], ACC)
             for o in tl.static_range(OUTPUTS):
@@ -109,11 +114,11 @@ def _mix_backward_kernel(
                         batch_stride, input_stride, output_stride, channel_stride,
                         BY_CHANNEL, CHANNELS, CHANNELS_LAST, ACC,
                     )  # fmt: skip
-            at = offsets(
-                sample, row, col, grad_x_batch_strides[step - 1], grad_x_row_strides[step - 1],
-                ROWS, UNIT,
+            to = tile_in(
+                grad_xs, grad_x_batch_strides, grad_x_row_strides, step - 1, sample, row, col,
+                ROWS, COLS, UNIT, DENSE,
             )  # fmt: skip
-            tl.store(grad_xs[step - 1] + at, dx.to(grad_xs[step - 1].dtype.element_ty), mask=inside)
+            tl.store(to, dx.to(grad_xs[step - 1].dtype.element_ty), mask=inside)
         if step > 0 and sums is not None:
             for o in tl.static_range(OUTPUTS):
                 product = tl.zeros([BLOCK_ROWS, BLOCK_COLS], ACC)

@@ -12,20 +12,7 @@ from torch import Tensor
 
 from mpkernels.triton.launch import mix_channel_tile
 from mpkernels.triton.launch_arguments import Arguments
-from mpkernels.triton.mix_tiles import Cover, Wanted, gate_strides, joined, sums_of
-
-
-@triton.jit
-def _offsets(
-    sample, c, s, batch_stride, row_stride, CHANNELS_LAST: tl.constexpr, UNIT: tl.constexpr
-):
-    """Where channels c at positions s lie in a map."""
-    row = row_stride // UNIT * UNIT
-    start = sample * (batch_stride // UNIT * UNIT)
-    if CHANNELS_LAST:
-        return start + s.to(tl.int64) * row + c
-    else:
-        return start + c.to(tl.int64) * row + s
+from mpkernels.triton.mix_tiles import Cover, Wanted, gate_strides, joined, sums_of, tile_in
 
 
 @triton.jit
@@ -35,7 +22,7 @@ def _mix_channels_backward_kernel(
     batch_stride, input_stride, output_stride, channel_stride,
     PRESENT: tl.constexpr, WANTED: tl.constexpr, INPUTS: tl.constexpr, OUTPUTS: tl.constexpr,
     CHANNELS: tl.constexpr, POSITIONS: tl.constexpr, CHANNELS_LAST: tl.constexpr,
-    UNIT: tl.constexpr, SPAN: tl.constexpr, REPEATS: tl.constexpr, GROUPS: tl.constexpr,
+    UNIT: tl.constexpr, DENSE: tl.constexpr, SPAN: tl.constexpr, GROUPS: tl.constexpr,
     LINES: tl.constexpr, WIDTH: tl.constexpr, VECTOR: tl.constexpr, ACC: tl.constexpr,
 ):  # fmt: skip
     """One program owns a span of positions of a block of channels: each element is loaded once.
@@ -44,80 +31,86 @@ def _mix_channels_backward_kernel(
     WANTED are bit masks: outputs that have a gradient, X_i that want one.
     """
     BLOCK: tl.constexpr = GROUPS * WIDTH if CHANNELS_LAST else GROUPS
-    STEP: tl.constexpr = REPEATS * LINES if CHANNELS_LAST else REPEATS * WIDTH
+    ROWS: tl.constexpr = POSITIONS if CHANNELS_LAST else CHANNELS
+    COLS: tl.constexpr = CHANNELS if CHANNELS_LAST else POSITIONS
+    STEP: tl.constexpr = LINES if CHANNELS_LAST else WIDTH
     BLOCKS: tl.constexpr = tl.cdiv(CHANNELS, BLOCK)
     SPANS: tl.constexpr = tl.cdiv(POSITIONS, SPAN)
     GATES: tl.constexpr = INPUTS * OUTPUTS
     c0 = tl.program_id(0) % BLOCKS * BLOCK
     span = tl.program_id(0) // BLOCKS % SPANS
     sample = (tl.program_id(0) // BLOCKS // SPANS).to(tl.int64)
-    repeat = tl.arange(0, REPEATS)[:, None, None, None]
-    group = tl.arange(0, GROUPS)[None, :, None, None]
-    line = tl.arange(0, LINES)[None, None, :, None]
-    place = tl.arange(0, WIDTH)[None, None, None, :]
-    if CHANNELS_LAST:
-        c, of_step = c0 + group * WIDTH + place, repeat * LINES + line
-    else:
-        c, of_step = c0 + group, repeat * WIDTH + place
+    group = tl.arange(0, GROUPS)[:, None, None]
+    line = tl.arange(0, LINES)[None, :, None]
+    place = tl.arange(0, WIDTH)[None, None, :]
+    c = c0 + (group * WIDTH + place if CHANNELS_LAST else group)
     at_gate = gates + sample * batch_stride + c.to(tl.int64) * channel_stride
-    dots = ()
-    for _ in tl.static_range(GATES):
+    # Of one channel they are few enough to be kept.
+    FEW: tl.constexpr = GATES <= 32
+    EARLY: tl.constexpr = FEW and not CHANNELS_LAST
+    dots, weights = (), ()
+    for gate in tl.static_range(GATES):
+        if EARLY:
+            of_gate = at_gate + gate // OUTPUTS * input_stride + gate % OUTPUTS * output_stride
+            weights = weights + (tl.load(of_gate, mask=c < CHANNELS, other=0.0).to(ACC),)
         dots = dots + (tl.zeros([GROUPS, LINES, WIDTH // VECTOR], ACC),)
     for s0 in range(span * SPAN, tl.minimum(span * SPAN + SPAN, POSITIONS), STEP):
-        s = s0 + of_step
-        inside = (c < CHANNELS) & (s < POSITIONS)
-        grads = ()
+        s = s0 + (line if CHANNELS_LAST else place)
+        row, col = (s, c) if CHANNELS_LAST else (c, s)
+        inside = (row < ROWS) & (col < COLS)
+        # All are asked for before the first store, which the compiler lets no load pass.
+        grads, tiles = (), ()
         for o in tl.static_range(OUTPUTS):
             if (PRESENT >> o) & 1:
-                at = _offsets(
-                    sample, c, s, grad_y_batch_strides[o], grad_y_row_strides[o],
-                    CHANNELS_LAST, UNIT,
+                dy = tile_in(
+                    grad_ys, grad_y_batch_strides, grad_y_row_strides, o, sample, row, col,
+                    ROWS, COLS, UNIT, DENSE,
                 )  # fmt: skip
-                grads = grads + (tl.load(grad_ys[o] + at, mask=inside, other=0.0).to(ACC),)
+                grads = grads + (tl.load(dy, mask=inside, other=0.0).to(ACC),)
             else:
-                grads = grads + (tl.zeros([REPEATS, GROUPS, LINES, WIDTH], ACC),)
-        ahead, grown = grads[0], ()
-        for step in tl.static_range(INPUTS + 1):
-            # The next X_i is asked for before a store, which the compiler lets no load pass.
-            x = ahead
-            if step < INPUTS and sums is not None:
-                at = _offsets(
-                    sample, c, s, x_batch_strides[step], x_row_strides[step], CHANNELS_LAST, UNIT
-                )
-                ahead = tl.load(xs[step] + at, mask=inside, other=0.0).to(ACC)
-            if step > 0 and (WANTED >> (step - 1)) & 1:
-                dx = tl.zeros([REPEATS, GROUPS, LINES, WIDTH], ACC)
-                for o in tl.static_range(OUTPUTS):
-                    if (PRESENT >> o) & 1:
-                        of_gate = at_gate + (step - 1) * input_stride + o * output_stride
-                        g = tl.load(of_gate, mask=c < CHANNELS, other=0.0).to(ACC)
-                        dx += grads[o] * g
-                at = _offsets(
-                    sample, c, s, grad_x_batch_strides[step - 1], grad_x_row_strides[step - 1],
-                    CHANNELS_LAST, UNIT,
+                grads = grads + (tl.zeros([GROUPS, LINES, WIDTH], ACC),)
+        for i in tl.static_range(INPUTS):
+            if sums is not None:
+                x = tile_in(
+                    xs, x_batch_strides, x_row_strides, i, sample, row, col,
+                    ROWS, COLS, UNIT, DENSE,
                 )  # fmt: skip
-                dx = dx.to(grad_xs[step - 1].dtype.element_ty)
-                tl.store(grad_xs[step - 1] + at, dx, mask=inside)
-            if step > 0 and sums is not None:
+                tiles = tiles + (tl.load(x, mask=inside, other=0.0),)
+        grown = ()
+        for i in tl.static_range(INPUTS):
+            if (WANTED >> i) & 1:
+                dx = tl.zeros([GROUPS, LINES, WIDTH], ACC)
                 for o in tl.static_range(OUTPUTS):
-                    dot = dots[(step - 1) * OUTPUTS + o]
                     if (PRESENT >> o) & 1:
-                        # Within a thread: its neighbours, then its repeats.
-                        product = (grads[o] * x).reshape(
-                            REPEATS, GROUPS, LINES, WIDTH // VECTOR, VECTOR
-                        )
-                        dot += tl.sum(tl.sum(product, 4), 0)
+                        if EARLY:
+                            dx += grads[o] * weights[i * OUTPUTS + o]
+                        else:
+                            of_gate = at_gate + i * input_stride + o * output_stride
+                            dx += grads[o] * tl.load(of_gate, mask=c < CHANNELS, other=0.0).to(ACC)
+                to = tile_in(
+                    grad_xs, grad_x_batch_strides, grad_x_row_strides, i, sample, row, col,
+                    ROWS, COLS, UNIT, DENSE,
+                )  # fmt: skip
+                tl.store(to, dx.to(grad_xs[i].dtype.element_ty), mask=inside)
+            if sums is not None:
+                for o in tl.static_range(OUTPUTS):
+                    dot = dots[i * OUTPUTS + o]
+                    if (PRESENT >> o) & 1:
+                        product = grads[o] * tiles[i].to(ACC)
+                        if VECTOR > 1:
+                            product = product.reshape(GROUPS, LINES, WIDTH // VECTOR, VECTOR)
+                            dot += tl.sum(product, 3)
+                        else:
+                            dot += product
                     grown = grown + (dot,)
         if sums is not None:
             dots = grown
     if sums is not None:
         wholes = ()
         for d in tl.static_range(GATES):
-            if CHANNELS_LAST:
-                wholes = wholes + (tl.sum(dots[d], 1).reshape(BLOCK, 1),)
-            else:
-                wholes = wholes + (tl.sum(tl.sum(dots[d], 2), 1).reshape(BLOCK, 1),)
-        together = tl.sum(joined(wholes), 1)
+            wholes = wholes + (tl.sum(dots[d], 1 if CHANNELS_LAST else 2),)
+        together = joined(wholes)
+        together = together.reshape(BLOCK, together.shape[2])
         k = tl.arange(0, together.shape[1])[None, :]
         channel = c0 + tl.arange(0, BLOCK)[:, None]
         at = ((sample * SPANS + span) * GATES + k) * CHANNELS + channel
@@ -147,7 +140,6 @@ def launch_channels(
         PRESENT=wanted.present,
         WANTED=wanted.paths,
         SPAN=tile.span,
-        REPEATS=tile.repeats,
         GROUPS=tile.groups,
         LINES=tile.lines,
         WIDTH=tile.width,

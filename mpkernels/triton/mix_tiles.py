@@ -22,6 +22,7 @@ class Cover(NamedTuple):
 
     geometry: Geometry
     unit: int  # a power of two up to 16 that divides all distances of rows and samples
+    dense: bool  # rows follow each other without gaps
 
     @property
     def vectors(self) -> bool:
@@ -43,19 +44,20 @@ class Cover(NamedTuple):
             "POSITIONS": self.geometry.positions,
             "CHANNELS_LAST": self.geometry.channels_last,
             "UNIT": self.unit,
+            "DENSE": self.dense,
             "ACC": triton_dtype(like),
         }
 
 
 def cover_of(geometry: Geometry, by_channel: bool, *maps: Arguments) -> Cover:
     """To gates that are one per sample, a sample without gaps is one row, a vector."""
-    size = geometry.channels * geometry.positions
-    if not by_channel and size < FLAT_ELEMENTS and rows_of(geometry, *maps).dense:
+    size, dense = geometry.channels * geometry.positions, rows_of(geometry, *maps).dense
+    if dense and not by_channel and size < FLAT_ELEMENTS:
         geometry = Geometry(True, geometry.batch, size, 1)
     strides = [stride for _, batch, _ in maps for stride in batch]
     if geometry.rows > 1:
         strides += [stride for _, _, row in maps for stride in row]
-    return Cover(geometry, math.gcd(16, *strides))
+    return Cover(geometry, math.gcd(16, *strides), dense)
 
 
 class Wanted(NamedTuple):
@@ -107,14 +109,22 @@ def place_of(
 
 
 @triton.jit
-def offsets(
-    sample, row, col, batch_stride, row_stride, ROWS: tl.constexpr, UNIT: tl.constexpr
-):
-    """Where a tile lies in a map. That UNIT divides the strides is what wide accesses need."""
-    start = sample * (batch_stride // UNIT * UNIT)
-    if ROWS > 1:
-        start += row.to(tl.int64) * (row_stride // UNIT * UNIT)
-    return start + col
+def tile_in(
+    maps, batch_strides, row_strides, index, sample, row, col,
+    ROWS: tl.constexpr, COLS: tl.constexpr, UNIT: tl.constexpr, DENSE: tl.constexpr,
+):  # fmt: skip
+    """Pointers to a tile of one of the maps.
+
+    UNIT divides the strides, which wide accesses need to know. DENSE maps share their offsets.
+    """
+    at = maps[index] + sample * (batch_strides[index] // UNIT * UNIT)
+    if ROWS == 1:
+        at += col
+    elif DENSE:
+        at += row.to(tl.int64) * COLS + col
+    else:
+        at += row.to(tl.int64) * (row_strides[index] // UNIT * UNIT) + col
+    return at
 
 
 @triton.jit
