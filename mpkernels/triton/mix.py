@@ -9,7 +9,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from mpkernels.triton.launch import MIX_GATES, mix_tile, on_device_of
+from mpkernels.triton.launch import on_device_of
 from mpkernels.triton.launch_arguments import (
     finished,
     geometry_like,
@@ -18,6 +18,7 @@ from mpkernels.triton.launch_arguments import (
     writing,
 )
 from mpkernels.triton.mix_backward import mix_backward
+from mpkernels.triton.mix_launch import EARLY_GATES, mix_tile
 from mpkernels.triton.mix_tiles import cover_of, gate_of, gate_strides, place_of, tile_in
 
 __all__ = ["mix", "mix_backward"]
@@ -89,7 +90,7 @@ def mix(xs: list[Tensor], gates: Tensor) -> list[Tensor]:
                 geometry.batch,
                 *gate_strides(gates),
                 BY_CHANNEL=by_channel,
-                EARLY=not by_channel or gates.shape[1] * gates.shape[2] <= MIX_GATES,
+                EARLY=not by_channel or gates.shape[1] * gates.shape[2] <= EARLY_GATES,
                 BLOCK_ROWS=tile.rows,
                 BLOCK_COLS=tile.cols,
                 num_warps=tile.num_warps,

@@ -10,9 +10,21 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from mpkernels.triton.launch import mix_channel_tile
 from mpkernels.triton.launch_arguments import Arguments
+from mpkernels.triton.mix_launch import mix_channel_tile
 from mpkernels.triton.mix_tiles import Cover, Wanted, gate_strides, joined, sums_of, tile_in
+
+
+@triton.jit
+def _of_threads(product, VECTOR: tl.constexpr):
+    """Adds the neighbours that a thread holds of a tile [groups, lines, width]."""
+    GROUPS: tl.constexpr = product.shape[0]
+    LINES: tl.constexpr = product.shape[1]
+    WIDTH: tl.constexpr = product.shape[2]
+    if VECTOR == 1:
+        return product
+    else:
+        return tl.sum(product.reshape(GROUPS, LINES, WIDTH // VECTOR, VECTOR), 3)
 
 
 @triton.jit
@@ -45,9 +57,8 @@ def _mix_channels_backward_kernel(
     place = tl.arange(0, WIDTH)[None, None, :]
     c = c0 + (group * WIDTH + place if CHANNELS_LAST else group)
     at_gate = gates + sample * batch_stride + c.to(tl.int64) * channel_stride
-    # Of one channel they are few enough to be kept.
-    FEW: tl.constexpr = GATES <= 32
-    EARLY: tl.constexpr = FEW and not CHANNELS_LAST
+    # A thread of NCHW has gates of few channels, so it can keep them.
+    EARLY: tl.constexpr = GATES <= 32 and not CHANNELS_LAST
     dots, weights = (), ()
     for gate in tl.static_range(GATES):
         if EARLY:
@@ -94,15 +105,11 @@ def _mix_channels_backward_kernel(
                 tl.store(to, dx.to(grad_xs[i].dtype.element_ty), mask=inside)
             if sums is not None:
                 for o in tl.static_range(OUTPUTS):
-                    dot = dots[i * OUTPUTS + o]
                     if (PRESENT >> o) & 1:
-                        product = grads[o] * tiles[i].to(ACC)
-                        if VECTOR > 1:
-                            product = product.reshape(GROUPS, LINES, WIDTH // VECTOR, VECTOR)
-                            dot += tl.sum(product, 3)
-                        else:
-                            dot += product
-                    grown = grown + (dot,)
+                        part = _of_threads(grads[o] * tiles[i].to(ACC), VECTOR)
+                        grown = grown + (dots[i * OUTPUTS + o] + part,)
+                    else:
+                        grown = grown + (dots[i * OUTPUTS + o],)
         if sums is not None:
             dots = grown
     if sums is not None:

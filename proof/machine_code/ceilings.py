@@ -38,8 +38,10 @@ CEILINGS = {
     "_add_parts_kernel": Ceiling(1100, 34, 54),
     "gate_kernel": Ceiling(1300, 30, 18),
     "gate_backward_kernel": Ceiling(1100, 54, 54),
-    "_mix_kernel": Ceiling(280, 0, 0),
-    "_grad_gates_kernel": Ceiling(1300, 30, 32),
+    "_mix_kernel": Ceiling(900, 0, 0),
+    "_mix_backward_kernel": Ceiling(2000, 24, 60),
+    "_mix_channels_backward_kernel": Ceiling(1900, 12, 24),
+    "_mix_sums_kernel": Ceiling(300, 8, 12),
     "_combine_kernel": Ceiling(750, 0, 0),
     "_combine_backward_kernel": Ceiling(1700, 32, 45),
     "_combine_sums_kernel": Ceiling(1100, 48, 60),
@@ -75,15 +77,11 @@ ALLOWANCES = [
     Allowance("streamed_backward_kernel", "[16x32x32] 4->4", "sm_80", "3.6.", "spilled_bytes", 24,
               "it reaches the 192 registers that launch.py grants it"),
     Allowance("_parameter_gradients_kernel", ANY, "sm_100", "3.6.", "spilled_bytes", 10, _BLOCKS),
-    Allowance("_grad_gates_kernel", ANY, "sm_80", "3.6.", "spilled_bytes", 12, _BLOCKS),
-    Allowance("_grad_gates_kernel", ANY, "sm_90", "3.8.", "spilled_bytes", 12, _BLOCKS),
-    Allowance("_grad_gates_kernel", MIXED, "sm_90", "3.6.", "spilled_bytes", 18, _BLOCKS),
     Allowance("streamed_backward_kernel", FLOAT64, "sm_90", ("3.6.", "3.8."), "spilled_bytes", 265,
               "it reaches the 192 registers that launch.py grants it"),
     Allowance("_combine_kernel", FLOAT64, "sm_90", ("3.6.", "3.8."), "spilled_bytes", 10, _BLOCKS),
     Allowance("gate_backward_kernel", FLOAT64, "sm_90", ("3.6.", "3.8."), "spilled_bytes", 14,
               _BLOCKS),
-    Allowance("_grad_gates_kernel", MIXED, "sm_90", "3.6.", "shared_stores", 224, _MAPS),
 ]  # fmt: skip
 
 
