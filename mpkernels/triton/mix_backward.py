@@ -223,7 +223,7 @@ def mix_backward(
     grad_xs = writing(new, geometry, x)
     grad_gates = gates.new_empty(gates.shape) if flags[-1] else None
     results = [] if grad_gates is None else [grad_gates]
-    if geometry.batch * geometry.channels * geometry.positions == 0:
+    if not any(flags) or geometry.batch * geometry.channels * geometry.positions == 0:
         return finished(new, grad_xs) + [grad.zero_() for grad in results]
     read = list(xs) if flags[-1] else [None] * len(xs)
     maps = reading(grads, geometry, x), reading(read, geometry, x), grad_xs

@@ -6,6 +6,7 @@ warps exchange nothing. Moves (2m + n)|X| and, for spans shorter than a map, the
 
 from __future__ import annotations
 
+import torch
 import triton
 import triton.language as tl
 from torch import Tensor
@@ -113,10 +114,7 @@ def _mix_channels_backward_kernel(
         if sums is not None:
             dots = grown
     if sums is not None:
-        wholes = ()
-        for d in tl.static_range(GATES):
-            wholes = wholes + (tl.sum(dots[d], 1 if CHANNELS_LAST else 2),)
-        together = joined(wholes)
+        together = tl.sum(joined(dots), 1 if CHANNELS_LAST else 2)
         together = together.reshape(BLOCK, together.shape[2])
         k = tl.arange(0, together.shape[1])[None, :]
         channel = c0 + tl.arange(0, BLOCK)[:, None]
@@ -136,6 +134,8 @@ def launch_channels(
     )
     spans = -(-geometry.positions // tile.span)
     sums = sums_of(wanted, gates, like, spans)
+    # Left alone, ptxas spills a few registers where that lets one more block run at a time.
+    limit = {} if torch.version.hip else {"maxnreg": 255}
     blocks = -(-geometry.channels // tile.channels(geometry.channels_last))
     _mix_channels_backward_kernel[(geometry.batch * spans * blocks,)](
         *maps[0],
@@ -152,6 +152,7 @@ def launch_channels(
         WIDTH=tile.width,
         VECTOR=tile.vector,
         num_warps=tile.num_warps,
+        **limit,
         **cover.constants(gates, like),
     )
     return sums

@@ -11,7 +11,7 @@ from mpkernels.triton.launch import Tile, next_power_of_2, width_of
 # What programs leave for gates of channels, stored and loaded, as a share of the bytes of maps.
 SUMS_SHARE = 0.02
 # Of 255 registers: what a thread holds of sums for gates of channels, in NCHW with its part of dY.
-SUM_REGISTERS = 128
+SUM_REGISTERS = 112
 # Gates of channels that the forward loads before it needs them.
 EARLY_GATES = 16
 

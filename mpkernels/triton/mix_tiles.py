@@ -152,8 +152,7 @@ def joined(values):
     """
     COUNT: tl.constexpr = len(values)
     SIZE: tl.constexpr = triton.next_power_of_2(COUNT)
-    A: tl.constexpr = values[0].shape[0]
-    L: tl.constexpr = values[0].shape[1]
+    SHAPE: tl.constexpr = values[0].shape
     for _ in tl.static_range(SIZE - COUNT):
         values = values + (tl.zeros_like(values[0]),)
     for level in tl.static_range(10):  # halves of up to 1,024
@@ -162,4 +161,4 @@ def joined(values):
             for k in tl.static_range(SIZE >> level + 1):
                 pairs = pairs + (tl.join(values[k], values[k + (SIZE >> level + 1)]),)
             values = pairs
-    return values[0].reshape(A, L, SIZE)
+    return values[0].reshape(SHAPE + [SIZE])
