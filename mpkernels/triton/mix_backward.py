@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import math
 
+import torch
 import triton
 import triton.language as tl
 from torch import Tensor
@@ -44,7 +45,7 @@ _VALUES = 2048  # that it adds at a time: 16 for each of 128 threads
 
 @triton.jit
 def _warp_sum(
-    product, SHARES: tl.constexpr, LANES: tl.constexpr, VECTOR: tl.constexpr,
+    product, SHARES: tl.constexpr, THREADS: tl.constexpr, WARP: tl.constexpr, VECTOR: tl.constexpr,
     BLOCK_ROWS: tl.constexpr, BLOCK_COLS: tl.constexpr,
 ):  # fmt: skip
     """The sums [SHARES, warps] of a tile over the lanes of each warp.
@@ -53,11 +54,11 @@ def _warp_sum(
     """
     SIZE: tl.constexpr = BLOCK_ROWS * BLOCK_COLS // SHARES
     EACH: tl.constexpr = min(VECTOR, SIZE)
-    ACROSS: tl.constexpr = min(LANES, SIZE // EACH)
-    WARP: tl.constexpr = min(32, ACROSS)
+    ACROSS: tl.constexpr = min(THREADS, SIZE // EACH)
+    LANES: tl.constexpr = min(WARP, ACROSS)
     parts = product.reshape(SHARES, SIZE // (ACROSS * EACH), ACROSS, EACH)
-    of_lanes = tl.sum(tl.sum(parts, 3), 1)
-    return tl.sum(of_lanes.reshape(SHARES, ACROSS // WARP, WARP), 2)
+    of_threads = tl.sum(tl.sum(parts, 3), 1)
+    return tl.sum(of_threads.reshape(SHARES, ACROSS // LANES, LANES), 2)
 
 
 @triton.jit(do_not_specialize=["batch"])
@@ -65,8 +66,8 @@ def _mix_backward_kernel(
     grad_ys, grad_y_batch_strides, grad_y_row_strides, xs, x_batch_strides, x_row_strides,
     grad_xs, grad_x_batch_strides, grad_x_row_strides, gates, sums, batch,
     batch_stride, input_stride, output_stride, channel_stride,
-    PRESENT: tl.constexpr, WANTED: tl.constexpr, LANES: tl.constexpr, VECTOR: tl.constexpr,
-    BY_CHANNEL: tl.constexpr, INPUTS: tl.constexpr, OUTPUTS: tl.constexpr,
+    PRESENT: tl.constexpr, WANTED: tl.constexpr, THREADS: tl.constexpr, WARP: tl.constexpr,
+    VECTOR: tl.constexpr, BY_CHANNEL: tl.constexpr, INPUTS: tl.constexpr, OUTPUTS: tl.constexpr,
     CHANNELS: tl.constexpr, POSITIONS: tl.constexpr, CHANNELS_LAST: tl.constexpr,
     UNIT: tl.constexpr, DENSE: tl.constexpr, BLOCK_ROWS: tl.constexpr, BLOCK_COLS: tl.constexpr,
     ACC: tl.constexpr,
@@ -129,7 +130,7 @@ def _mix_backward_kernel(
                     at = (sample * GATES + (step - 1) * OUTPUTS + o) * CHANNELS + col
                     tl.store(sums + at, product.to(sums.dtype.element_ty), mask=inside)
                 else:
-                    part = _warp_sum(product, SHARES, LANES, VECTOR, BLOCK_ROWS, BLOCK_COLS)
+                    part = _warp_sum(product, SHARES, THREADS, WARP, VECTOR, BLOCK_ROWS, BLOCK_COLS)
                     dots = dots + (part,)
     if sums is not None and not BY_CHANNEL:
         # All in one exchange between warps; there is a power of two of them, the last ones 0.
@@ -192,6 +193,7 @@ def _launch(
     tile = mix_backward_tile(cover.geometry, itemsize, gates.shape[2], by_channel)
     tiles = math.prod(tile.counts(cover.geometry))
     sums = sums_of(wanted, gates, like, 1 if by_channel else tiles)
+    warp = 64 if torch.version.hip else 32
     _mix_backward_kernel[(cover.programs(tile),)](
         *maps[0],
         *maps[1],
@@ -202,7 +204,8 @@ def _launch(
         *gate_strides(gates),
         PRESENT=wanted.present,
         WANTED=wanted.paths,
-        LANES=32 * tile.num_warps,
+        THREADS=warp * tile.num_warps,
+        WARP=warp,
         VECTOR=min(16 // itemsize, cover.unit, tile.cols),
         BY_CHANNEL=by_channel,
         BLOCK_ROWS=tile.rows,

@@ -21,7 +21,13 @@ import triton
 from proof.machine_code.aot import TARGETS, Compiled, compile_for, source
 from proof.machine_code.ceilings import CEILINGS, Ceiling, exceeded
 from proof.problems.networks import NETWORKS, PREDICTED, Router, shape
-from proof.recorder import Launched, combine_launches_of, launches_of, mix_launches_of, other_launches_of
+from proof.recorder import (
+    Launched,
+    combine_launches_of,
+    launches_of,
+    mix_launches_of,
+    other_launches_of,
+)
 
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}
 LAUNCHES = {

@@ -88,8 +88,8 @@ def test_launches_of_combine(network, channels_last):
 def test_a_new_batch_compiles_nothing(sizes, of):
     """1 and multiples of 16, which Triton would make kernels of their own for, are no exception."""
     from proof.machine_code.aot import source
-    from proof.problems.networks import Router
     from proof.machine_code.budgets import LAUNCHES
+    from proof.problems.networks import Router
 
     found = {}
     for batch in (1, 2, 16, 129, 2048):
