@@ -67,7 +67,6 @@ class Allowance(NamedTuple):
 
 _LAYOUT = "bf16 in channels_last: the pooled channels of each path change their layout once more"
 _BLOCKS = "ptxas stops at a number of registers that lets one more block run at a time"
-_WAVES = "wavefronts have 64 lanes: sums cross twice as many threads as the launch assumes"
 ALLOWANCES = [
     Allowance("resident_kernel", "[64] 4->4", "sm_90", ("3.6.", "3.7.", "3.8."), "barriers", 63,
               "sums over the channels of each of the samples that share a block"),
@@ -76,7 +75,6 @@ ALLOWANCES = [
     Allowance("streamed_backward_kernel", "[16x32x32] 4->4", "sm_80", "3.6.", "spilled_bytes", 24,
               "it reaches the 192 registers that launch.py grants it"),
     Allowance("_parameter_gradients_kernel", ANY, "sm_100", "3.6.", "spilled_bytes", 10, _BLOCKS),
-    Allowance("_mix_backward_kernel", ANY, "gfx942", ("3.6.", "3.8."), "barriers", 100, _WAVES),
     Allowance("streamed_backward_kernel", FLOAT64, "sm_90", ("3.6.", "3.8."), "spilled_bytes", 265,
               "it reaches the 192 registers that launch.py grants it"),
     Allowance("_combine_kernel", FLOAT64, "sm_90", ("3.6.", "3.8."), "spilled_bytes", 10, _BLOCKS),
