@@ -68,6 +68,21 @@ def combine_launches_of(router: Router, dtype, batch=128, channels_last=False, f
     return forward, backward
 
 
+def mix_launches_of(router: Router, dtype, batch=128, channels_last=False):
+    """Launches of mix, forward and backward, with gates of samples and with gates of channels."""
+    m, n = router.inputs, router.outputs
+    xs = empty_paths(router, batch, dtype, channels_last)
+    grads = empty_paths(router._replace(inputs=n), batch, dtype, channels_last)
+    gates = [torch.empty(batch, m, n), torch.empty(batch, m, n, router.channels)]
+    with recorded_launches() as forward:
+        for weights in gates:
+            mix.mix(xs, weights)
+    with recorded_launches() as backward:
+        for weights in gates:
+            mix.mix_backward(grads, [], xs, weights, mask_of((True,) * (m + 1)))
+    return forward, backward
+
+
 def launches_of(router: Router, dtype, batch=128, channels_last=False, frozen=False):
     """Launches of cross_connect, forward and backward; if frozen, only maps need gradients."""
     m, n, channels = router.inputs, router.outputs, router.channels

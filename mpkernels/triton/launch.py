@@ -39,8 +39,6 @@ WALK_WEIGHTS = 2048
 PARTIAL_SUMS = 8192
 # Terms that one accumulator takes before its sum goes to the next level; see triton/sums.py.
 SUM_TERMS = 128
-# Tiles that two levels of at most 512 terms add.
-SUM_TILES = 512**2
 # What may be kept in L2 for a second read; the rest is for what streams through.
 L2_SHARE = 0.6
 # Below this share of busy multiprocessors a sample is split over several blocks.
@@ -224,17 +222,6 @@ class Tile(NamedTuple):
         return -(-geometry.rows // self.rows), -(-geometry.cols // self.cols)
 
 
-def tile_of(geometry: Geometry) -> Tile:
-    """Tiles of up to 2,048 elements, as wide as a row allows.
-
-    In channels_last they are narrower where a sum would take more than SUM_TILES of them.
-    """
-    cols = min(next_power_of_2(geometry.cols), 512)
-    while cols > 16 and geometry.rows * cols > SUM_TILES * WALK_ELEMENTS:
-        cols //= 2
-    return Tile(min(next_power_of_2(geometry.rows), WALK_ELEMENTS // cols), cols, 8)
-
-
 def combine_tile(geometry: Geometry, itemsize: int, terms: int = 0) -> Tile:
     """Tiles of one output of combine.
 
@@ -256,14 +243,14 @@ def combine_tile(geometry: Geometry, itemsize: int, terms: int = 0) -> Tile:
         most = 32 if terms else 64
     else:
         most = 1024 if terms else 512
-    cols = _width_of(geometry.cols, most)
+    cols = width_of(geometry.cols, most)
     rows = min(next_power_of_2(geometry.rows), elements // cols)
     # More than four terms leave room for 8 values per thread.
     warps = rows * cols // (512 if terms <= 4 and itemsize < 8 else 256)
     return Tile(rows, cols, max(1, min(warps, 8)))
 
 
-def _width_of(cols: int, most: int) -> int:
+def width_of(cols: int, most: int) -> int:
     """The widest of 128 and more columns that leaves an eighth of its tiles empty; else `most`."""
     widest = width = min(next_power_of_2(cols), most)
     while width >= 128:

@@ -21,12 +21,19 @@ import triton
 from proof.machine_code.aot import TARGETS, Compiled, compile_for, source
 from proof.machine_code.ceilings import CEILINGS, Ceiling, exceeded
 from proof.problems.networks import NETWORKS, PREDICTED, Router, shape
-from proof.recorder import Launched, combine_launches_of, launches_of, other_launches_of
+from proof.recorder import (
+    Launched,
+    combine_launches_of,
+    launches_of,
+    mix_launches_of,
+    other_launches_of,
+)
 
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}
 LAUNCHES = {
     "cross_connect": launches_of,
     "combine": combine_launches_of,
+    "mix": mix_launches_of,
     "other": other_launches_of,
 }
 PAPER = ("cross_connect", "combine")  # operators of the paper's networks
@@ -133,6 +140,7 @@ def map_accesses(launch: Launched, target: str) -> tuple[int, int]:
     walk = sizes.get("BLOCK_WALK", 0)
     pool = sizes.get("BLOCK_CHANNELS", 0) * sizes.get("BLOCK_POSITIONS", 0)
     tile = sizes.get("BLOCK_ROWS", 0) * sizes.get("BLOCK_COLS", 0)
+    group = sizes.get("GROUPS", 0) * sizes.get("LINES", 0) * sizes.get("WIDTH", 0)
     loads, stores = {
         "resident_kernel": ([kept] * m, [kept] * n),
         "resident_backward_kernel": ([kept] * (m + n), [kept] * m),
@@ -142,6 +150,9 @@ def map_accesses(launch: Launched, target: str) -> tuple[int, int]:
         "split_mix_kernel": ([walk] * m, [walk] * n),
         "split_dot_kernel": ([walk] * (m + n), []),
         "split_grad_kernel": ([walk] * n, [walk] * m),
+        "_mix_kernel": ([tile] * m, [tile] * n),
+        "_mix_backward_kernel": ([tile] * (m + n), [tile] * m),
+        "_mix_channels_backward_kernel": ([group] * (m + n), [group] * m),
         "_combine_kernel": ([tile] * m, [tile]),
         "_combine_backward_kernel": ([tile] * (m + 1), [tile] * m),
     }.get(name, ([], []))
@@ -187,7 +198,7 @@ def main() -> int:
     """Prints the rows, then each kernel's maximum beside its ceiling."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("routers", nargs="*", metavar="CxHxW m->n", help="default: the paper's")
-    parser.add_argument("--operator", choices=PAPER, default=PAPER[0], help="of these routers")
+    parser.add_argument("--operator", choices=LAUNCHES, default=PAPER[0], help="of these routers")
     parser.add_argument("--targets", nargs="*", choices=TARGETS, default=["sm_90"])
     arguments = parser.parse_args()
     print(f"Triton {triton.__version__}:\n")

@@ -39,8 +39,10 @@ CEILINGS = {
     "_add_parts_kernel": Ceiling(1100, 34, 54),
     "gate_kernel": Ceiling(1300, 30, 18),
     "gate_backward_kernel": Ceiling(1100, 54, 54),
-    "_mix_kernel": Ceiling(280, 0, 0),
-    "_grad_gates_kernel": Ceiling(1300, 30, 32),
+    "_mix_kernel": Ceiling(900, 0, 0),
+    "_mix_backward_kernel": Ceiling(2000, 48, 60),
+    "_mix_channels_backward_kernel": Ceiling(2000, 10, 260),
+    "_mix_sums_kernel": Ceiling(300, 8, 12),
     "_combine_kernel": Ceiling(750, 0, 0),
     "_combine_backward_kernel": Ceiling(1700, 32, 45),
     "_combine_sums_kernel": Ceiling(1100, 48, 60),
@@ -49,7 +51,6 @@ CEILINGS = {
 
 ANY = "any router"
 # Launches that the GPU report's rehearsal compiles, and budgets.py does not.
-MIXED = "mix at any router"
 FLOAT64 = "any router of float64 maps"  # they take twice the registers; no network has them
 
 
@@ -66,7 +67,6 @@ class Allowance(NamedTuple):
 
 
 _MIXED = "bf16: ptxas begins to mix the maps of the first paths before the last gates are known"
-_MAPS = "sums over the positions of 16 pairs of paths, one value per channel"
 _BLOCKS = "ptxas stops at a number of registers that lets one more block run at a time"
 ALLOWANCES = [
     Allowance("resident_kernel", "[32x16x16] 4->4", "sm_90", "3.6.", "spilled_bytes", 70, _MIXED),
@@ -76,15 +76,11 @@ ALLOWANCES = [
     Allowance("streamed_backward_kernel", "[16x32x32] 4->4", "sm_80", "3.6.", "spilled_bytes", 24,
               "it reaches the 192 registers that launch.py grants it"),
     Allowance("_parameter_gradients_kernel", ANY, "sm_100", "3.6.", "spilled_bytes", 10, _BLOCKS),
-    Allowance("_grad_gates_kernel", ANY, "sm_80", "3.6.", "spilled_bytes", 12, _BLOCKS),
-    Allowance("_grad_gates_kernel", ANY, "sm_90", "3.8.", "spilled_bytes", 12, _BLOCKS),
-    Allowance("_grad_gates_kernel", MIXED, "sm_90", "3.6.", "spilled_bytes", 18, _BLOCKS),
     Allowance("streamed_backward_kernel", FLOAT64, "sm_90", ("3.6.", "3.8."), "spilled_bytes", 265,
               "it reaches the 192 registers that launch.py grants it"),
     Allowance("_combine_kernel", FLOAT64, "sm_90", ("3.6.", "3.8."), "spilled_bytes", 10, _BLOCKS),
     Allowance("gate_backward_kernel", FLOAT64, "sm_90", ("3.6.", "3.8."), "spilled_bytes", 14,
               _BLOCKS),
-    Allowance("_grad_gates_kernel", MIXED, "sm_90", "3.6.", "shared_stores", 224, _MAPS),
 ]  # fmt: skip
 
 

@@ -31,6 +31,12 @@ from proof.recorder import launches_of
 
 SQUARE = [Job("cross_connect", Router("", 64, (8, 8), n, n)) for n in (1, 2, 3, 4)]
 
+MIXED = [
+    Job("mix", Router("", 64, (56, 56), 3, 3)),
+    Job("mix", Router("", 64, (56, 56), 4, 4), "bf16", "channels_last"),
+    Job("mix", Router("", 32, (), 4, 4)),
+]
+
 
 def excesses(compiled_rows):
     """Every ceiling that one of these rows exceeds; no row may have atomics."""
@@ -43,7 +49,7 @@ def test_every_kernel_has_a_ceiling_and_is_compiled():
     assert set(KERNELS) == set(CEILINGS) == launched
 
 
-@pytest.mark.parametrize("job", dict.fromkeys([*SQUARE, *EVERY_KERNEL]), ids=str)
+@pytest.mark.parametrize("job", dict.fromkeys([*SQUARE, *EVERY_KERNEL, *MIXED]), ids=str)
 def test_kernels_stay_below_their_ceilings(job):
     assert excesses(list(rows([job], ["sm_90"], processes=1))) == []
 
@@ -141,6 +147,11 @@ def test_an_overlapping_launch_waits_before_it_loads():
 CHOSEN = [
     Job("cross_connect", Router("", 64, (8, 8), 2, 2)),
     Job("combine", Router("", 64, (16, 16), 2, 2), "bf16", "channels_last"),
+    Job("mix", Router("", 64, (56, 56), 2, 2)),
+    Job("mix", Router("", 64, (56, 56), 3, 3), "bf16", "channels_last"),
+    Job("mix", Router("", 256, (14, 14), 2, 2)),  # 16 does not divide the length of a row
+    Job("mix", Router("", 4096, (), 5, 4), "bf16"),
+    Job("mix", Router("", 32, (), 2, 2)),
 ]
 WALKED = [
     Job("cross_connect", Router("", 64, (56, 56), 2, 2), "bf16", "channels_last"),
@@ -152,20 +163,24 @@ WALKED = [
     "job", [*CHOSEN, *(pytest.param(job, marks=pytest.mark.slow) for job in WALKED)], ids=str
 )
 def test_wide_accesses_are_those_of_maps(job):
-    """With maps off their 16-byte alignment, only the wide accesses of small tensors are left."""
+    """With maps off their 16-byte alignment, only the wide accesses of small tensors are left.
+
+    A tensor that is an argument of its own is small, and off its alignment in both.
+    """
     unaligned = torch.empty(2, dtype=DTYPES[job.dtype])[1:]
     for launch in job.launches():
         if map_accesses(launch, "sm_90") == (0, 0):
             continue
+        given = tuple(unaligned if torch.is_tensor(each) else each for each in launch.arguments)
         misaligned = tuple(
             (unaligned,) * len(each)
             if type(each) is tuple and torch.is_tensor(each[0])  # a gate's are small
             else each
-            for each in launch.arguments
+            for each in given
         )
         aligned, narrow = (
             compile_for("sm_90", launch.kernel, arguments, launch.constants, launch.options)
-            for arguments in (launch.arguments, misaligned)
+            for arguments in (given, misaligned)
         )
         loads, stores = map_accesses(launch, "sm_90")
         assert loads > 0 and aligned.wide_loads - narrow.wide_loads >= loads

@@ -21,7 +21,7 @@ if not INTERPRETED and where.DEVICE == "cpu":
 from mpkernels import eager, functional, use_backend
 from mpkernels.eager.functional import KINDS
 from mpkernels.ops.layout import is_channels_last
-from mpkernels.triton import combine, cross_connect, launch, launch_arguments, mix
+from mpkernels.triton import combine, cross_connect, launch, launch_arguments, mix, mix_backward
 from mpkernels.triton.tuned import launch_for
 
 # The interpreter computes with NumPy, which warns about NaN.
@@ -234,7 +234,7 @@ def strided(monkeypatch):
             for index, x in enumerate(launch_arguments.new_maps(likes, channels))
         ]
 
-    for module in (combine, cross_connect, mix):
+    for module in (combine, cross_connect, mix, mix_backward):
         monkeypatch.setattr(module, "new_maps", new_maps)
 
 

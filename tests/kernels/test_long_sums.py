@@ -6,6 +6,7 @@ the levels; for a serial sum it is the length. Errors that do not all point one 
 the square root of that, which is the statistical bound.
 """
 
+import itertools
 from dataclasses import replace
 
 import pytest
@@ -31,6 +32,10 @@ from mpkernels.triton import (
     gate_parameter_grads,
     launch,
     mix,
+    mix_backward,
+    mix_channels,
+    mix_launch,
+    mix_tiles,
     sums,
 )
 from mpkernels.triton.tuned import launch_for
@@ -61,6 +66,12 @@ def walked(request, monkeypatch):
 WALKED = pytest.mark.parametrize("walked", ["streamed", "split"], indirect=True)
 
 
+def short_spans(geometry, *_):
+    """Eight positions a program, in four or two steps."""
+    tile = (2, 2, 2, 1) if geometry.channels_last else (2, 1, 4, 2)
+    return mix_launch.ChannelTile(8, *tile, num_warps=1)
+
+
 @pytest.fixture
 def short(monkeypatch):
     """Limits accumulators to two terms, or four in long sums, and makes tiles small."""
@@ -72,7 +83,11 @@ def short(monkeypatch):
     for name in ("WALK_ELEMENTS", "WALK_WEIGHTS", "CHUNK_ELEMENTS"):
         monkeypatch.setattr(launch, name, 32)
     monkeypatch.setattr(launch, "RESIDENT_WEIGHTS", 0)
-    monkeypatch.setattr(mix, "tile_of", lambda *_: launch.Tile(4, 8, 4))
+    monkeypatch.setattr(mix, "mix_tile", lambda *_: launch.Tile(4, 8, 4))
+    monkeypatch.setattr(mix_backward, "mix_backward_tile", lambda *_: launch.Tile(4, 8, 4))
+    monkeypatch.setattr(mix_channels, "mix_channel_tile", short_spans)
+    monkeypatch.setattr(mix_backward, "_VALUES", 8)
+    monkeypatch.setattr(mix_backward, "_SUMS", 4)
     monkeypatch.setattr(combine, "combine_tile", lambda *_: launch.Tile(4, 8, 4))
     monkeypatch.setattr(combine_parameter_grads, "_VALUES", 64)
     monkeypatch.setattr(combine_parameter_grads, "_GATES", 16)
@@ -117,12 +132,35 @@ def test_levels_suffice():
                 chunks = launch.chunks_of(geometry, 16, itemsize, 4)
                 walk = chunks.channels * geometry.positions // chunks.walk
                 pool = geometry.positions // chunks.positions
-                tile = launch.tile_of(geometry)
-                along = geometry.positions // (tile.rows if last else tile.cols)
-                for steps in (walk, pool, along):
+                for steps in (walk, pool):
                     span = max(sums.TERMS.value, -(-steps // sums.MOST.value))
                     assert max(span, steps / span) <= 512, (last, channels, itemsize)
     assert 2**20 // launch.PARAMETER_SAMPLES <= 16 * 512**2
+
+
+def test_levels_of_mix_suffice():
+    """No level takes over 512 terms, for samples of 2^33 elements of up to 4 paths."""
+    for channels in (1, 3, 64, 256):
+        for itemsize in (2, 4, 8):
+            size = channels * 2**25
+            geometry = Geometry(True, 1, size, 1)
+            if size >= mix_tiles.FLAT_ELEMENTS:
+                geometry = Geometry(False, 1, channels, 2**25)
+            rows, cols = mix_launch.mix_backward_tile(geometry, itemsize, 4, False)[:2]
+            steps = size / (rows * cols) / (mix_backward._VALUES // mix_backward._SUMS)
+            span = max(sums.TERMS.value, -(-steps // sums.MOST.value))
+            assert max(span, steps / span) <= 512, (channels, itemsize)
+
+
+def test_a_walk_of_a_span_is_one_accumulator():
+    for channels_last in (False, True):
+        for positions in (2, 49, 1000, 1024, 3136, 2**25):
+            for itemsize, paths in itertools.product((2, 4, 8), (1, 2, 4, 8)):
+                for unit in (1, 4, 16):
+                    geometry = Geometry(channels_last, 1, 64, positions)
+                    tile = mix_launch.mix_channel_tile(geometry, itemsize, paths, paths, unit)
+                    step = tile.lines if channels_last else tile.width
+                    assert tile.span % step == 0 and tile.span // step <= launch.SUM_TERMS
 
 
 # Added one after another, 2^12 of these are off by 1e-4 of their sum, as all errors point one way.

@@ -3,6 +3,8 @@
 This file runs in Triton's interpreter, where test_triton.py starts it.
 """
 
+import itertools
+
 import pytest
 import torch
 
@@ -86,23 +88,132 @@ def test_gate_reads_maps_once():
     assert meter.launches == ["gate_backward_kernel", "_parameter_gradients_kernel"]
 
 
-@pytest.mark.parametrize("by_channel", [False, True], ids=["by_sample", "by_channel"])
-def test_mix_is_at_the_floor_but_for_the_gradient_of_gates(by_channel):
-    xs, _ = small_gate(40)
-    one, m, n = xs[0].numel() * 4, 2, 3
-    gates = torch.randn(2, m, n, *[40] * by_channel)
-    with Meter() as meter:
+def mix_problem(paths, size, layout="nchw", dtype=torch.float32, batch=2):
+    """The m maps and n gradients of mix."""
+    m, n = paths
+
+    def map_of():
+        x = torch.randn(batch, *size).to(dtype)
+        if layout == "gaps":  # rows do not follow each other
+            return torch.cat([x, x], -1)[..., : size[-1]]
+        last = layout == "channels_last" and x.dim() == 4
+        return x.contiguous(memory_format=torch.channels_last) if last else x
+
+    return [map_of() for _ in range(m)], [map_of() for _ in range(n)]
+
+
+def mix_gates(xs, outputs, kind):
+    """Gates [B, m, n] or [B, m, n, C] of every kind of strides."""
+    (batch, channels), m = xs[0].shape[:2], len(xs)
+    each = [channels] * (kind != "sample" and kind != "sample_expanded")
+    if kind == "channel_expanded":
+        return torch.randn(1, m, outputs, channels).expand(batch, -1, -1, -1)
+    if kind == "sample_expanded":
+        return torch.randn(1, m, 1).expand(batch, -1, outputs)
+    if kind == "channel_transposed":
+        return torch.randn(channels, outputs, m, batch).permute(3, 2, 1, 0)
+    return torch.randn(batch, m, outputs, *each)
+
+
+KINDS_OF_GATES = ["sample", "sample_expanded", "channel", "channel_expanded", "channel_transposed"]
+MIXED = [
+    ((1, 2), (5, 7, 7), "nchw"),
+    ((2, 3), (40, 20, 21), "nchw"),
+    ((5, 4), (20, 16, 20), "channels_last"),
+    ((3, 2), (6, 40, 40), "nchw"),
+    ((3, 2), (20, 20, 21), "channels_last"),
+    ((2, 2), (5, 6, 9), "gaps"),
+    ((2, 3), (13,), "nchw"),
+    ((2, 2), (9000,), "nchw"),
+]
+
+
+@pytest.mark.parametrize("kind", KINDS_OF_GATES)
+@pytest.mark.parametrize(("paths", "size", "layout"), MIXED, ids=str)
+def test_mix_is_at_the_floor(paths, size, layout, kind):
+    """m maps read and n written, backward n and m read and m written, each element once."""
+    (m, n), (xs, grads) = paths, mix_problem(paths, size, layout)
+    one, gates = xs[0].numel() * 4, mix_gates(xs, n, kind)
+    with Meter() as forward:
         ys = mix(xs, gates)
-    meter.assert_written_once(*ys)
-    assert (meter.loaded["xs"], meter.stored["ys"]) == (m * one, n * one)
-    assert meter.launches == ["_mix_kernel"]
+    forward.assert_written_once(*ys)
+    assert (forward.loaded["xs"], forward.stored["ys"]) == (m * one, n * one)
+    assert forward.launches == ["_mix_kernel"]
+    with Meter() as backward:
+        results = mix_backward(grads, [], xs, gates, mask_of((True,) * (m + 1)))
+    backward.assert_written_once(*results)
+    assert all(each.isfinite().all() for each in (*ys, *results))
+    assert (backward.loaded["grad_ys"], backward.loaded["xs"]) == (n * one, m * one)
+    assert backward.stored["grad_xs"] == m * one and len(backward.launches) <= 2
+    # A launch that adds what tiles left runs only where they left something.
+    assert ("_mix_sums_kernel" in backward.launches) == (backward.loaded["parts"] > 0)
+
+
+@pytest.mark.parametrize("layout", ["nchw", "channels_last"])
+@pytest.mark.parametrize("by_channel", [False, True], ids=["sample", "channel"])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
+@pytest.mark.parametrize("paths", [(2, 2), (4, 4), (5, 4), (8, 8)], ids=str)
+def test_what_tiles_of_mix_leave_is_small(paths, dtype, by_channel, layout):
+    """At most 2 % of the maps is stored and loaded again, also for gates of channels."""
+    (m, n), (xs, grads) = paths, mix_problem(paths, (16, 40, 40), layout, dtype, batch=1)
+    gates = mix_gates(xs, n, "channel" if by_channel else "sample")
     with Meter() as meter:
-        grads = mix_backward(ys, [], xs, gates, mask_of((True,) * 3))
-    meter.assert_written_once(*grads)
-    # The gates' gradient reads each X once per dY; dX, a mix of the dY, reads each dY once.
-    assert meter.loaded["xs"] == n * one + m * one and meter.loaded["grad_ys"] == m * n * one
-    assert meter.stored["ys"] == m * one
-    assert meter.launches == ["_mix_kernel", "_grad_gates_kernel"]
+        mix_backward(grads, [], xs, gates, mask_of((True,) * (m + 1)))
+    stored = meter.stored["sums"] - gates.nbytes  # the second launch's own
+    assert 0 < stored == meter.loaded["parts"]
+    assert 2 * stored <= 0.02 * (2 * m + n) * xs[0].nbytes
+
+
+@pytest.mark.parametrize("kind", ["sample", "channel"])
+@pytest.mark.parametrize("size", [(6, 5, 7), (6, 40, 41), (13,)], ids=str)
+def test_mix_moves_only_what_a_gradient_needs(size, kind):
+    """X is read for the gates' gradient alone; an unused output and a frozen input move nothing."""
+    xs, grads = mix_problem((3, 3), size)
+    one, gates = xs[0].numel() * 4, mix_gates(xs, 3, kind)
+    whole = mix_backward(grads, [], xs, gates, mask_of((True,) * 4))
+
+    def moved(present, wanted):
+        given = [grad if p else None for grad, p in zip(grads, present)]
+        with Meter() as meter:
+            results = mix_backward(given, [], xs, gates, mask_of(wanted))
+        meter.assert_written_once(*results)
+        # X_0 stands where no gradient is written; what is read there is read as X_0.
+        read = meter.loaded["xs"] + meter.loaded["grad_xs"]
+        maps = meter.loaded["grad_ys"], read, meter.stored["grad_xs"]
+        return results, [bytes // one for bytes in maps]
+
+    for wanted in itertools.product((False, True), repeat=4):
+        results, maps = moved((True,) * 3, wanted)
+        assert maps == [3 * any(wanted), 3 * wanted[3], sum(wanted[:3])]
+        assert all(map(torch.equal, results, [r for r, w in zip(whole, wanted) if w]))
+    for present in itertools.product((False, True), repeat=3):
+        (*grad_xs, grad_gates), maps = moved(present, (True,) * 4)
+        assert maps == [sum(present), 3, 3]
+        for j, p in enumerate(present):
+            of_output = whole[3][:, :, j] if p else torch.zeros_like(grad_gates[:, :, j])
+            assert torch.equal(grad_gates[:, :, j], of_output)
+
+
+def test_mix_of_no_elements():
+    for size in ((0, 3, 2, 2), (2, 3, 0, 2)):
+        xs, gates = [torch.ones(size)] * 2, torch.ones(size[0], 2, 1)
+        assert [y.shape for y in mix(xs, gates)] == [xs[0].shape]
+        *grad_xs, grad_gates = mix_backward(xs[:1], [], xs, gates, mask_of((True,) * 3))
+        assert [g.shape for g in grad_xs] == [x.shape for x in xs]
+        assert torch.equal(grad_gates, torch.zeros(gates.shape))
+
+
+@pytest.mark.parametrize("kind", ["sample", "channel"])
+@pytest.mark.parametrize("size", [(6, 40, 41), (6, 5, 7), (13,)], ids=str)
+def test_a_sample_of_mix_is_the_same_in_any_batch(size, kind):
+    xs, grads = mix_problem((2, 3), size, batch=5)
+    gates, wanted = mix_gates(xs, 3, kind), mask_of((True,) * 3)
+    whole = [*mix(xs, gates), *mix_backward(grads, [], xs, gates, wanted)]
+    for sample in range(5):
+        x, dy = [[t[sample : sample + 1] for t in each] for each in (xs, grads)]
+        gate = gates[sample : sample + 1]
+        alone = [*mix(x, gate), *mix_backward(dy, [], x, gate, wanted)]
+        assert all(torch.equal(a, w[sample : sample + 1]) for a, w in zip(alone, whole))
 
 
 @pytest.mark.parametrize("layout", ["nchw", "channels_last"])
@@ -155,8 +266,8 @@ def test_the_gpu_report_launches_every_kernel():
     rows = [launches.run(name, "cpu") for name in names]
     assert all(row["right"] for row in rows)
     assert tables.never_launched(rows) == []
-    without = [row for row in rows if "_grad_gates_kernel" not in row["kernels"]]
-    assert tables.never_launched(without) == ["_grad_gates_kernel", "_mix_kernel"]
+    without = [row for row in rows if "_mix_sums_kernel" not in row["kernels"]]
+    assert tables.never_launched(without) == ["_mix_sums_kernel"]
 
 
 @triton.jit

@@ -54,6 +54,7 @@ def _launches() -> dict[str, Launch]:
         add(f"combine of many vectors {dtype}", "combine", large)
         add(f"gate channels_last {dtype}", "gate", Case(TALL, dtype, "channels_last", 3))
         add(f"combine channels_last {dtype}", "combine", Case(TALL, dtype, "channels_last", 3))
+        add(f"mix channels_last {dtype}", "mix", Case(TALL, dtype, "channels_last", 3))
     for cluster in CLUSTERS:
         case = Case(SMALL, "fp32", "channels_last", 3)
         add(f"CUDA C++ cluster {cluster} channels_last", "cross_connect", case, "", cluster)
