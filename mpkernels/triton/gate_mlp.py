@@ -16,7 +16,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from mpkernels.triton.sums import stack
+from mpkernels.triton.sums import joined
 
 
 class Gate(NamedTuple):
@@ -54,9 +54,7 @@ def load_w1(
         if first + p < INPUTS:
             at = gate.w1 + ((first + p) * HIDDEN + k) * channels + c
             each = each + (tl.load(at, mask=inside, other=0.0).to(ACC),)
-        else:
-            each = each + (tl.zeros([BLOCK_HIDDEN, BLOCK_CHANNELS], ACC),)
-    return stack(each, 0, PATHS)
+    return joined(each)
 
 
 @triton.jit

@@ -32,12 +32,11 @@ from mpkernels.triton.mix_tiles import (
     cover_of,
     gate_of,
     gate_strides,
-    joined,
     place_of,
     sums_of,
     tile_in,
 )
-from mpkernels.triton.sums import end_of, span_of, spans_of
+from mpkernels.triton.sums import end_of, joined, span_of, spans_of
 
 _SUMS = 64  # gates that one program adds the tiles of
 _VALUES = 2048  # that it adds at a time: 16 for each of 128 threads

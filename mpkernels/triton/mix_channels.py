@@ -13,7 +13,8 @@ from torch import Tensor
 
 from mpkernels.triton.launch_arguments import Arguments
 from mpkernels.triton.mix_launch import mix_channel_tile
-from mpkernels.triton.mix_tiles import Cover, Wanted, gate_strides, joined, sums_of, tile_in
+from mpkernels.triton.mix_tiles import Cover, Wanted, gate_strides, sums_of, tile_in
+from mpkernels.triton.sums import joined
 
 
 @triton.jit

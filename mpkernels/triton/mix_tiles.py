@@ -142,23 +142,3 @@ def gate_of(
         at = at + c.to(tl.int64) * channel_stride
         known = known & (c < CHANNELS)
     return tl.load(at, mask=known, other=0.0).to(ACC)
-
-
-@triton.jit
-def joined(values):
-    """Several tensors [A, L] as one [A, L, a power of two], whose last are 0.
-
-    A thread keeps what it has of all of them, so that one exchange between warps serves all.
-    """
-    COUNT: tl.constexpr = len(values)
-    SIZE: tl.constexpr = triton.next_power_of_2(COUNT)
-    SHAPE: tl.constexpr = values[0].shape
-    for _ in tl.static_range(SIZE - COUNT):
-        values = values + (tl.zeros_like(values[0]),)
-    for level in tl.static_range(10):  # halves of up to 1,024
-        if (SIZE >> level) > 1:
-            pairs = ()
-            for k in tl.static_range(SIZE >> level + 1):
-                pairs = pairs + (tl.join(values[k], values[k + (SIZE >> level + 1)]),)
-            values = pairs
-    return values[0].reshape(SHAPE + [SIZE])

@@ -24,7 +24,7 @@ from mpkernels.triton.gate_mlp import (
     times_w1,
     times_w1_transposed,
 )
-from mpkernels.triton.sums import stack, sums_of
+from mpkernels.triton.sums import joined, sums_of
 
 
 @triton.jit
@@ -93,16 +93,14 @@ def resident_kernel(
             xs[q], sample, row, col, x_batch_strides[q], x_row_strides[q], COLS, DENSE, WIDE
         )
         tiles = tiles + (tl.load(at, mask=inside, other=0.0).to(ACC),)
-    for _ in tl.static_range(INPUTS, BLOCK_INPUTS):
-        tiles = tiles + (tl.zeros([BLOCK_ROWS, BLOCK_COLS], ACC),)
     tl.debug_barrier()  # the compiler sinks no load below it
     if SHARED_ROWS and not CHANNELS_LAST:
-        z = tl.sum(stack(tiles, 0, BLOCK_INPUTS), POSITION_AXIS) / POSITIONS
+        z = tl.sum(joined(tiles), POSITION_AXIS) / POSITIONS
     else:
         means = ()
-        for q in tl.static_range(BLOCK_INPUTS):
+        for q in tl.static_range(INPUTS):
             means = means + (tl.sum(tiles[q], POSITION_AXIS) / POSITIONS,)
-        z = stack(means, 0, BLOCK_INPUTS)
+        z = joined(means)
     h = activate(times_w1(w1, z), b1)
     if not EARLY:
         w2 = load_w2(gate, i, ACC, INPUTS, OUTPUTS, HIDDEN, BLOCK_HIDDEN)

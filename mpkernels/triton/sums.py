@@ -59,24 +59,29 @@ def lanes_of(parts, inside, stride, count, LANES: tl.constexpr, MANY: tl.constex
 
 
 @triton.jit
-def stack(parts, FIRST: tl.constexpr, COUNT: tl.constexpr):
-    """COUNT of the parts, a power of two, along a new last axis, which one thread holds."""
-    joined = ()
-    for p in tl.static_range(COUNT):
-        joined = joined + (parts[FIRST + p],)
-    for level in tl.static_range(1, 5):
-        pairs = ()
-        for p in tl.static_range(COUNT >> level):
-            pairs = pairs + (tl.join(joined[p], joined[p + (COUNT >> level)]),)
-        if COUNT >> level > 0:
-            joined = pairs
-    return tl.reshape(joined[0], parts[FIRST].shape + [COUNT])
+def joined(values):
+    """Several tensors of one shape along a new last axis, a power of two, whose last are 0.
+
+    A thread keeps what it has of all of them, so that one exchange between threads serves all.
+    """
+    COUNT: tl.constexpr = len(values)
+    SIZE: tl.constexpr = triton.next_power_of_2(COUNT)
+    SHAPE: tl.constexpr = values[0].shape
+    for _ in tl.static_range(SIZE - COUNT):
+        values = values + (tl.zeros_like(values[0]),)
+    for level in tl.static_range(10):  # halves of up to 1,024
+        if (SIZE >> level) > 1:
+            pairs = ()
+            for k in tl.static_range(SIZE >> level + 1):
+                pairs = pairs + (tl.join(values[k], values[k + (SIZE >> level + 1)]),)
+            values = pairs
+    return values[0].reshape(SHAPE + [SIZE])
 
 
 @triton.jit
 def _sums_of(parts, FIRST: tl.constexpr, COUNT: tl.constexpr):
     """The sums over axis 1 of COUNT of the parts, a power of two."""
-    whole = tl.sum(stack(parts, FIRST, COUNT), 1)
+    whole = tl.sum(joined(parts[FIRST : FIRST + COUNT]), 1)
     index, sums = tl.arange(0, COUNT)[None, :], ()
     for p in tl.static_range(COUNT):
         sums = sums + (tl.sum(tl.where(index == p, whole, 0.0), 1),)
