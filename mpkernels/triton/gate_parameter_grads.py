@@ -61,8 +61,8 @@ def _parameter_gradients_kernel(
     are added in a fixed order. Part t of a gradient is stored t times its size further on.
     """
     if OVERLAP:
-        tl.extra.cuda.gdc_launch_dependents()
         tl.extra.cuda.gdc_wait()  # for what the backward has left
+        tl.extra.cuda.gdc_launch_dependents()  # not before, so that no third launch overlaps
     HIDDEN_BLOCKS: tl.constexpr = tl.cdiv(HIDDEN, BLOCK_HIDDEN)
     part = tl.program_id(0).to(tl.int64)
     first = tl.program_id(0) * SAMPLES

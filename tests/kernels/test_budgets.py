@@ -142,6 +142,8 @@ def test_an_overlapping_launch_waits_before_it_loads():
         assert ("griddepcontrol.wait" in ptx) == (name in waiting)
         if name in waiting:
             assert ptx.index("griddepcontrol.wait") < ptx.index("ld.global")
+        if name in waiting & letting:
+            assert ptx.index("griddepcontrol.wait") < ptx.index("griddepcontrol.launch")
 
 
 CHOSEN = [
