@@ -264,5 +264,6 @@ def cross_connect_backward(
                 _walk_backward(
                     launch, geometry, constants, masks, outer, inputs, grad_xs, saved, scratch
                 )
+    pooled = pooled.contiguous()
     of_parameters = parameter_gradients(grad_logits, grad_hidden, hidden, pooled, gate, flags[m:])
     return [*finished(maps, grad_xs), *of_parameters]

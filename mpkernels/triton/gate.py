@@ -100,7 +100,7 @@ def gate_backward_kernel(
             z = tl.load(pooled + path[None, :] * channels + c0 + c, mask=inside, other=0.0)
             part += times_w1(w1, z)
         total += part
-    h = activate(total, b1)
+    h = activate(total, b1, HIDDEN, BLOCK_HIDDEN)
     da, dh = differentiate_gate(g, d, h, w2, OUTPUTS)
     for o in tl.static_range(OUTPUTS):
         tl.store(grad_logits + path * OUTPUTS + o, da[o], mask=of_paths)
@@ -125,7 +125,7 @@ def gate(xs: list[Tensor], gate: Sequence[Tensor | None], kind: int) -> list[Ten
     pooled = x.new_empty((geometry.batch, m, geometry.channels), dtype=dtype)
     if geometry.batch == 0:
         return [gates, pooled]
-    chunks = chunks_of(geometry, units, x.dtype.itemsize)
+    chunks = chunks_of(geometry, units, x.dtype.itemsize, m)
     partial = pooled.new_empty((geometry.batch, m, chunks.count, units))
     constants = chunk_constants(chunks, m, units)
     del constants["BLOCK_WALK"]

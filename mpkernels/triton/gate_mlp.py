@@ -128,10 +128,13 @@ def times_w1(w1, z):
 
 
 @triton.jit
-def activate(total, b1):
-    """relu(total + b1): [K, P]."""
+def activate(total, b1, HIDDEN: tl.constexpr, BLOCK_HIDDEN: tl.constexpr):
+    """relu(total + b1): [K, P], 0 beyond HIDDEN."""
     total += b1
-    return tl.where(total < 0, 0.0, total)  # keeps NaN, which maximum would drop
+    h = tl.where(total < 0, 0.0, total)  # keeps NaN, which maximum would drop
+    if HIDDEN < BLOCK_HIDDEN:  # 0 times an infinite mean is NaN there
+        h = tl.where((tl.arange(0, BLOCK_HIDDEN) < HIDDEN)[:, None], h, 0.0)
+    return h
 
 
 @triton.jit

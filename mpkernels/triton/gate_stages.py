@@ -35,7 +35,8 @@ def hidden_of_partials(
     i, k = tl.arange(0, BLOCK_INPUTS)[None, :], tl.arange(0, BLOCK_HIDDEN)[:, None]
     parts = partial + (path + i) * chunks * HIDDEN + k
     inside = (i < INPUTS) & (k < HIDDEN)
-    return activate(tl.sum(lanes_of(parts, inside, HIDDEN, chunks, BLOCK_CHUNKS, MANY), 0), b1)
+    total = tl.sum(lanes_of(parts, inside, HIDDEN, chunks, BLOCK_CHUNKS, MANY), 0)
+    return activate(total, b1, HIDDEN, BLOCK_HIDDEN)
 
 
 @triton.jit

@@ -32,7 +32,7 @@ RESIDENT_WEIGHTS = 16384
 RESIDENT_VALUES = 40960
 # A chunk of a sample that is walked: large against the launch of a block, small against a sample.
 CHUNK_ELEMENTS = 8192
-# One tile of a map that is walked in steps, and one tile of w1 that is.
+# One tile of a map that is walked in steps, and one tile of w1 that is; of all paths, four times.
 WALK_ELEMENTS = 2048
 WALK_WEIGHTS = 2048
 # Partial sums of all hidden units of a sample that are loaded at a time.
@@ -108,17 +108,23 @@ class Walk(NamedTuple):
     chunks: Chunks
 
 
-def chunks_of(geometry: Geometry, hidden: int, itemsize: int, pairs: int = 1) -> Chunks:
+def chunks_of(
+    geometry: Geometry, hidden: int, itemsize: int, inputs: int = 1, outputs: int = 1
+) -> Chunks:
     """How a sample of these maps is cut.
 
     Args:
         geometry: of one map.
         hidden: K.
         itemsize: bytes of an element.
-        pairs: m * n, sums that the backward holds for every fourth element of a tile.
+        inputs: m.
+        outputs: n; the backward holds m * n sums.
     """
+    pairs = inputs * outputs
     channels, positions = next_power_of_2(geometry.channels), max(1, geometry.positions)
-    most = max(1, min(channels, WALK_WEIGHTS // next_power_of_2(hidden)))
+    units = next_power_of_2(hidden)
+    of_paths = 4 * WALK_WEIGHTS // (units * next_power_of_2(inputs) * (2 if itemsize == 8 else 1))
+    most = max(1, min(channels, WALK_WEIGHTS // units, of_paths))
     # Rows stay whole sectors of 32 bytes, and chunks start at 16 bytes.
     least = 32 // itemsize if geometry.channels_last else 16 // math.gcd(16, positions)
     wanted = next_power_of_2(CHUNK_ELEMENTS // positions + 1) // 2
@@ -196,7 +202,7 @@ def cross_connect_launch(
         # for w1 and addresses below the 255 registers of a thread.
         warps = next_power_of_2(max(elements // 1024, weights // 2048))
         return Resident(rows, cols, min(warps, 8))
-    chunks = chunks_of(geometry, hidden, itemsize, inputs * outputs)
+    chunks = chunks_of(geometry, hidden, itemsize, inputs, outputs)
     one = max(1, kept * geometry.channels * geometry.positions * itemsize)
     fit = max(1, int(card.l2_bytes * L2_SHARE) // one)
     if min(geometry.batch, fit) >= BUSY_SHARE * card.multiprocessors:

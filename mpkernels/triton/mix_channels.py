@@ -53,6 +53,8 @@ def _mix_channels_backward_kernel(
     GATES: tl.constexpr = INPUTS * OUTPUTS
     c0 = tl.program_id(0) % BLOCKS * BLOCK
     span = tl.program_id(0) // BLOCKS % SPANS
+    if POSITIONS > 2**30:
+        span = span.to(tl.int64)
     sample = (tl.program_id(0) // BLOCKS // SPANS).to(tl.int64)
     group = tl.arange(0, GROUPS)[:, None, None]
     line = tl.arange(0, LINES)[None, :, None]
@@ -64,7 +66,8 @@ def _mix_channels_backward_kernel(
     dots, weights = (), ()
     for gate in tl.static_range(GATES):
         if EARLY:
-            of_gate = at_gate + gate // OUTPUTS * input_stride + gate % OUTPUTS * output_stride
+            i, o = tl.cast(gate // OUTPUTS, tl.int64), tl.cast(gate % OUTPUTS, tl.int64)
+            of_gate = at_gate + i * input_stride + o * output_stride
             weights = weights + (tl.load(of_gate, mask=c < CHANNELS, other=0.0).to(ACC),)
         dots = dots + (tl.zeros([GROUPS, LINES, WIDTH // VECTOR], ACC),)
     for s0 in range(span * SPAN, tl.minimum(span * SPAN + SPAN, POSITIONS), STEP):
@@ -98,7 +101,8 @@ def _mix_channels_backward_kernel(
                         if EARLY:
                             dx += grads[o] * weights[i * OUTPUTS + o]
                         else:
-                            of_gate = at_gate + i * input_stride + o * output_stride
+                            of_gate = at_gate + tl.cast(i, tl.int64) * input_stride
+                            of_gate += tl.cast(o, tl.int64) * output_stride
                             dx += grads[o] * tl.load(of_gate, mask=c < CHANNELS, other=0.0).to(ACC)
                 to = tile_in(
                     grad_xs, grad_x_batch_strides, grad_x_row_strides, i, sample, row, col,

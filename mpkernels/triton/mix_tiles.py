@@ -92,6 +92,8 @@ def place_of(
     The samples are a column for vectors, otherwise a scalar.
     """
     COL_TILES: tl.constexpr = tl.cdiv(COLS, BLOCK_COLS)
+    if COLS > 2**30 or ROWS > 2**30:
+        program = program.to(tl.int64)
     col = program % COL_TILES * BLOCK_COLS + tl.arange(0, BLOCK_COLS)[None, :]
     line = tl.arange(0, BLOCK_ROWS)[:, None]
     if ROWS == 1:
@@ -135,7 +137,8 @@ def gate_of(
     ACC: tl.constexpr,
 ):  # fmt: skip
     """g_ij of the samples of a tile, one value each or one per channel."""
-    at = gates + sample * batch_stride + i * input_stride + o * output_stride
+    at = gates + sample * batch_stride
+    at += tl.cast(i, tl.int64) * input_stride + tl.cast(o, tl.int64) * output_stride
     known = sample < batch
     if BY_CHANNEL:
         c = col if CHANNELS_LAST else row

@@ -101,7 +101,7 @@ def resident_kernel(
         for q in tl.static_range(INPUTS):
             means = means + (tl.sum(tiles[q], POSITION_AXIS) / POSITIONS,)
         z = joined(means)
-    h = activate(times_w1(w1, z), b1)
+    h = activate(times_w1(w1, z), b1, HIDDEN, BLOCK_HIDDEN)
     if not EARLY:
         w2 = load_w2(gate, i, ACC, INPUTS, OUTPUTS, HIDDEN, BLOCK_HIDDEN)
         b2 = load_b2(gate, i, ACC, INPUTS, OUTPUTS)
@@ -193,7 +193,7 @@ def resident_backward_kernel(
                 else:
                     added = added + (d[o],)
             d = added
-    h = activate(times_w1(w1, z), b1)
+    h = activate(times_w1(w1, z), b1, HIDDEN, BLOCK_HIDDEN)
     da, dh = differentiate_gate(g, d, h, w2, OUTPUTS)
     dz = times_w1_transposed(w1, dh) / POSITIONS
     for q in tl.static_range(INPUTS):

@@ -43,19 +43,25 @@ def end_of(first, span, size, LONG: tl.constexpr):
 def lanes_of(parts, inside, stride, count, LANES: tl.constexpr, MANY: tl.constexpr):
     """Sums of `count` values at each of the pointers `parts` and further on, `stride` apart.
 
-    [LANES, *parts]: lane l has the value l, and if there are MANY, also l + LANES, and so on.
+    [LANES, *parts]: lane l has the value l, and if there are MANY, also l + LANES, and so on, in
+    spans of at most 512 that are added in turn.
     """
     if len(parts.shape) == 2:
         lane = tl.arange(0, LANES)[:, None, None]
     else:
         lane = tl.arange(0, LANES)[:, None]
     parts, inside = tl.expand_dims(parts, 0), tl.expand_dims(inside, 0)
-    total = tl.load(parts + lane * stride, mask=inside & (lane < count), other=0.0)
+    whole = tl.load(parts + lane * stride, mask=inside & (lane < count), other=0.0)
     if MANY:
-        for first in range(LANES, count, LANES):
-            further = first + lane
-            total += tl.load(parts + further * stride, mask=inside & (further < count), other=0.0)
-    return total
+        span = span_of(count, LANES, True)
+        for first in range(LANES, count, span):
+            total = tl.zeros(whole.shape, whole.dtype)
+            for at in range(first, end_of(first, span, count, True), LANES):
+                further = at + lane
+                present = inside & (further < count)
+                total += tl.load(parts + further * stride, mask=present, other=0.0)
+            whole += total
+    return whole
 
 
 @triton.jit

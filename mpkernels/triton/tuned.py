@@ -149,7 +149,7 @@ def candidates(
             values = ruled.rows * ruled.cols * max(inputs, outputs)
             if warps != ruled.num_warps and values <= warps * 32 * 128 <= 4 * RESIDENT_ELEMENTS:
                 yield ruled._replace(num_warps=warps)
-    chunks = chunks_of(geometry, hidden, itemsize, inputs * outputs)
+    chunks = chunks_of(geometry, hidden, itemsize, inputs, outputs)
     for waves in (1, 2, 4):
         launch = Walk("streamed", waves * card.multiprocessors, chunks)
         if launch != ruled:

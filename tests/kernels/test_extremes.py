@@ -275,3 +275,27 @@ def test_sequences_as_maps(name, before, triton, monkeypatch):
         monkeypatch.setattr(checks, make, as_maps(getattr(cases, make)))
     case = Case("", "", batch=2, channels=6, spatial=(7,), outputs=2, layout="channels_last")
     CHECKS[name](case)
+
+
+@pytest.mark.parametrize("hidden", [3, 4])
+def test_an_infinite_mean_reaches_no_hidden_unit_that_only_fills_a_block(method, hidden):
+    """A block of 4 units holds 3, and the fourth has weights 0: 0 times infinity is NaN."""
+    xs = [torch.randn(2, 4, 2, 2, device=where.DEVICE) for _ in range(2)]
+    xs[0][0, 0] = INF
+    parameters = [
+        -torch.ones(2, hidden, 4), torch.zeros(2, hidden),
+        torch.randn(2, 2, hidden), torch.randn(2, 2),
+    ]  # fmt: skip
+    parameters = [p.to(where.DEVICE) for p in parameters]
+
+    def run(module):
+        leaves = [t.clone().requires_grad_() for t in (*xs, *parameters)]
+        ys, gates = module.cross_connect(leaves[:2], *leaves[2:])
+        grads = torch.autograd.grad(
+            [*ys, gates], leaves, [torch.ones_like(t) for t in (*ys, gates)]
+        )
+        return [*ys, gates, *grads]
+
+    for name, actual, expected in zip(range(99), run(functional), run(eager)):
+        assert_alike(str(name), actual, expected)
+        assert not (name < 3 and actual.isnan().any())

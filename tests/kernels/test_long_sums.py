@@ -129,7 +129,7 @@ def test_levels_suffice():
         for channels in (1, 3, 16, 64, 512, 4096):
             for itemsize in (2, 4, 8):
                 geometry = Geometry(last, 1, channels, 2**25)
-                chunks = launch.chunks_of(geometry, 16, itemsize, 4)
+                chunks = launch.chunks_of(geometry, 16, itemsize, 2, 2)
                 walk = chunks.channels * geometry.positions // chunks.walk
                 pool = geometry.positions // chunks.positions
                 for steps in (walk, pool):

@@ -75,9 +75,9 @@ def method(request, monkeypatch):
 @pytest.mark.parametrize("case", CHOSEN, ids=str)
 def test_cross_connect(case, method):
     if case.name.startswith(STRIDED):
-        pairs = case.inputs * case.outputs
         geometry = geometry_of(make_paths(case)[0])
-        assert launch.chunks_of(geometry, case.hidden, case.dtype.itemsize, pairs).count > 1
+        paths = case.inputs, case.outputs
+        assert launch.chunks_of(geometry, case.hidden, case.dtype.itemsize, *paths).count > 1
     with use_backend("triton"):
         check_cross_connect(case)
 

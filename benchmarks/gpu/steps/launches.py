@@ -78,7 +78,7 @@ def forced(launch: Launch) -> contextlib.AbstractContextManager[None]:
         return contextlib.nullcontext()
     itemsize = 4 if dtype == "fp32" else 2
     geometry = Geometry(layout == "channels_last", batch, channels, spatial[0] * spatial[1])
-    chunks = chunks_of(geometry, 16, itemsize, inputs * outputs)
+    chunks = chunks_of(geometry, 16, itemsize, inputs, outputs)
     # Two samples in flight, fewer than there are: each block or group takes several.
     return cross_connect.forced(Walk(launch.method, 2, chunks))
 
