@@ -13,7 +13,7 @@ from torch import Tensor
 
 from mpkernels.triton.launch_arguments import Arguments
 from mpkernels.triton.mix_launch import mix_channel_tile
-from mpkernels.triton.mix_tiles import Cover, Wanted, gate_strides, sums_of, tile_in
+from mpkernels.triton.mix_tiles import Cover, Wanted, gate_strides, pair_at, sums_of, tile_in
 from mpkernels.triton.sums import joined
 
 
@@ -66,8 +66,7 @@ def _mix_channels_backward_kernel(
     dots, weights = (), ()
     for gate in tl.static_range(GATES):
         if EARLY:
-            i, o = tl.cast(gate // OUTPUTS, tl.int64), tl.cast(gate % OUTPUTS, tl.int64)
-            of_gate = at_gate + i * input_stride + o * output_stride
+            of_gate = pair_at(at_gate, gate // OUTPUTS, gate % OUTPUTS, input_stride, output_stride)
             weights = weights + (tl.load(of_gate, mask=c < CHANNELS, other=0.0).to(ACC),)
         dots = dots + (tl.zeros([GROUPS, LINES, WIDTH // VECTOR], ACC),)
     for s0 in range(span * SPAN, tl.minimum(span * SPAN + SPAN, POSITIONS), STEP):
@@ -101,8 +100,7 @@ def _mix_channels_backward_kernel(
                         if EARLY:
                             dx += grads[o] * weights[i * OUTPUTS + o]
                         else:
-                            of_gate = at_gate + tl.cast(i, tl.int64) * input_stride
-                            of_gate += tl.cast(o, tl.int64) * output_stride
+                            of_gate = pair_at(at_gate, i, o, input_stride, output_stride)
                             dx += grads[o] * tl.load(of_gate, mask=c < CHANNELS, other=0.0).to(ACC)
                 to = tile_in(
                     grad_xs, grad_x_batch_strides, grad_x_row_strides, i, sample, row, col,

@@ -130,6 +130,12 @@ def tile_in(
 
 
 @triton.jit
+def pair_at(gates, i, o, input_stride, output_stride):
+    """Where the gates of path i and output o begin: strides in 32 bits may lead further."""
+    return gates + tl.cast(i, tl.int64) * input_stride + tl.cast(o, tl.int64) * output_stride
+
+
+@triton.jit
 def gate_of(
     gates, sample, i, o, row, col, batch,
     batch_stride, input_stride, output_stride, channel_stride,
@@ -137,8 +143,7 @@ def gate_of(
     ACC: tl.constexpr,
 ):  # fmt: skip
     """g_ij of the samples of a tile, one value each or one per channel."""
-    at = gates + sample * batch_stride
-    at += tl.cast(i, tl.int64) * input_stride + tl.cast(o, tl.int64) * output_stride
+    at = pair_at(gates + sample * batch_stride, i, o, input_stride, output_stride)
     known = sample < batch
     if BY_CHANNEL:
         c = col if CHANNELS_LAST else row
