@@ -53,7 +53,8 @@ def test_the_method_is_that_of_the_kernel_launched(geometry, no_poison):
             count, taken, most = map(int, words.groups())
             assert count == kept and taken >= full and taken > most
         elif why:
-            assert why[0].endswith(f"w1 of a path, 16 x {channels}, does not fit beside the maps")
+            w1 = f"w1, {inputs} x 16 x {channels}"
+            assert why[0].endswith(f"{w1}, does not fit beside the maps")
 
 
 def test_a_block_has_the_registers_that_are_named(no_poison):
