@@ -16,9 +16,10 @@ from mpkernels.eager.arguments import check_dtype
 from mpkernels.eager.modules import as_paths
 from mpkernels.fold import why_not_folded
 from mpkernels.ops.backend import DEVICES, chosen, why_no_gpu, why_not
+from mpkernels.ops.chip import ASSUMED as CHIP
+from mpkernels.ops.chip import chip_of
 from mpkernels.ops.layout import empty_map, geometry_of, is_channels_last, strides_in_place
-from mpkernels.ops.onchip import ASSUMED as CHIP
-from mpkernels.ops.onchip import OnChip, chip_of, forced_on_chip
+from mpkernels.ops.onchip import OnChip, forced_on_chip
 from mpkernels.ops.switch import active_backend
 from mpkernels.triton.launch import ASSUMED as CARD
 from mpkernels.triton.launch import Walk, cross_connect_launch, kept_elements, most_kept

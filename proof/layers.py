@@ -25,7 +25,7 @@ SHARED = {
 ALLOWED = {
     "mpkernels/version.py": set(),
     "mpkernels/eager": {"mpkernels.eager"},
-    "mpkernels/triton/launch.py": {"mpkernels.ops.layout", "mpkernels.ops.onchip"},
+    "mpkernels/triton/launch.py": {"mpkernels.ops.layout", "mpkernels.ops.chip"},
     "mpkernels/triton/tuned.py": {
         "mpkernels.ops.layout",
         "mpkernels.ops.onchip",

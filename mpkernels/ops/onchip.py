@@ -15,10 +15,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from mpkernels.ops.chip import ASSUMED as ASSUMED
-from mpkernels.ops.chip import Block
-from mpkernels.ops.chip import Chip as Chip
-from mpkernels.ops.chip import chip_of as chip_of
+from mpkernels.ops.chip import Block, Chip, chip_of
 from mpkernels.ops.layout import Geometry, geometry_of
 
 MAX_KEPT = 4

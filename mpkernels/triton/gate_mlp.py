@@ -113,11 +113,7 @@ def load_of_outputs(values, path, inside, ACC: tl.constexpr, OUTPUTS: tl.constex
 
 @triton.jit
 def of_path(values, i, q):
-    """The scalar that `values` [P] has for path q.
-
-    A tensor of one element would be spread over a layout in which each thread holds a whole tile
-    that it is multiplied with, and the tile be moved there through shared memory.
-    """
+    """The scalar that `values` [P], of which a thread holds all, has for path q."""
     return tl.sum(tl.where(i == q, values, 0.0), 0)
 
 

@@ -13,8 +13,8 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
+from mpkernels.ops.chip import Chip, chip_of
 from mpkernels.ops.layout import Geometry
-from mpkernels.ops.onchip import Chip, chip_of
 
 
 def next_power_of_2(size: int) -> int:

@@ -39,7 +39,7 @@ LAUNCHES = {
 PAPER = ("cross_connect", "combine")  # operators of the paper's networks
 SHARED_BYTES = 49152  # static shared memory that every GPU grants
 COLUMNS = ("router", "dtype", "layout", "kernel", "target", "instructions", "barriers",
-           "shared stores", "spilled", "registers", "CPU seconds")  # fmt: skip
+           "shared stores", "spilled", "registers", "trips", "CPU seconds")  # fmt: skip
 
 
 class Job(NamedTuple):
@@ -78,7 +78,7 @@ class Row(NamedTuple):
         cells = (
             shape(router), dtype, layout, self.kernel, self.target, code.instructions,
             code.barriers, code.shared_stores, code.spilled_bytes, code.registers,
-            f"{code.cpu_seconds:.1f}",
+            code.trips, f"{code.cpu_seconds:.1f}",
         )  # fmt: skip
         return f"| {' | '.join(map(str, cells))} |"
 

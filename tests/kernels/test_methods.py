@@ -8,6 +8,7 @@ import torch
 
 import mpkernels as mpk
 from mpkernels.ops import native, onchip
+from mpkernels.ops.chip import ASSUMED
 from mpkernels.ops.layout import geometry_of
 from proof.explained import maps
 
@@ -111,7 +112,7 @@ def test_the_method_of_cuda_cpp_is_the_cluster_launched(sizes, monkeypatch, no_p
     library = torch.library.Library("mpkernels", "IMPL")
     library.impl("cross_connect_cuda", record, "CPU")
     library.impl("cross_connect_backward_cuda", record, "CPU")
-    monkeypatch.setattr(onchip, "chip_of", lambda device: onchip.ASSUMED)
+    monkeypatch.setattr(onchip, "chip_of", lambda device: ASSUMED)
     router = mpk.CrossConnect(channels, inputs, outputs)
     xs = [torch.empty(1, channels, size, size) for _ in range(inputs)]
     grads, kept = [*xs[:1] * outputs, None], [torch.empty(1), torch.empty(1)]

@@ -8,9 +8,9 @@ import sys
 import pytest
 import torch
 
+from mpkernels.ops.chip import ASSUMED as CHIP
 from mpkernels.ops.flags import mask_of
 from mpkernels.ops.layout import Geometry
-from mpkernels.ops.onchip import ASSUMED as CHIP
 from mpkernels.triton.launch import Card, Resident, Walk, combine_tile, cross_connect_launch
 from proof.dispatched import Dispatched
 from proof.where import INTERPRETED, ROOT

@@ -13,8 +13,8 @@ import time
 import torch
 from torch.overrides import TorchFunctionMode
 
+from mpkernels.ops.chip import ASSUMED as CHIP
 from mpkernels.ops.flags import flags_of
-from mpkernels.ops.onchip import ASSUMED as CHIP
 from mpkernels.ops.schema import SCHEMAS
 from mpkernels.triton.launch import ASSUMED as CARD
 from proof.machine_code.aot import read_cubin
