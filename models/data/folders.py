@@ -10,6 +10,7 @@ import os
 import signal
 import threading
 from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -106,6 +107,23 @@ def _end_when_told_by(parent: int) -> None:
     os._exit(0)
 
 
+@contextmanager
+def _sigterm_blocked() -> Iterator[None]:
+    """Blocks SIGTERM in this thread, and so in every thread of a process that is forked meanwhile.
+
+    A worker's libraries start threads before any function of ours runs there, and a signal goes to
+    any one thread that does not block it.
+    """
+    if not hasattr(signal, "sigwaitinfo"):
+        yield
+        return
+    mask = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, mask)
+
+
 def _heed_only_the_parent(worker: int) -> None:
     """Makes a worker ignore Ctrl-C, and SIGTERM unless its parent sends it.
 
@@ -114,7 +132,7 @@ def _heed_only_the_parent(worker: int) -> None:
     """
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     if hasattr(signal, "sigwaitinfo"):
-        signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})
+        signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})  # where it was not forked
         threading.Thread(target=_end_when_told_by, args=(os.getppid(),), daemon=True).start()
 
 
@@ -159,13 +177,15 @@ class Folder:
         device: str,
     ) -> Iterator[tuple[Tensor, Tensor]]:
         indices = [part.tolist() for part in parts]
-        loader = iter(DataLoader(
+        loader = DataLoader(
             images, batch_sampler=indices, num_workers=self.workers,
             collate_fn=_batch, pin_memory=device.startswith("cuda"),
             worker_init_fn=_heed_only_the_parent,
-        ))  # fmt: skip
+        )  # fmt: skip
+        with _sigterm_blocked():
+            batches = iter(loader)
         for index in indices:
-            x = next(loader)
+            x = next(batches)
             if isinstance(x, DataMissing):
                 raise x from None
             y = torch.tensor([samples[i][1] for i in index], device=device)

@@ -1,8 +1,11 @@
 """Images in folders laid out as ImageNet: crops, classes, workers, and errors."""
 
 import multiprocessing
+import re
+import signal
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 import torch
@@ -154,6 +157,14 @@ def test_what_a_worker_says_does_not_depend_on_where_its_error_is_defined(folder
     assert str(caught.value) == "image 3 cannot be read:\nthe reason"
 
 
+def open_to_sigterm(process):
+    """The threads that do not block it: one waits for it, any other would end the process."""
+    status = [path.read_text() for path in Path(f"/proc/{process.pid}/task").glob("*/status")]
+    blocked = [int(re.search(r"SigBlk:\s*(\w+)", text)[1], 16) for text in status]
+    return [mask for mask in blocked if not mask >> (signal.SIGTERM - 1) & 1]
+
+
+@pytest.mark.skipif(not Path("/proc/self/task").exists(), reason="reads Linux's /proc")
 def test_ctrl_c_and_sigterm_do_not_stop_the_reading_processes(folder):
     others = set(multiprocessing.active_children())
     images = data.load("imagenet", folder, workers=2)
@@ -161,6 +172,7 @@ def test_ctrl_c_and_sigterm_do_not_stop_the_reading_processes(folder):
     labels = [next(batches)[1] for _ in range(2)]  # then both have begun
     readers = set(multiprocessing.active_children()) - others
     assert len(readers) == 2
+    assert all(len(open_to_sigterm(reader)) <= 1 for reader in readers)
     for reader, number in zip(readers, ("-INT", "-TERM")):
         subprocess.run(["kill", number, str(reader.pid)], check=True)
     labels += [y for _, y in batches]
