@@ -50,10 +50,8 @@ def fits(count: int, millions: str) -> str:
 
 
 def _build(name: str, device: str) -> nn.Module:
-    # The counter only knows PyTorch's own operators; both kinds of routers have equal parameters.
-    plain = {"routers": "eager"} if "routers" in registry.options(name) else {}
     with torch.device(device):
-        return registry.build(name, **plain).eval()
+        return registry.build(name).eval()
 
 
 def flop(name: str) -> int:

@@ -1,6 +1,8 @@
 """Fused kernels for data-dependent routing in multi-path neural networks."""
 
 from mpkernels import eager, functional
+from mpkernels import flops as flops  # tells torch's counter
+from mpkernels.decompositions import decompositions
 from mpkernels.explain import explain
 from mpkernels.fuse import fuse, unfuse
 from mpkernels.modules import CrossConnect, CrossPredictConv2d, CrossPredictLinear, CrossStitch
@@ -14,6 +16,7 @@ __all__ = [
     "CrossPredictLinear",
     "CrossStitch",
     "__version__",
+    "decompositions",
     "eager",
     "explain",
     "functional",

@@ -18,8 +18,9 @@ from mpkernels.eager import gradients
 from mpkernels.eager.functional import KINDS, accumulate_dtype
 from mpkernels.ops.check import check_gate
 from mpkernels.ops.flags import flags_of, mask_of
+from mpkernels.ops.form import placed
 from mpkernels.ops.layout import copied, is_channels_last
-from mpkernels.ops.operator import Operator, placed
+from mpkernels.ops.operator import Operator
 
 Parameters = Sequence[Any]  # of a gate: w1, b1, w2, b2, of which b1 and b2 may be None
 
@@ -66,7 +67,8 @@ class _Gate(Operator):
     def derive(self, ctx: Any, grads: Sequence[Tensor | None]) -> Sequence[Tensor | None]:
         gates, pooled, *parameters = ctx.saved_tensors
         flags, paths = ctx.needs_input_grad[1:], len(ctx.channels_last)
-        wanted = mask_of(flags[paths:])
+        # The paths' flags come last, for who counts: the gradient of pooled values comes anyway.
+        wanted = mask_of((*flags[paths:], *flags[:paths]))
         grad_gates, grad_z = grads
         grad_parameters: list[Tensor | None] = [None] * len(parameters)
         if grad_gates is not None:

@@ -95,12 +95,25 @@ gradients_are_batched: Callable[[], bool] = (
 )
 
 
-def only_reverse_mode() -> bool:
-    """Whether the one transform of torch.func in force is a reverse mode: grad or vjp."""
+def transforms_in_force() -> list[Any]:
+    """The kinds of torch.func's transforms in force, from the outermost to the innermost."""
     if _interpreters is None or _kinds is None:
-        return False
-    stack = _interpreters()
-    return stack is not None and len(stack) == 1 and stack[0].key() == _kinds.Grad
+        return [None]
+    return [interpreter.key() for interpreter in _interpreters() or ()]
+
+
+REVERSE_MODE, VMAP = getattr(_kinds, "Grad", ""), getattr(_kinds, "Vmap", "")
+
+
+_mode_of: Any = _named("torch._C._get_dispatch_mode")
+_mode_keys: Any = _named("torch._C._TorchDispatchModeKey")
+
+
+def is_recording_a_graph() -> bool:
+    """Whether make_fx records the operators that are called."""
+    if _mode_of is None or _mode_keys is None:
+        return True
+    return _mode_of(_mode_keys.PROXY) is not None
 
 
 def of_no_function_mode(operator: Any) -> Any:

@@ -8,9 +8,9 @@ an autograd.Function, whose forward calls the operator again. Each pass costs mo
 on small vectors. ops/short_way.py spares both where nobody has to see the call; without that file
 every call takes the way of this one.
 
-An autograd.Function serves one reverse mode. Whatever else derives or maps the call (forward mode,
-the transforms of torch.func and their compositions) meets the definition, whose every step it can
-follow.
+An autograd.Function serves one reverse mode, within and around any vmap (ops/batching.py). Whatever
+else derives the call (forward mode, a derivative of a derivative and their compositions) meets the
+definition, whose every step it can follow.
 """
 
 from __future__ import annotations
@@ -24,10 +24,14 @@ from torch import Tensor
 from torch.autograd import forward_ad
 
 from mpkernels.eager.functional import follow_autocast, without_autocast
+from mpkernels.ops import batching
 from mpkernels.ops.check import check_tensors, paths_of
 from mpkernels.ops.differentiate import pull_back
 from mpkernels.ops.flags import flags_of, mask_of
+from mpkernels.ops.form import Form, count, nested, placed, read
 from mpkernels.ops.internals import (
+    REVERSE_MODE,
+    VMAP,
     after_autograd,
     any_requires_grad,
     autograd_can_be_passed,
@@ -36,9 +40,9 @@ from mpkernels.ops.internals import (
     gradients_are_batched,
     is_tracing,
     of_no_function_mode,
-    only_reverse_mode,
     tensors_of,
     transforms_are_active,
+    transforms_in_force,
     unwrap_dead_wrappers,
 )
 from mpkernels.ops.layout import empty_map, in_format_of
@@ -62,10 +66,6 @@ else:
 
 OPERATORS: dict[str, Operator] = {}
 
-# How flat tensors become arguments again: the size of a list, None for a tensor, or the value of
-# what is no tensor, in a tuple.
-Form = tuple[Any, ...]
-
 
 class Operator:
     """An operator as Python calls it, and what PyTorch has to know about it.
@@ -84,9 +84,10 @@ class Operator:
         fake: Callable[..., list[Tensor]],
         check: Callable[..., None] = lambda *arguments: None,
     ) -> None:
-        self.name, self._definition, self._check = name, definition, check
-        self._first, self.flatten, self._form_of = _read(SCHEMAS[name])
-        self._operator = operator = getattr(torch.ops.mpkernels, name).default
+        self.name, self._definition, self._check, self.fake = name, definition, check, fake
+        self._names, self.flatten, self._form_of = read(SCHEMAS[name])
+        self._first = self._names[0]
+        self.overload = operator = getattr(torch.ops.mpkernels, name).default
         self.call = of_no_function_mode(operator)
         self._apply = _function_of(self).apply
         self._record = recorder_of(self)
@@ -95,7 +96,8 @@ class Operator:
         def kernel(keyset: Any, *arguments: Any) -> Any:
             if not autograd_can_be_passed or transforms_are_active() or _tangents(arguments):
                 return self.run_eager(*arguments)
-            if torch.is_grad_enabled() and any_requires_grad(*arguments):
+            # Flat: PyTorch's look into a list ends at a None.
+            if torch.is_grad_enabled() and any_requires_grad(*self.flatten(*arguments)):
                 return self._differentiable(*arguments)
             with below_autograd():
                 return operator.redispatch(keyset & after_autograd, *arguments)
@@ -128,18 +130,38 @@ class Operator:
     def run(self, *arguments: Any) -> list[Tensor]:
         """Runs it so that whatever may want to see the call does."""
         if torch.compiler.is_compiling():
-            return self._operator(*arguments)  # type: ignore[no-any-return]
+            return self.overload(*arguments)  # type: ignore[no-any-return]
         flat = self.flatten(*arguments)
         if nothing_above(flat):
             return self.direct(flat, *arguments)
         if transforms_are_active():
-            # One reverse mode must meet the autograd.Function before the dispatcher.
-            alone = only_reverse_mode() and not dual_level_is_open()
-            return (self._differentiable if alone else self.run_eager)(*arguments)
+            # What the autograd.Function serves must meet it before the dispatcher.
+            served = not dual_level_is_open() and self._serves(
+                transforms_in_force(), flat, arguments
+            )
+            return (self._differentiable if served else self.run_eager)(*arguments)
         # TorchScript cannot record a list of optional tensors.
         if gradients_are_batched() or is_tracing():
             return self.run_eager(*arguments)
-        return self._operator(*arguments)  # type: ignore[no-any-return]
+        return self.overload(*arguments)  # type: ignore[no-any-return]
+
+    def _serves(self, transforms: list[Any], flat: list[Any], arguments: Sequence[Any]) -> bool:
+        """Whether the autograd.Function serves the transforms: vmap, and at most one derivative.
+
+        The definition has the gradients of each member at shared parameters in less time.
+        """
+        derivatives = [kind for kind in transforms if kind != VMAP]
+        if not transforms or derivatives not in ([], [REVERSE_MODE]):
+            return False
+        if transforms[-1] == VMAP or VMAP not in transforms:
+            return True
+        names = self._names_of(self._form_of(*arguments))
+        parameters = [t for t, name in zip(flat, names) if name not in batching.OF_SAMPLES]
+        return not any_requires_grad(*parameters)
+
+    def _names_of(self, form: Form) -> list[str]:
+        """The names of the arguments to which the flat tensors belong."""
+        return [name for name, part in zip(self._names, form) for _ in range(count(part))]
 
     def direct(self, flat: list[Any], *arguments: Any) -> list[Tensor]:
         """Runs it, with arguments of these tensors, where nobody has to see the call."""
@@ -180,6 +202,29 @@ class Operator:
             return (None, *self.derive(ctx, grads))
         with thread_runs(backend):
             return (None, *self.derive(ctx, grads))
+
+    def map_members(
+        self, info: Any, in_dims: Sequence[Any], arguments: Sequence[Any], *flat: Any
+    ) -> tuple[tuple[Tensor, ...], tuple[int, ...]]:
+        """What `compute` returns for all members of vmap, in dimension 0."""
+        form, dims, members = self._form_of(*arguments), in_dims[1:], info.batch_size
+        names = self._names_of(form)
+        wanted = form[-1][0] if self._names[-1] == "wanted" else None
+        way = batching.way(names, flat, dims, members, wanted)
+
+        def call(flat: list[Any]) -> list[Tensor]:
+            return self.run(*nested(flat, form))
+
+        def definition(flat: list[Any]) -> list[Tensor]:
+            return self.run_eager(*nested(flat, form))
+
+        if way == batching.FOLD:
+            outputs = batching.fold(self.name, call, names, flat, dims, members)
+        elif way == batching.LOOP:
+            outputs = batching.loop(call, flat, dims, members)
+        else:
+            outputs = batching.mapped(definition, flat, dims)
+        return tuple(outputs), (0,) * len(outputs)
 
     def keep(self, ctx: Any, flat: Sequence[Any], outputs: Sequence[Tensor]) -> None:
         """Saves the tensors that `derive` reads."""
@@ -264,51 +309,6 @@ class Routed(Operator):
         return placed(results, wanted, flat)
 
 
-def _read(schema: str) -> tuple[str, Callable[..., list[Any]], Callable[..., Form]]:
-    """The name of the first argument, and what takes the tensors and the form of all arguments.
-
-    Both are written out per schema: a loop over the types would take longer than a small kernel.
-    """
-    arguments = schema.partition("(")[2].partition(")")[0]
-    kinds = {name: kind for kind, name in (each.split() for each in arguments.split(", "))}
-    names, flat, form = ", ".join(kinds), "", ""
-    for name, kind in kinds.items():
-        if kind.endswith("]"):
-            flat, form = f"{flat}*{name}, ", f"{form}len({name}), "
-        elif kind == "Tensor":
-            flat, form = f"{flat}{name}, ", f"{form}None, "
-        else:
-            form = f"{form}({name},), "
-    return next(iter(kinds)), eval(f"lambda {names}: [{flat}]"), eval(f"lambda {names}: ({form})")
-
-
-def nested(flat: Sequence[Any], form: Form) -> list[Any]:
-    """The arguments of which `flat` are the tensors."""
-    arguments: list[Any] = []
-    at = 0
-    for part in form:
-        if part is None:
-            arguments.append(flat[at])
-            at += 1
-        elif type(part) is tuple:
-            arguments.append(part[0])
-        else:
-            arguments.append(list(flat[at : at + part]))
-            at += part
-    return arguments
-
-
-def placed(results: list[Tensor], wanted: int, flat: Sequence[Any]) -> list[Tensor | None]:
-    """The gradients at the places of the tensors that wanted them, None elsewhere."""
-    if len(results) == len(flat):
-        return [*results]
-    remaining = iter(results)
-    return [
-        next(remaining) if w and t is not None else None
-        for t, w in zip(flat, flags_of(wanted, len(flat)))
-    ]
-
-
 def _tangents(arguments: Sequence[Any]) -> bool:
     """Whether forward mode derives any of an operator's arguments."""
     return dual_level_is_open() and any(
@@ -330,6 +330,7 @@ def _function_of(operator: Operator) -> Any:
         "forward": operator.compute,
         "setup_context": setup_context,
         "backward": operator.gradients,
+        "vmap": operator.map_members,
     }
     static: dict[str, Any] = {name: staticmethod(member) for name, member in members.items()}  # type: ignore[arg-type]
     return type(operator.name, (torch.autograd.Function,), static)

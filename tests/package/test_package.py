@@ -98,6 +98,7 @@ def test_public_names():
         "CrossPredictLinear",
         "CrossStitch",
         "__version__",
+        "decompositions",
         "eager",
         "explain",
         "functional",
