@@ -5,9 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-from torch._decomp import register_decomposition
-
-from mpkernels.ops.internals import is_recording_a_graph
+from mpkernels.ops.internals import is_recording_a_graph, register_decomposition
 from mpkernels.ops.operator import OPERATORS, Operator
 
 

@@ -33,6 +33,10 @@ def _always(*arguments: Any) -> bool:
     return True
 
 
+def _register_nothing(overload: Any) -> Callable[..., Any]:
+    return lambda function: function
+
+
 def _any_of_these_requires_grad(*arguments: Any) -> bool:
     return any(t.requires_grad for t in tensors_of(arguments))
 
@@ -114,6 +118,12 @@ def is_recording_a_graph() -> bool:
     if _mode_of is None or _mode_keys is None:
         return True
     return _mode_of(_mode_keys.PROXY) is not None
+
+
+# PyTorch's table of decompositions. PyTorch itself does not work without this name.
+register_decomposition: Callable[..., Any] = getattr(
+    torch._decomp, "register_decomposition", _register_nothing
+)
 
 
 def of_no_function_mode(operator: Any) -> Any:
