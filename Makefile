@@ -3,6 +3,7 @@
 # make test-oldest  Triton's tests on the oldest torch that works, with the libraries of .venv
 # make rehearse-gpu  the GPU report on that torch without a GPU: its kernels are compiled, none is launched
 # make lint      static checks: ruff, mypy, clang-format
+# make serve     builds examples/cpp and runs an exported network there, without Python
 # make self-test environment report and a check of every backend that works here
 PYTHON ?= python3
 VENV := .venv
@@ -14,7 +15,7 @@ SHIM := $(wildcard proof/shim/*.h proof/shim/*.cpp proof/shim/*/*.h proof/shim/*
 OLDEST := .venv-oldest
 SIDE_BY_SIDE := -n auto --dist worksteal # a process of tests per core
 
-.PHONY: demo test test-all test-oldest rehearse-gpu lint self-test install clean
+.PHONY: demo test test-all test-oldest rehearse-gpu lint self-test serve install clean
 .DELETE_ON_ERROR:
 
 demo: install
@@ -40,10 +41,18 @@ lint: install
 	$(RUN) -m ruff check .
 	$(RUN) -m ruff format --check .
 	$(RUN) -m mypy
-	$(VENV)/bin/clang-format --dry-run -Werror $(CSRC) $(SHIM) benchmarks/cpu/floor.cpp
+	$(VENV)/bin/clang-format --dry-run -Werror $(CSRC) $(SHIM) benchmarks/cpu/floor.cpp examples/cpp/serve.cpp
 
 self-test: install
 	$(RUN) -m mpkernels
+
+SERVE := build/serve
+serve: install
+	mkdir -p $(SERVE)
+	$(RUN) -m examples.cpp.export $(SERVE)
+	cmake -S examples/cpp -B $(SERVE) -DTORCH=$$($(RUN) -c 'import torch; print(torch.__path__[0])')
+	cmake --build $(SERVE)
+	$(SERVE)/serve mpkernels/_C.so $(SERVE)/network.pt2 $(SERVE)/batches.pt
 
 install: $(INSTALLED)
 

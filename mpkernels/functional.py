@@ -26,7 +26,7 @@ def cross_connect(
     b2: Tensor | None,
     *,
     kind: str = "softmax",
-) -> tuple[list[Tensor], Tensor]:
+) -> tuple[tuple[Tensor, ...], Tensor]:
     """Pools, gates and mixes m paths into n in one operator (paper Eq. 1 to 3 and 5).
 
     Y_j = sum_i g_ij X_i,  G_i = softmax_j(W2_i relu(W1_i mean(X_i) + b1_i) + b2_i)
@@ -57,7 +57,7 @@ def cross_connect(
         (3, (8, 4, 5, 5), (8, 2, 3))
     """
     *ys, gates, _ = _cross_connect(xs, (w1, b1, w2, b2), kind_of("cross_connect", kind))
-    return ys, gates
+    return tuple(ys), gates
 
 
 def gate(
@@ -87,7 +87,7 @@ def gate(
     return _gate(xs, (w1, b1, w2, b2), kind_of("gate", kind))[0]
 
 
-def mix(xs: Tensor | Sequence[Tensor], gates: Tensor) -> list[Tensor]:
+def mix(xs: Tensor | Sequence[Tensor], gates: Tensor) -> tuple[Tensor, ...]:
     """Mixes m paths into n with given gates (paper Eq. 5): Y_j = sum_i g_ij X_i.
 
     Args:
@@ -106,7 +106,7 @@ def mix(xs: Tensor | Sequence[Tensor], gates: Tensor) -> list[Tensor]:
         >>> ys[0].sum().item()
         6.0
     """
-    return _mix(xs, gates)
+    return tuple(_mix(xs, gates))
 
 
 def combine(
@@ -116,7 +116,7 @@ def combine(
     relu: bool = True,
     scale: Tensor | None = None,
     shift: Tensor | None = None,
-) -> list[Tensor]:
+) -> tuple[Tensor, ...]:
     """Combines the predictions of m paths for n outputs (paper Eq. 4), in one operator.
 
     Y_j = relu(scale_j sum_i g_ij (U_ij + b_ij) + shift_j)
@@ -149,7 +149,7 @@ def combine(
         (3, (2, 2, 4, 4), 2.0)
     """
     check_flag("combine", "relu", relu)
-    return _combine(us, gates, (bias, scale, shift), relu)
+    return tuple(_combine(us, gates, (bias, scale, shift), relu))
 
 
 def cross_predict(
@@ -165,7 +165,7 @@ def cross_predict(
     shift: Tensor | None = None,
     *,
     kind: str = "softmax",
-) -> tuple[list[Tensor], Tensor]:
+) -> tuple[tuple[Tensor, ...], Tensor]:
     """A whole layer of cross-predictions of vectors (paper Eq. 2 to 4).
 
     Y_j = relu(scale_j sum_i g_ij (W_ij X_i + b_ij) + shift_j),
@@ -203,7 +203,7 @@ def cross_predict(
     rest = (weight, (bias, scale, shift), (w1, b1, w2, b2), number, relu)
     if fuses(paths, weight):
         *ys, gates, _ = _cross_predict(paths, *rest)
-        return ys, gates
+        return tuple(ys), gates
     check_tensors("cross_predict", "xs", paths)
     paths = follow_autocast(paths)
     check_cross_predict("cross_predict", paths, *rest)

@@ -24,7 +24,7 @@ def _own(router: nn.Module, *names: str) -> list[Any]:
 class CrossConnect(eager.CrossConnect):
     __doc__ = eager.CrossConnect.__doc__
 
-    def _route(self, xs: list[Tensor]) -> tuple[list[Tensor], Tensor]:
+    def _route(self, xs: list[Tensor]) -> tuple[tuple[Tensor, ...], Tensor]:
         try:
             return functional.cross_connect(xs, *_own(self, "w1", "b1", "w2", "b2"), kind=self.kind)
         except (TypeError, ValueError):
@@ -35,7 +35,7 @@ class CrossConnect(eager.CrossConnect):
 class CrossStitch(eager.CrossStitch):
     __doc__ = eager.CrossStitch.__doc__
 
-    def _route(self, xs: list[Tensor]) -> tuple[list[Tensor], Tensor]:
+    def _route(self, xs: list[Tensor]) -> tuple[tuple[Tensor, ...], Tensor]:
         try:
             gates = self.gates(xs[0].shape[0])
             return functional.mix(xs, gates), gates
@@ -45,8 +45,8 @@ class CrossStitch(eager.CrossStitch):
 
 
 def _normalised(
-    router: CrossPredict, sums: Callable[..., tuple[list[Tensor], Tensor]]
-) -> tuple[list[Tensor], Tensor]:
+    router: CrossPredict, sums: Callable[..., tuple[tuple[Tensor, ...], Tensor]]
+) -> tuple[tuple[Tensor, ...], Tensor]:
     """The route of a cross-prediction router; sums(relu, scale, shift) weights the predictions."""
     if not router.norms:
         return sums(router.relu)
@@ -59,10 +59,10 @@ def _normalised(
 class CrossPredictConv2d(eager.CrossPredictConv2d):
     __doc__ = eager.CrossPredictConv2d.__doc__
 
-    def _route(self, xs: list[Tensor]) -> tuple[list[Tensor], Tensor]:
+    def _route(self, xs: list[Tensor]) -> tuple[tuple[Tensor, ...], Tensor]:
         gates, us = self._gates_and_predictions(xs, functional.gate)
 
-        def sums(relu: bool, *folded: Tensor) -> tuple[list[Tensor], Tensor]:
+        def sums(relu: bool, *folded: Tensor) -> tuple[tuple[Tensor, ...], Tensor]:
             return functional.combine(us, gates, self.bias, relu, *folded), gates
 
         return _normalised(self, sums)
@@ -71,10 +71,10 @@ class CrossPredictConv2d(eager.CrossPredictConv2d):
 class CrossPredictLinear(eager.CrossPredictLinear):
     __doc__ = eager.CrossPredictLinear.__doc__
 
-    def _route(self, xs: list[Tensor]) -> tuple[list[Tensor], Tensor]:
+    def _route(self, xs: list[Tensor]) -> tuple[tuple[Tensor, ...], Tensor]:
         weight, bias, w1, b1, w2, b2 = _own(self, "weight", "bias", "w1", "b1", "w2", "b2")
 
-        def sums(relu: bool, *folded: Tensor) -> tuple[list[Tensor], Tensor]:
+        def sums(relu: bool, *folded: Tensor) -> tuple[tuple[Tensor, ...], Tensor]:
             return functional.cross_predict(xs, weight, bias, w1, b1, w2, b2, relu, *folded)
 
         try:

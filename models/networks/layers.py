@@ -23,8 +23,14 @@ def dense(inputs: int, outputs: int, norm: bool = True) -> nn.Sequential:
     return nn.Sequential(nn.Linear(inputs, outputs), *norms, nn.ReLU(inplace=True))
 
 
+@torch.fx.wrap  # torch.fx records one call: the branch needs to know the dimensions
+def global_mean(x: Tensor) -> Tensor:
+    """Mean over all positions: maps [B, C, H, W] become vectors [B, C], which stay as they are."""
+    return x.mean((2, 3)) if x.dim() == 4 else x
+
+
 class GlobalPool(nn.Module):
-    """Mean over all positions: maps [B, C, H, W] become vectors [B, C]; vectors stay as they are.
+    """`global_mean` as a layer.
 
     Pooling in front of a router gives the same as behind it, and then no map Y is computed: gates
     depend on the means Z_i alone (Eq. 1), and the mean of Y_j = sum_i g_ij X_i is sum_i g_ij Z_i.
@@ -32,7 +38,7 @@ class GlobalPool(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """The means, [B, C]."""
-        return x.mean((2, 3)) if x.dim() == 4 else x
+        return global_mean(x)
 
 
 class Parallel(nn.ModuleList):
@@ -67,7 +73,8 @@ class Unrouted(_Network):
     ) -> Tensor | tuple[Tensor, list[Tensor]]:
         """Classifies images [B, C, H, W]; the list of gates is empty, as there are no routers."""
         logits = average(self.paths([self._images(x)] * len(self.paths)))
-        return (logits, []) if return_gates else logits
+        # torch.fx gives a proxy for the flag: it stands for the default.
+        return (logits, []) if return_gates is True else logits
 
 
 class Routed(_Network):
@@ -105,7 +112,7 @@ class Routed(_Network):
             all_gates.append(gates)
             xs = segment(xs)
         logits = average(xs)
-        return (logits, all_gates) if return_gates else logits
+        return (logits, all_gates) if return_gates is True else logits
 
 
 def average(xs: Paths) -> Tensor:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 import operator
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
@@ -121,15 +121,15 @@ class CrossPredict(Gated):
         check_dtype(xs[0], self.weight, xs[0].device.type)
         return gates, [self._predict(x, w) for x, w in zip(xs, self.weight.unbind())]
 
-    def _normalise(self, ys: list[Tensor]) -> list[Tensor]:
-        normalised = [norm(y) for norm, y in zip(self.norms, ys)]
+    def _normalise(self, ys: Sequence[Tensor]) -> tuple[Tensor, ...]:
+        normalised = tuple(norm(y) for norm, y in zip(self.norms, ys))
         if not self.relu:
             return normalised
         # In place, unless somebody may keep what the norm returned, or differentiate through it.
         watched = [why_watched(norm) is not None for norm in self.norms]
-        return [y.relu() if seen else y.relu_() for y, seen in zip(normalised, watched)]
+        return tuple(y.relu() if seen else y.relu_() for y, seen in zip(normalised, watched))
 
-    def _route(self, xs: list[Tensor]) -> tuple[list[Tensor], Tensor]:
+    def _route(self, xs: list[Tensor]) -> tuple[tuple[Tensor, ...], Tensor]:
         gates, us = self._gates_and_predictions(xs, functional.gate)
         if not self.norms:
             return functional.combine(us, gates, self.bias, self.relu), gates

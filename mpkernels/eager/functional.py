@@ -100,7 +100,7 @@ def gate(
     return torch.stack(gates, 1)
 
 
-def mix(xs: Sequence[Tensor], gates: Tensor) -> list[Tensor]:
+def mix(xs: Sequence[Tensor], gates: Tensor) -> tuple[Tensor, ...]:
     """Y_j = sum_i g_ij X_i (Eq. 5).
 
     Args:
@@ -121,7 +121,7 @@ def mix(xs: Sequence[Tensor], gates: Tensor) -> list[Tensor]:
         for i in range(1, len(wide)):
             y = y + weights[:, i, j] * wide[i]
         ys.append(y.to(xs[0].dtype))
-    return ys
+    return tuple(ys)
 
 
 def cross_connect(
@@ -132,7 +132,7 @@ def cross_connect(
     b2: Tensor | None,
     *,
     kind: str = "softmax",
-) -> tuple[list[Tensor], Tensor]:
+) -> tuple[tuple[Tensor, ...], Tensor]:
     """Y_j = sum_i g_ij X_i with G = gate(xs) (Eq. 1 to 3 and 5).
 
     Args:
@@ -150,7 +150,7 @@ def cross_connect(
     with without_autocast(xs[0].device.type):
         wide = [x.to(accumulate_dtype(x.dtype)) for x in xs]
         gates = gate(wide, w1, b1, w2, b2, kind=kind)
-        return [y.to(xs[0].dtype) for y in mix(wide, gates)], gates
+        return tuple(y.to(xs[0].dtype) for y in mix(wide, gates)), gates
 
 
 def combine(
@@ -160,7 +160,7 @@ def combine(
     relu: bool = True,
     scale: Tensor | None = None,
     shift: Tensor | None = None,
-) -> list[Tensor]:
+) -> tuple[Tensor, ...]:
     """Y_j = relu(scale_j sum_i g_ij (U_ij + b_ij) + shift_j) (Eq. 4; scale and shift of a BN_j).
 
     Args:
@@ -194,7 +194,7 @@ def combine(
         if shift is not None:
             y = y + shift[j].to(dtype)[(..., *spatial)]
         ys.append((y.relu() if relu else y).to(us[0].dtype))
-    return ys
+    return tuple(ys)
 
 
 def cross_predict(
@@ -210,7 +210,7 @@ def cross_predict(
     shift: Tensor | None = None,
     *,
     kind: str = "softmax",
-) -> tuple[list[Tensor], Tensor]:
+) -> tuple[tuple[Tensor, ...], Tensor]:
     """combine(us, gate(xs)) with U_i = W_i X_i (Eq. 2 to 4), for vectors.
 
     Args:

@@ -19,6 +19,7 @@ from mpkernels.eager.arguments import (
     hint_of_stack,
     shape,
 )
+from mpkernels.eager.tracing import record, tracer_of
 
 
 def as_paths(xs: Tensor | Sequence[Tensor], router: Gated | CrossStitch) -> list[Tensor]:
@@ -28,7 +29,7 @@ def as_paths(xs: Tensor | Sequence[Tensor], router: Gated | CrossStitch) -> list
         TypeError: xs is neither a tensor nor a list of such.
         ValueError: the number of paths is not the router's `inputs`.
     """
-    paths = list(xs) if type(xs) is list else as_list("xs", xs)
+    paths = list(xs) if type(xs) in (list, tuple) else as_list("xs", xs)
     if len(paths) != router.inputs:
         hint = hint_of_stack(paths, router.inputs, router._channels())
         raise ValueError(f"xs must hold inputs = {router.inputs} paths, got {len(paths)}{hint}")
@@ -92,7 +93,7 @@ class Gated(nn.Module):
 
     def forward(
         self, xs: Tensor | Sequence[Tensor], return_gates: bool = False
-    ) -> list[Tensor] | tuple[list[Tensor], Tensor]:
+    ) -> tuple[Tensor, ...] | tuple[tuple[Tensor, ...], Tensor]:
         """Routes the paths.
 
         Args:
@@ -101,12 +102,14 @@ class Gated(nn.Module):
             return_gates: also return the gates [B, m, n].
 
         Returns:
-            ys, a list of n maps; or (ys, gates).
+            ys, a tuple of n maps; or (ys, gates).
 
         Raises:
             ValueError: a number of paths, a shape or a device does not fit; the message names it.
             TypeError: a dtype does not fit.
         """
+        if (tracer := tracer_of(xs)) is not None:
+            return record(tracer, self, self.outputs, xs, return_gates)  # type: ignore[no-any-return]
         ys, gates = self._route(as_paths(xs, self))
         return (ys, gates) if return_gates else ys
 
@@ -118,7 +121,7 @@ class Gated(nn.Module):
         """Raises, in the router's terms, unless it takes these paths."""
         raise NotImplementedError
 
-    def _route(self, xs: list[Tensor]) -> tuple[list[Tensor], Tensor]:
+    def _route(self, xs: list[Tensor]) -> tuple[tuple[Tensor, ...], Tensor]:
         raise NotImplementedError
 
 
@@ -167,7 +170,7 @@ class CrossConnect(Gated):
         check_maps(xs)
         check_channels(xs, self.channels)
 
-    def _route(self, xs: list[Tensor]) -> tuple[list[Tensor], Tensor]:
+    def _route(self, xs: list[Tensor]) -> tuple[tuple[Tensor, ...], Tensor]:
         self._check_paths(xs)
         return functional.cross_connect(xs, self.w1, self.b1, self.w2, self.b2, kind=self.kind)
 
@@ -231,7 +234,7 @@ class CrossStitch(nn.Module):
 
     def forward(
         self, xs: Tensor | Sequence[Tensor], return_gates: bool = False
-    ) -> list[Tensor] | tuple[list[Tensor], Tensor]:
+    ) -> tuple[Tensor, ...] | tuple[tuple[Tensor, ...], Tensor]:
         """Mixes the paths.
 
         Args:
@@ -240,12 +243,14 @@ class CrossStitch(nn.Module):
                 [B, inputs, paths, C] (an expanded view).
 
         Returns:
-            ys, a list of maps; or (ys, gates).
+            ys, a tuple of maps; or (ys, gates).
 
         Raises:
             ValueError: a number of paths, a shape or a device does not fit; the message names it.
             TypeError: a dtype does not fit.
         """
+        if (tracer := tracer_of(xs)) is not None:
+            return record(tracer, self, self.paths, xs, return_gates)  # type: ignore[no-any-return]
         ys, gates = self._route(as_paths(xs, self))
         return (ys, gates) if return_gates else ys
 
@@ -257,7 +262,7 @@ class CrossStitch(nn.Module):
         if self.channels is not None:
             check_channels(xs, self.channels)
 
-    def _route(self, xs: list[Tensor]) -> tuple[list[Tensor], Tensor]:
+    def _route(self, xs: list[Tensor]) -> tuple[tuple[Tensor, ...], Tensor]:
         self._check_paths(xs)
         gates = self.gates(xs[0].shape[0])
         return functional.mix(xs, gates), gates

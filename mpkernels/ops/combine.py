@@ -15,7 +15,7 @@ from mpkernels.ops.operator import Routed
 
 def _definition(us: list[Tensor], gates: Tensor, affine: Any, relu: bool) -> list[Tensor]:
     bias, scale, shift = affine
-    return eager.combine(us, gates, bias, relu, scale, shift)
+    return [*eager.combine(us, gates, bias, relu, scale, shift)]
 
 
 def _fake(us: list[Tensor], gates: Tensor, affine: Any, relu: bool) -> list[Tensor]:

@@ -6,6 +6,7 @@ import shutil
 import pytest
 import torch
 
+import mpkernels as mpk
 from mpkernels.ops import native
 from mpkernels.ops.operator import OPERATORS
 from mpkernels.ops.schema import SCHEMAS
@@ -48,6 +49,28 @@ def test_the_library_alone_has_every_operator():
     """
     lines = succeeds(code).stdout.splitlines()
     assert lines == [f"mpkernels::{schema}" for schema in SCHEMAS.values()]
+
+
+@needs_library
+@pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::torch.jit.TracerWarning")
+@pytest.mark.parametrize("way", ["export", "jit"])
+def test_saved_programs_load_with_the_library_alone(way, tmp_path):
+    router, xs = mpk.CrossConnect(4, 2, 3).eval().requires_grad_(False), torch.randn(2, 2, 4, 5, 5)
+    path, values = str(tmp_path / "program"), str(tmp_path / "values")
+    torch.save((xs, torch.stack(router(list(xs)))), values)
+    if way == "export":
+        torch.export.save(torch.export.export(router, (list(xs),)), path)
+        load = f"torch.export.load({path!r}).module()"
+    else:
+        torch.jit.trace(lambda a, b: router([a, b]), tuple(xs)).save(path)
+        load = f"(lambda xs: torch.jit.load({path!r})(*xs))"
+    succeeds(f"""
+    import sys, torch
+    torch.ops.load_library({str(PACKAGE / "_C.so")!r})
+    xs, expected = torch.load({values!r})
+    torch.testing.assert_close(torch.stack(tuple({load}(list(xs)))), expected)
+    assert "mpkernels" not in sys.modules
+    """)
 
 
 def test_python_defines_the_same_without_a_library(tmp_path):
