@@ -62,25 +62,26 @@ def _wants_parameters(names: Sequence[str], wanted: int | None) -> bool:
     return any(w and name not in OF_SAMPLES for w, name in zip(flags, arguments))
 
 
+def samples_of(operator: str, argument: str, is_last: bool) -> int:
+    """The dimension of the samples in a tensor of an argument, or of the results: ""."""
+    return int(is_last and (operator, argument) in _PREDICTIONS)
+
+
 def fold(
     operator: str, call: Call, names: Sequence[str], flat: Flat, dims: Flat, members: int
 ) -> list[Tensor]:
     """One call with all members in the batch; results count the members in dimension 0."""
-
-    def samples(argument: str, is_last: bool) -> int:
-        return int(is_last and (operator, argument) in _PREDICTIONS)
-
     joined, following = [], [*names[1:], ""]
     for name, after, t, dim in zip(names, following, flat, dims):
         if t is not None and name in OF_SAMPLES:
-            at = samples(name, after != name)
+            at = samples_of(operator, name, after != name)
             t = t.unsqueeze(at).expand(*t.shape[:at], members, *t.shape[at:]) if dim is None else t
             t = (t if dim is None else t.movedim(dim, at)).flatten(at, at + 1)
         joined.append(t)
     results = call(joined)
     parted = []
     for place, y in enumerate(results, 1):
-        at = samples("", place == len(results))
+        at = samples_of(operator, "", place == len(results))
         parted.append(y.unflatten(at, (members, y.shape[at] // members)).movedim(at, 0))
     return parted
 

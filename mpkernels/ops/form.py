@@ -6,12 +6,16 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from torch import Tensor
+from torch.nn import Parameter
 
 from mpkernels.ops.flags import flags_of
 
 # How flat tensors become arguments again: the size of a list, None for a tensor, or the value of
 # what is no tensor, in a tuple.
 Form = tuple[Any, ...]
+
+# The types behind which nothing hides.
+PLAIN = frozenset((Tensor, Parameter, type(None)))
 
 
 def read(schema: str) -> tuple[list[str], Callable[..., list[Any]], Callable[..., Form]]:

@@ -27,6 +27,7 @@ from mpkernels.eager.functional import follow_autocast, without_autocast
 from mpkernels.ops import batching
 from mpkernels.ops.check import check_tensors, paths_of
 from mpkernels.ops.differentiate import pull_back
+from mpkernels.ops.distributed import is_distributed, run_locally
 from mpkernels.ops.flags import flags_of, mask_of
 from mpkernels.ops.form import Form, count, nested, placed, read
 from mpkernels.ops.internals import (
@@ -132,6 +133,13 @@ class Operator:
         if torch.compiler.is_compiling():
             return self.overload(*arguments)  # type: ignore[no-any-return]
         flat = self.flatten(*arguments)
+        if is_distributed(flat):
+            form = self._form_of(*arguments)
+
+            def local(flat: list[Any]) -> list[Tensor]:
+                return self.run(*nested(flat, form))
+
+            return run_locally(self.name, self._names_of(form), flat, local)
         if nothing_above(flat):
             return self.direct(flat, *arguments)
         if transforms_are_active():

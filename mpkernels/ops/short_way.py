@@ -11,9 +11,9 @@ from typing import Any
 
 from torch import Tensor
 from torch.autograd import Function, forward_ad
-from torch.nn import Parameter
 
 from mpkernels.ops import native
+from mpkernels.ops.form import PLAIN
 from mpkernels.ops.internals import (
     any_autocast,
     autograd_can_be_passed,
@@ -27,8 +27,6 @@ from mpkernels.ops.internals import (
     transforms_are_active,
 )
 from mpkernels.ops.switch import active_backend
-
-_PLAIN = frozenset((Tensor, Parameter, type(None)))
 
 
 def nothing_above(tensors: Sequence[Any]) -> bool:
@@ -53,7 +51,7 @@ def kernel_checks(tensors: Sequence[Any]) -> bool:
         return False
     if active_backend() not in ("auto", "native"):
         return False
-    if not _PLAIN.issuperset(map(type, tensors)):
+    if not PLAIN.issuperset(map(type, tensors)):
         return False
     for t in tensors:  # noqa: SIM110  (a generator costs more than the loop)
         if t is not None and not t.is_cpu:
