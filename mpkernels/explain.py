@@ -16,8 +16,10 @@ from mpkernels.eager.arguments import check_dtype
 from mpkernels.eager.modules import as_paths
 from mpkernels.fold import why_not_folded
 from mpkernels.ops.backend import DEVICES, chosen, why_no_gpu, why_not
+from mpkernels.ops.batching import why_not_served
 from mpkernels.ops.chip import ASSUMED as CHIP
 from mpkernels.ops.chip import chip_of
+from mpkernels.ops.internals import without_transforms
 from mpkernels.ops.layout import empty_map, geometry_of, is_channels_last, strides_in_place
 from mpkernels.ops.onchip import OnChip, forced_on_chip
 from mpkernels.ops.switch import active_backend
@@ -173,7 +175,7 @@ def _operators(router: Any, paths: list[Tensor], device: str) -> list[Any]:
     if own["weight"] is not None:
         check_dtype(paths[0], router.weight, device)
         own["weight"] = own["weight"].to(dtype)
-    with torch.no_grad(), _Watch(device) as watch:
+    with without_transforms(), torch.no_grad(), _Watch(device) as watch:
         other._route([_meta(x).to(dtype) for x in paths])
     return list(watch.calls)
 
@@ -216,6 +218,8 @@ def _served(router: nn.Module, operators: list[str], device: str) -> tuple[list[
     if not isinstance(router, _KERNELS):
         how = "swaps in the fused one" if type(router) in _FUSED else "leaves subclasses alone"
         return ["eager"] * len(operators), [f"the router is eager; mpkernels.fuse(model) {how}"]
+    if why := why_not_served(list(router.parameters())):
+        return ["eager"] * len(operators), [f"the eager definition serves: {why}"]
     forced = active_backend()
     notes = [] if forced == "auto" else [f"use_backend({forced!r}) is in force"]
     what = "the eager definition serves" if forced == "auto" else "RuntimeError from"

@@ -46,7 +46,7 @@ class Ran:
         leaves += [p for p in model.parameters() if p.requires_grad]
         with profile(activities=[ProfilerActivity.CPU]) as record:
             outputs = model(inputs)
-            ys = outputs if isinstance(outputs, list) else [outputs]
+            ys = outputs if isinstance(outputs, tuple) else [outputs]
             dense = [torch.ones_like(y) for y in ys]
             torch.autograd.grad(ys, leaves, dense, allow_unused=True)
         # Each of the package's operators, in order, with the names of all that ran within it.

@@ -1,6 +1,6 @@
 """Writes what serve.cpp reads: a compiled network, and batches with the logits of each.
 
-Run: python -m examples.cpp.export FOLDER
+Run from the root: PYTHONPATH=. python examples/cpp/export.py FOLDER
 """
 
 import sys

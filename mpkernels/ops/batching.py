@@ -18,6 +18,13 @@ import torch
 from torch import Tensor
 
 from mpkernels.ops.flags import flags_of
+from mpkernels.ops.internals import (
+    REVERSE_MODE,
+    VMAP,
+    any_requires_grad,
+    dual_level_is_open,
+    transforms_in_force,
+)
 
 FOLD, LOOP, DEFINITION = "fold", "loop", "definition"
 
@@ -34,6 +41,21 @@ _PREDICTIONS = frozenset((("cross_predict", ""), ("cross_predict_backward", "kep
 
 Flat = Sequence[Any]
 Call = Callable[[list[Any]], Sequence[Tensor]]
+
+
+def why_not_served(parameters: Sequence[Tensor | None]) -> str | None:
+    """Why an operator's autograd.Function does not serve the transforms of torch.func in force.
+
+    It serves vmap, and one reverse mode within or around it.
+    """
+    transforms = transforms_in_force()
+    derivatives = [kind for kind in transforms if kind != VMAP]
+    if dual_level_is_open() or derivatives not in ([], [REVERSE_MODE]):
+        return "forward mode, or a derivative of a derivative, is in force"
+    within = derivatives and VMAP in transforms[: transforms.index(REVERSE_MODE)]
+    if within and any_requires_grad(*parameters):
+        return "each member of vmap has gradients of its own at the parameters"
+    return None
 
 
 def way(names: Sequence[str], flat: Flat, dims: Flat, members: int, wanted: int | None) -> str:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import functools
 import warnings
 from collections.abc import Callable, Sequence
+from contextlib import nullcontext
 from typing import Any
 
 import torch
@@ -100,12 +101,20 @@ gradients_are_batched: Callable[[], bool] = (
 
 
 def transforms_in_force() -> list[Any]:
-    """The kinds of torch.func's transforms in force, from the outermost to the innermost."""
-    if _interpreters is None or _kinds is None:
-        return [None]
-    return [interpreter.key() for interpreter in _interpreters() or ()]
+    """The kinds of torch.func's transforms in force, from the outermost to the innermost.
+
+    None is one that cannot be told.
+    """
+    if not transforms_are_active():
+        return []
+    stack = _interpreters() if _interpreters is not None and _kinds is not None else None
+    return [interpreter.key() for interpreter in stack or ()] or [None]
 
 
+# Steps out of all transforms of torch.func; without it explain cannot look from within one.
+without_transforms: Callable[[], Any] = (
+    _named("torch._functorch.pyfunctorch.temporarily_clear_interpreter_stack") or nullcontext
+)
 REVERSE_MODE, VMAP = getattr(_kinds, "Grad", ""), getattr(_kinds, "Vmap", "")
 
 

@@ -31,8 +31,6 @@ from mpkernels.ops.distributed import is_distributed, run_locally
 from mpkernels.ops.flags import flags_of, mask_of
 from mpkernels.ops.form import Form, count, nested, placed, read
 from mpkernels.ops.internals import (
-    REVERSE_MODE,
-    VMAP,
     after_autograd,
     any_requires_grad,
     autograd_can_be_passed,
@@ -43,7 +41,6 @@ from mpkernels.ops.internals import (
     of_no_function_mode,
     tensors_of,
     transforms_are_active,
-    transforms_in_force,
     unwrap_dead_wrappers,
 )
 from mpkernels.ops.layout import empty_map, in_format_of
@@ -144,28 +141,14 @@ class Operator:
             return self.direct(flat, *arguments)
         if transforms_are_active():
             # What the autograd.Function serves must meet it before the dispatcher.
-            served = not dual_level_is_open() and self._serves(
-                transforms_in_force(), flat, arguments
-            )
+            names = self._names_of(self._form_of(*arguments))
+            parameters = [t for t, name in zip(flat, names) if name not in batching.OF_SAMPLES]
+            served = batching.why_not_served(parameters) is None
             return (self._differentiable if served else self.run_eager)(*arguments)
         # TorchScript cannot record a list of optional tensors.
         if gradients_are_batched() or is_tracing():
             return self.run_eager(*arguments)
         return self.overload(*arguments)  # type: ignore[no-any-return]
-
-    def _serves(self, transforms: list[Any], flat: list[Any], arguments: Sequence[Any]) -> bool:
-        """Whether the autograd.Function serves the transforms: vmap, and at most one derivative.
-
-        The definition has the gradients of each member at shared parameters in less time.
-        """
-        derivatives = [kind for kind in transforms if kind != VMAP]
-        if not transforms or derivatives not in ([], [REVERSE_MODE]):
-            return False
-        if transforms[-1] == VMAP or VMAP not in transforms:
-            return True
-        names = self._names_of(self._form_of(*arguments))
-        parameters = [t for t, name in zip(flat, names) if name not in batching.OF_SAMPLES]
-        return not any_requires_grad(*parameters)
 
     def _names_of(self, form: Form) -> list[str]:
         """The names of the arguments to which the flat tensors belong."""

@@ -111,7 +111,7 @@ def test_all_maps_keep_the_memory_format(name, channels_last, routers):
 
     def note(module, inputs, output):
         maps = output[0] if isinstance(output, tuple) else output
-        for y in maps if isinstance(maps, list) else [maps]:
+        for y in maps if isinstance(maps, (list, tuple)) else [maps]:
             if y.dim() == 4:
                 seen.append((type(module).__name__, y))
 

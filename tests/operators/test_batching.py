@@ -5,7 +5,7 @@ from functools import partial
 
 import pytest
 import torch
-from torch.func import functional_call, grad, stack_module_state, vmap
+from torch.func import functional_call, grad, jvp, stack_module_state, vmap
 
 import mpkernels as mpk
 from mpkernels.ops import batching
@@ -110,3 +110,42 @@ def test_members_have_the_bits_of_single_calls(last, ways, backend):
     assert ways == [batching.FOLD]
     if last:
         assert ys[0].flatten(0, 1).is_contiguous(memory_format=torch.channels_last)
+
+
+def explained(transform, learns):
+    """The backends that `explain` names from within a transform."""
+    router, xs = mpk.CrossConnect(4, 2, 2).requires_grad_(learns), torch.randn(3, 2, 2, 4, 5, 5)
+    named = []
+
+    def routed(x):
+        found = mpk.explain(router, list(x))
+        named.extend(kernel.backend for kernel in found.kernels)
+        named.extend(found.notes)
+        return sum(y.sum() for y in router(list(x)))
+
+    transform(routed)(xs)
+    return set(named)
+
+
+OF_EACH = "the eager definition serves: each member of vmap has gradients of its own"
+
+
+@pytest.mark.parametrize(
+    "transform, learns, note",
+    [
+        (vmap, True, None),
+        (lambda f: lambda x: grad(f)(x[0]), True, None),
+        (lambda f: grad(lambda x: vmap(f)(x).sum()), True, None),
+        (lambda f: vmap(grad(f)), False, None),
+        (lambda f: vmap(grad(f)), True, OF_EACH),
+        (lambda f: lambda x: grad(lambda x: grad(f)(x).sum())(x[0]), False, "a derivative of a"),
+        (lambda f: lambda x: jvp(f, (x[0],), (x[0],)), False, "forward mode"),
+    ],
+    ids=["vmap", "grad", "grad of vmap", "vmap of grad", "of parameters", "grad of grad", "jvp"],
+)
+def test_explain_tells_what_serves_a_transform(transform, learns, note):
+    named = explained(transform, learns)
+    if note is None:
+        assert len(named) == 1 and not any("forward mode" in each for each in named)
+    else:
+        assert named >= {"eager"} and any(note in each for each in named)
