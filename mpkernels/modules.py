@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from mpkernels import eager, functional
 from mpkernels.eager.cross_prediction import CrossPredict
 from mpkernels.fold import fold
+from mpkernels.ops.distributed import is_distributed, run_locally
 
 
 def _own(router: nn.Module, *names: str) -> list[Any]:
@@ -58,6 +59,14 @@ def _normalised(
 
 class CrossPredictConv2d(eager.CrossPredictConv2d):
     __doc__ = eager.CrossPredictConv2d.__doc__
+
+    def _predict(self, x: Tensor, weight: Tensor) -> Tensor:
+        predict = super()._predict
+        if not is_distributed((x, weight)):
+            return predict(x, weight)
+        # PyTorch's own convolution of DTensors has wrong gradients in torch 2.11.
+        names = "xs", "weight"
+        return run_locally("conv2d", names, (x, weight), lambda both: [predict(*both)])[0]
 
     def _route(self, xs: list[Tensor]) -> tuple[tuple[Tensor, ...], Tensor]:
         gates, us = self._gates_and_predictions(xs, functional.gate)

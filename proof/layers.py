@@ -49,7 +49,12 @@ ALLOWED = {
     "mpkernels/decompositions.py": {"mpkernels.ops"},
     "mpkernels/flops.py": {"mpkernels.ops"},
     "mpkernels/fold.py": {"mpkernels.eager"},
-    "mpkernels/modules.py": {"mpkernels.eager", "mpkernels.functional", "mpkernels.fold"},
+    "mpkernels/modules.py": {
+        "mpkernels.eager",
+        "mpkernels.fold",
+        "mpkernels.functional",
+        "mpkernels.ops.distributed",
+    },
     "mpkernels/fuse.py": {"mpkernels.eager", "mpkernels.modules"},
     "mpkernels/explain.py": {
         "mpkernels.eager",
