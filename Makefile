@@ -3,7 +3,7 @@
 # make test-oldest  Triton's tests on the oldest torch that works, with the libraries of .venv
 # make rehearse-gpu  the GPU report on that torch without a GPU: its kernels are compiled, none is launched
 # make lint      static checks: ruff, mypy, clang-format
-# make serve     builds examples/cpp and runs an exported network there, without Python
+# make serve     builds examples/cpp with CMake and runs an exported network there, without Python
 # make self-test environment report and a check of every backend that works here
 PYTHON ?= python3
 VENV := .venv

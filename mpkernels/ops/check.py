@@ -28,7 +28,7 @@ from mpkernels.eager.functional import KINDS
 
 def paths_of(function: str, name: str, xs: Tensor | Sequence[Tensor]) -> list[Tensor]:
     """The paths as a list, whatever it holds; raises unless xs, the argument `name`, is a list."""
-    return list(xs) if type(xs) is list else as_list(f"{function}: {name}", xs)
+    return list(xs) if type(xs) in (list, tuple) else as_list(f"{function}: {name}", xs)
 
 
 def check_tensors(function: str, name: str, xs: Sequence[Tensor]) -> None:

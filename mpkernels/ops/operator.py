@@ -110,7 +110,7 @@ class Operator:
 
         The compiled CPU kernels check in less time than Python needs to look at one shape.
         """
-        paths = list(xs) if type(xs) in (list, tuple) else paths_of(self.name, self._first, xs)
+        paths = paths_of(self.name, self._first, xs)
         if not torch.compiler.is_dynamo_compiling():
             flat = self.flatten(paths, *rest)
             if kernel_checks(flat):
