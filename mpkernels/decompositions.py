@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-from mpkernels.ops.internals import is_recording_a_graph, register_decomposition
-from mpkernels.ops.operator import OPERATORS, Operator
+from mpkernels.ops.imports import when_imported
+from mpkernels.ops.internals import ONNX_EXPORTER, ONNX_TABLE
+from mpkernels.ops.operator import OPERATORS
 
 
 def decompositions() -> dict[Any, Callable[..., Any]]:
@@ -29,14 +30,12 @@ def decompositions() -> dict[Any, Callable[..., Any]]:
     return {operator.overload: operator.run_eager for operator in OPERATORS.values()}
 
 
-def _of_table(operator: Operator) -> Callable[..., Any]:
-    # PyTorch's table serves two: torch.onnx.export, which records what cannot be translated, and
-    # fake tensors of symbolic sizes, for which the fake kernel is quicker and makes no guards.
-    def decomposition(*arguments: Any) -> Any:
-        return (operator.run_eager if is_recording_a_graph() else operator.fake)(*arguments)
-
-    return decomposition
+def _join_to_onnx(exporter: Any) -> None:
+    table = getattr(exporter, ONNX_TABLE, None)
+    if table is not None:
+        setattr(exporter, ONNX_TABLE, lambda *given: {**decompositions(), **table(*given)})
 
 
-for _operator in OPERATORS.values():
-    register_decomposition(_operator.overload)(_of_table(_operator))
+# Not by PyTorch's global table, which torch.onnx.export reads too: Inductor takes an operator of
+# that table for one that it should decompose, and refuses to call it where CI=true.
+when_imported(ONNX_EXPORTER, _join_to_onnx)

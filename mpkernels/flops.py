@@ -6,11 +6,7 @@ nothing for sums, softmax and mixing.
 
 from __future__ import annotations
 
-import importlib.util
-import sys
 from collections.abc import Sequence
-from importlib.abc import MetaPathFinder
-from importlib.machinery import ModuleSpec
 from typing import Any
 
 import torch
@@ -18,8 +14,8 @@ from torch import Tensor
 
 from mpkernels.ops import schema as schema  # defines the operators
 from mpkernels.ops.flags import flags_of
+from mpkernels.ops.imports import when_imported
 
-_COUNTER = "torch.utils.flop_counter"
 Gate = Sequence[Any]
 
 
@@ -91,27 +87,5 @@ def _register() -> None:
     register_flop_formula(torch.ops.mpkernels.gate, get_raw=True)(cross_connect)
 
 
-class _Counter(MetaPathFinder):
-    """Registers the formulas once the counter is imported: that imports triton, which we do not."""
-
-    def find_spec(self, name: str, path: Any = None, target: Any = None) -> ModuleSpec | None:
-        if name != _COUNTER:
-            return None
-        sys.meta_path.remove(self)
-        spec = importlib.util.find_spec(name)
-        if spec is None or spec.loader is None:
-            return spec
-        load = spec.loader.exec_module
-
-        def exec_module(module: Any) -> None:
-            load(module)
-            _register()
-
-        spec.loader.exec_module = exec_module  # type: ignore[method-assign]
-        return spec
-
-
-if _COUNTER in sys.modules:
-    _register()
-else:
-    sys.meta_path.insert(0, _Counter())
+# The counter's module imports triton, which this package does not before a kernel needs it.
+when_imported("torch.utils.flop_counter", lambda counter: _register())

@@ -34,10 +34,6 @@ def _always(*arguments: Any) -> bool:
     return True
 
 
-def _register_nothing(overload: Any) -> Callable[..., Any]:
-    return lambda function: function
-
-
 def _any_of_these_requires_grad(*arguments: Any) -> bool:
     return any(t.requires_grad for t in tensors_of(arguments))
 
@@ -118,21 +114,10 @@ without_transforms: Callable[[], Any] = (
 REVERSE_MODE, VMAP = getattr(_kinds, "Grad", ""), getattr(_kinds, "Vmap", "")
 
 
-_mode_of: Any = _named("torch._C._get_dispatch_mode")
-_mode_keys: Any = _named("torch._C._TorchDispatchModeKey")
-
-
-def is_recording_a_graph() -> bool:
-    """Whether make_fx records the operators that are called."""
-    if _mode_of is None or _mode_keys is None:
-        return True
-    return _mode_of(_mode_keys.PROXY) is not None
-
-
-# PyTorch's table of decompositions. PyTorch itself does not work without this name.
-register_decomposition: Callable[..., Any] = getattr(
-    torch._decomp, "register_decomposition", _register_nothing
-)
+# The module of torch.onnx.export and its function that returns operator -> decomposition. Without
+# them the exporter names the operator that it cannot translate.
+ONNX_EXPORTER = "torch.onnx._internal.exporter._decomp"
+ONNX_TABLE = "create_onnx_friendly_decomposition_table"
 
 
 def of_no_function_mode(operator: Any) -> Any:

@@ -82,7 +82,7 @@ class Operator:
         fake: Callable[..., list[Tensor]],
         check: Callable[..., None] = lambda *arguments: None,
     ) -> None:
-        self.name, self._definition, self._check, self.fake = name, definition, check, fake
+        self.name, self._definition, self._check = name, definition, check
         self._names, self.flatten, self._form_of = read(SCHEMAS[name])
         self._first = self._names[0]
         self.overload = operator = getattr(torch.ops.mpkernels, name).default

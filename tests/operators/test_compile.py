@@ -1,5 +1,8 @@
 """torch.compile, torch.export and the operators' registration."""
 
+import os
+import subprocess
+import sys
 from functools import partial
 
 import pytest
@@ -127,6 +130,21 @@ def test_compiles_to_one_graph_with_our_operators(mode, monkeypatch):
         assert (found - wanted).abs().max() <= 2**-53 * 1e6 * wanted.abs().max()
     assert len(graphs) == 1
     assert {name: graphs[0].count(f"mpkernels.{name}") for name in IN_NET} == IN_NET
+
+
+COMPILED_FIRST = """
+import torch, mpkernels as mpk
+router = mpk.CrossPredictLinear(4, 3, 2, 2)
+x = [torch.randn(2, 4) for _ in range(2)]
+for function in (router, lambda x: mpk.functional.mix(x, torch.rand(2, 2, 2))):
+    torch.compile(function, fullgraph=True)(x)[0].sum()
+"""
+
+
+def test_inductor_compiles_where_changes_are_checked(tmp_path):
+    """Under CI=true it refuses an operator of PyTorch's table of decompositions."""
+    environment = {**os.environ, "CI": "true", "TORCHINDUCTOR_CACHE_DIR": str(tmp_path)}
+    subprocess.run([sys.executable, "-c", COMPILED_FIRST], env=environment, check=True)
 
 
 WRAPPED = {
