@@ -1,6 +1,7 @@
 """Builds the compiled parts; everything else about the package is in pyproject.toml.
 
-mpkernels/_C.so       CPU kernels over torch's stable ABI, compiled once per instruction set
+mpkernels/_C.so       over torch's stable ABI: CPU kernels, compiled once per instruction set, and
+                      launches of the kernels that Triton compiles; needs no CUDA to build
 mpkernels/_C_cuda.so  CUDA kernels over the stable ABI, where a CUDA torch and nvcc are found
 mpkernels/_build.so   pybind11: what was compiled, and what this processor uses of it
 mpkernels/build.json  the same for readers of a library that cannot load, why a part is missing, and
@@ -81,14 +82,18 @@ if platform.machine().lower() in ("x86_64", "amd64"):
 else:
     INSTRUCTION_SETS = {"portable": []}
 
-GLUE_SOURCES = (
-    "processor",
-    "library",
-    "register_cross_connect",
-    "register_mix",
-    "register_combine",
-    "register_cross_predict",
-)
+GLUE_SOURCES = [
+    "csrc/cpu/processor.cpp",
+    "csrc/cpu/library.cpp",
+    "csrc/cpu/register_cross_connect.cpp",
+    "csrc/cpu/register_mix.cpp",
+    "csrc/cpu/register_combine.cpp",
+    "csrc/cpu/register_cross_predict.cpp",
+    "csrc/launches/call.cpp",
+    "csrc/launches/driver.cpp",
+    "csrc/launches/plan.cpp",
+    "csrc/launches/register.cpp",
+]
 KERNEL_SOURCES = [
     "csrc/cpu/cross_connect.cpp",
     "csrc/cpu/cross_connect_backward.cpp",
@@ -135,7 +140,7 @@ def extensions() -> list[Extension]:
     listed = ",".join(INSTRUCTION_SETS)
     cpu = Extension(
         "mpkernels._C",
-        [f"csrc/cpu/{name}.cpp" for name in GLUE_SOURCES],
+        GLUE_SOURCES,
         depends=[*map(str, Path("csrc").rglob("*.h")), str(SCHEMAS)],
         include_dirs=[CSRC, *include_paths()],
         library_dirs=library_paths(),

@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 import mpkernels.triton
+from mpkernels.triton.launch import follow_plans
 
 _MODULES = [
     importlib.import_module(f"mpkernels.triton.{module.name}")
@@ -32,13 +33,18 @@ class _Intercepted:
 
 @contextlib.contextmanager
 def intercepted(replacement: Callable[[Any, Any], Launch]) -> Iterator[None]:
-    """Within it, every launcher's `kernel[grid](...)` runs `replacement(kernel, grid)(...)`."""
+    """Within it, every launcher's `kernel[grid](...)` runs `replacement(kernel, grid)(...)`.
+
+    Nothing is launched from C++ meanwhile.
+    """
     kernels = [getattr(module, name) for module, name in _BINDINGS]
+    followed = follow_plans(False)
     try:
         for (module, name), kernel in zip(_BINDINGS, kernels):
             setattr(module, name, _Intercepted(kernel, replacement))
         yield
     finally:
+        follow_plans(followed)
         for (module, name), kernel in zip(_BINDINGS, kernels):
             setattr(module, name, kernel)
 

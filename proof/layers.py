@@ -25,7 +25,12 @@ SHARED = {
 ALLOWED = {
     "mpkernels/version.py": set(),
     "mpkernels/eager": {"mpkernels.eager"},
-    "mpkernels/triton/launch.py": {"mpkernels.ops.layout", "mpkernels.ops.chip"},
+    "mpkernels/triton/launch.py": {
+        "mpkernels.ops.layout",
+        "mpkernels.ops.chip",
+        "mpkernels.ops.native",
+    },
+    "mpkernels/triton/standin.py": {"mpkernels.ops.internals"},
     "mpkernels/triton/tuned.py": {
         "mpkernels.ops.layout",
         "mpkernels.ops.onchip",
@@ -125,6 +130,7 @@ ALLOWED = {
         "triton",
     },
     "proof/traffic": {"proof.traffic", "proof.problems", "proof.where", "mpkernels", "triton"},
+    "proof/emulated": {"proof.emulated", "proof.problems", "proof.where", "mpkernels", "triton"},
     "proof/shim": {"proof.shim", "proof.where", "mpkernels"},
     "proof": {"proof", "mpkernels"},
     "benchmarks/cpu": {"benchmarks.cpu", *SHARED, "proof", "models", "mpkernels"},

@@ -122,9 +122,14 @@ def _compiled_networks(rows: list[Row]) -> list[str]:
     return lines
 
 
+def _has(rows: list[Row], name: str) -> bool:
+    return any(name in row.get("microseconds", {}) for row in rows)
+
+
 def _host(rows: list[Row]) -> list[str]:
     note = "Microseconds until a call returns, with an idle card."
-    names = [f"{name} {part}" for part in ("forward", "both") for name in ("fused", "loops")]
+    ways = [way for way in ("fused", "Triton's launcher", "loops") if _has(rows, f"{way} forward")]
+    names = [f"{name} {part}" for part in ("forward", "both") for name in ways]
     lines = _head("Host", note, "router", *names)
     for row in rows:
         times = row.get("microseconds", {})

@@ -21,13 +21,20 @@ bool force(bool on) {
   return on;
 }
 
+std::string by_python(std::string schema) { return schema.insert(schema.find('('), "_by_python"); }
+
 }  // namespace
 }  // namespace mpk::cpu
 
 STABLE_TORCH_LIBRARY(mpkernels, library) {
-#define OPERATOR(schema) library.def(schema);
+  // What Python runs for C++ has schemas here too: where there is no Python, a call fails in order.
+#define OPERATOR(schema) \
+  library.def(schema);   \
+  library.def(mpk::cpu::by_python(schema).c_str());
 #include "../mpkernels/ops/schemas.def"
 #undef OPERATOR
+  library.def("served_by(str name, str device) -> str");
+  library.def("error_of_python() -> str");
   library.def("instruction_set(str name) -> str");
   library.def("forcing(bool on) -> bool");
 }

@@ -12,8 +12,8 @@ from __future__ import annotations
 
 import importlib
 import importlib.util
+import logging
 import re
-import threading
 import warnings
 from collections.abc import Callable
 from functools import cache
@@ -22,12 +22,13 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from mpkernels.ops import lazy, native, onchip  # noqa: F401  (lazy registers itself)
+from mpkernels.ops import below, lazy, native, onchip  # noqa: F401  (lazy registers itself)
 from mpkernels.ops.internals import has_kernel, tensors_of
 from mpkernels.ops.operator import OPERATORS
-from mpkernels.ops.schema import SCHEMAS, library
+from mpkernels.ops.schema import KINDS, SCHEMAS, library
 from mpkernels.ops.switch import active_backend
 
+_log = logging.getLogger("mpkernels")
 BACKENDS = ("native", "triton", "eager")
 DEVICES = ("cpu", "cuda")
 _BY_DEVICE = {"cpu": "native", "cuda": "triton"}  # what "auto" takes where it can
@@ -167,39 +168,69 @@ def _by_python(operator: str, device: str | None = None) -> Callable[..., list[T
     return kernel
 
 
-# The compiled CPU kernels call these while a backend is forced (csrc/cpu/switched.h).
-_failed = threading.local()
-
-
-def _served_by(operator: str) -> str:
-    """Who runs the operator here: "native", "python", or behind "!" why neither does."""
+# What C++ asks while a backend is forced (csrc/forced.h), and where it knows no launch.
+def _served_by(operator: str, device: str) -> str:
+    """Who runs the operator: the C++ that asks ("here"), Python, or behind "!" why neither does."""
     backend = active_backend()
-    if backend in ("auto", "native"):
-        return "native"
-    refusal = _why_refused(operator, backend, "cpu")
+    if backend in ("auto", _BY_DEVICE[device]):
+        return "here"
+    refusal = _why_refused(operator, backend, device)
     return f"!{refusal}" if refusal else "python"
 
 
 def _for_compiled(operator: str) -> Callable[..., list[Tensor]]:
     """The same kernel for a caller that sees of an error only that there is one."""
-    run = _by_python(operator, "cpu")
+    run, check = _by_python(operator), OPERATORS[operator].check
 
     def kernel(*arguments: Any) -> list[Tensor]:
-        _failed.error = ""
+        below.remember(None)
         try:
+            check(*arguments)
             return run(*arguments)
-        except Exception as error:
-            _failed.error = str(error) or type(error).__name__
+        except (Exception, KeyboardInterrupt) as error:
+            below.remember(error)
             return []
 
     return kernel
+
+
+def _plan(operator: str, call: list[int]) -> list[int]:
+    """The plan of a call, nothing if Python is to run all such calls, or -1 if there is none yet.
+
+    Python then runs it, or raises what is wrong. After -2 `error_of_python` says why nobody can.
+    """
+    try:
+        if why_no_triton() or triton_interprets():
+            return []
+        planning: Any = importlib.import_module("mpkernels.triton.plan")
+        launcher = kernel_of(operator, "triton", "cuda")
+        try:
+            return planning.plan(KINDS[operator], call, OPERATORS[operator].check, launcher)  # type: ignore[no-any-return]
+        except planning.NotPlanned:
+            return []
+        except planning.CannotLoad as error:
+            below.remember(error)
+            return [-2]
+    except KeyboardInterrupt as error:
+        below.remember(error)
+        return [-2]
+    except Exception:
+        _log.debug("no plan of %s", operator, exc_info=True)
+        return [-1]
 
 
 for _name in SCHEMAS:
     importlib.import_module(f"mpkernels.ops.{_stem(_name)}")  # declares it
 for _name in OPERATORS:
     library.impl(_name, _by_python(_name), "CompositeExplicitAutograd")
-    library.impl(_name, _by_python(_name, "cuda"), "CUDA")
-    library.impl(f"{_name}_by_python", _for_compiled(_name), "CompositeExplicitAutograd")
-library.impl("served_by", _served_by, "CompositeExplicitAutograd")
-library.impl("error_of_python", lambda: _failed.error, "CompositeExplicitAutograd")
+    if native.why_no_cpu is not None:  # else C++ launches, and asks Python what it does not know
+        library.impl(_name, _by_python(_name, "cuda"), "CUDA")
+    else:
+        library.impl(f"{_name}_by_python", _for_compiled(_name), "CompositeExplicitAutograd")
+if native.why_no_cpu is None:
+    for _asked, _answer in (
+        ("plan", _plan),
+        ("served_by", _served_by),
+        ("error_of_python", below.text),
+    ):
+        library.impl(_asked, _answer, "CompositeExplicitAutograd")

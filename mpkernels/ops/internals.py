@@ -66,6 +66,9 @@ _unwrap: Any = _named("torch._functorch.utils.unwrap_dead_wrappers")
 can_unwrap = _unwrap is not None
 unwrap_dead_wrappers: Callable[[tuple[Any, ...]], tuple[Any, ...]] = _unwrap or tuple
 
+# Makes tensors without elements; without it calls on GPUs are launched from Python.
+make_wrapper: Any = _named("torch.Tensor._make_wrapper_subclass")
+
 _included: Any = _named("torch._C._dispatch_tls_is_dispatch_key_included")
 _parse_key: Any = _named("torch._C._parse_dispatch_key")
 _has_level = _named("torch.autograd.forward_ad._current_level") is not None

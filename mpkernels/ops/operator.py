@@ -24,7 +24,7 @@ from torch import Tensor
 from torch.autograd import forward_ad
 
 from mpkernels.eager.functional import follow_autocast, without_autocast
-from mpkernels.ops import batching
+from mpkernels.ops import batching, below
 from mpkernels.ops.check import check_tensors, paths_of
 from mpkernels.ops.differentiate import pull_back
 from mpkernels.ops.distributed import is_distributed, run_locally
@@ -125,6 +125,10 @@ class Operator:
         self._check(self.name, paths, *rest)
         return self.run(paths, *rest)
 
+    def check(self, *arguments: Any) -> None:
+        """Raises unless the arguments fit."""
+        self._check(self.name, *arguments)
+
     def run(self, *arguments: Any) -> list[Tensor]:
         """Runs it so that whatever may want to see the call does."""
         if torch.compiler.is_compiling():
@@ -156,10 +160,14 @@ class Operator:
 
     def direct(self, flat: list[Any], *arguments: Any) -> list[Tensor]:
         """Runs it, with arguments of these tensors, where nobody has to see the call."""
-        if torch.is_grad_enabled() and any_requires_grad(*flat):
-            return list(self._record(arguments, *unwrap_dead_wrappers(tuple(flat))))
-        with below_autograd():
-            return self.call(*arguments)  # type: ignore[no-any-return]
+        try:
+            if torch.is_grad_enabled() and any_requires_grad(*flat):
+                return list(self._record(arguments, *unwrap_dead_wrappers(tuple(flat))))
+            with below_autograd():
+                return self.call(*arguments)  # type: ignore[no-any-return]
+        except RuntimeError as error:
+            below.raise_as_it_was(error)
+            raise
 
     def _differentiable(self, *arguments: Any) -> list[Tensor]:
         return list(self._apply(arguments, *self.flatten(*arguments)))
@@ -253,8 +261,10 @@ class Routed(Operator):
         hidden: int = 0,
     ) -> None:
         super().__init__(name, definition, fake, check)
-        self.kept, self.hidden, self._gradient = kept, hidden, gradient
-        self.backward = Operator(f"{name}_backward", self._gradients, self._fake_gradients)
+        self.kept, self.hidden, self._gradient, self._fake = kept, hidden, gradient, fake
+        self.backward = Operator(
+            f"{name}_backward", self._gradients, self._fake_gradients, self._check_gradients
+        )
 
     def run_eager(self, *arguments: Any) -> list[Tensor]:
         """Runs it by its definition; new maps are in the format of the first path."""
@@ -273,6 +283,17 @@ class Routed(Operator):
             for q, t in enumerate(flat)
             if flags[q] and t is not None
         ]
+
+    def _check_gradients(self, name: str, grads: Any, kept: Any, *rest: Any) -> None:
+        *arguments, _ = rest
+        self._check(name, *arguments)
+        outputs = [tuple(y.shape) for y in self._fake(*arguments)]
+        expected = outputs[: len(outputs) - self.hidden], outputs[len(outputs) - self.kept :]
+        for argument, tensors, shapes in zip(("grads", "kept"), (grads, kept), expected):
+            found = [None if t is None else tuple(t.shape) for t in tensors]
+            fit = len(found) == len(shapes) and all(f in (None, s) for f, s in zip(found, shapes))
+            if not fit:
+                raise ValueError(f"{name}: {argument} must be of shapes {shapes}, got {found}")
 
     def _fake_gradients(self, grads: Any, kept: Any, *rest: Any) -> list[Tensor]:
         *arguments, wanted = rest

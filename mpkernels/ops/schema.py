@@ -14,13 +14,13 @@ SCHEMAS = {
     for schema in re.findall(r'^OPERATOR\("(.+)"\)$', record.SCHEMAS.read_text(), re.MULTILINE)
 }
 OPERATORS = tuple(SCHEMAS)
+# Types of the arguments, by the name of the operator.
+KINDS = {
+    name: [each.split()[0] for each in schema.partition("(")[2].partition(")")[0].split(", ")]
+    for name, schema in SCHEMAS.items()
+}
 
 library = torch.library.Library("mpkernels", "FRAGMENT")
-if native.why_no_cpu is not None:  # else the library has defined them
+if native.why_no_cpu is not None:  # else the library has defined them, and what it asks Python
     for _schema in SCHEMAS.values():
         library.define(_schema)
-# What runs in Python while a backend is forced: see csrc/cpu/switched.h, which calls these.
-for _name, _schema in SCHEMAS.items():
-    library.define(_schema.replace(_name, f"{_name}_by_python", 1))
-library.define("served_by(str name) -> str")
-library.define("error_of_python() -> str")

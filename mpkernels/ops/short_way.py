@@ -43,7 +43,7 @@ def nothing_above(tensors: Sequence[Any]) -> bool:
 
 
 def kernel_checks(tensors: Sequence[Any]) -> bool:
-    """Whether, besides, it runs a compiled CPU kernel, which refuses bad arguments by itself.
+    """Whether, besides, it runs in C++, which refuses bad arguments by itself.
 
     Not under autocast, which casts the maps before the call.
     """
@@ -54,7 +54,7 @@ def kernel_checks(tensors: Sequence[Any]) -> bool:
     if not PLAIN.issuperset(map(type, tensors)):
         return False
     for t in tensors:  # noqa: SIM110  (a generator costs more than the loop)
-        if t is not None and not t.is_cpu:
+        if t is not None and not (t.is_cpu or t.is_cuda):
             return False
     return True
 

@@ -18,7 +18,7 @@ from torch import Tensor
 from mpkernels.ops.flags import flags_of
 from mpkernels.ops.layout import Geometry
 from mpkernels.triton.combine_parameter_grads import add_tiles, allocate_partials, kept
-from mpkernels.triton.launch import Tile, combine_tile, on_device_of
+from mpkernels.triton.launch import Tile, combine_tile, launched, on_device_of
 from mpkernels.triton.launch_arguments import (
     contiguous,
     finished,
@@ -242,7 +242,7 @@ def combine(
     programs = one.batch * outputs * math.prod(tile.counts(one))
     if programs > 0:
         with on_device_of(u):
-            _combine_kernel[(programs,)](
+            launched(_combine_kernel, (programs,))(
                 *reading(us, geometry, u),
                 *ys,
                 gates,
@@ -282,7 +282,7 @@ def combine_backward(
     bias, scale, shift = contiguous(*affine)
     present = sum(1 << j for j, grad in enumerate(grads) if grad is not None)
     with on_device_of(u):
-        _combine_backward_kernel[(one.batch * partials.tiles * outputs,)](
+        launched(_combine_backward_kernel, (one.batch * partials.tiles * outputs,))(
             *reading(grads, one, u),
             *reading(us, geometry, u),
             *grad_us,

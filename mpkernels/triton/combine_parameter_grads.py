@@ -19,6 +19,7 @@ from mpkernels.triton.launch import (
     Tile,
     combine_samples,
     is_long,
+    launched,
     next_power_of_2,
     on_device_of,
 )
@@ -187,7 +188,7 @@ def add_tiles(
     programs = count * outputs * -(-one.channels // block_channels) if written else 0
     gate_programs = -(-gates.numel() // _GATES) if of_gates else 0
     with on_device_of(gates):
-        _combine_sums_kernel[(programs + gate_programs,)](
+        launched(_combine_sums_kernel, (programs + gate_programs,))(
             partials.sums,
             partials.products,
             partials.gates if of_gates else None,

@@ -22,6 +22,8 @@ from mpkernels.triton.launch import (
     Resident,
     Walk,
     chunk_constants,
+    forget_plans,
+    launched,
     next_power_of_2,
     on_device_of,
     overlaps,
@@ -54,10 +56,12 @@ def forced(launch: Resident | OnChip | Walk) -> Iterator[None]:
     """Every router takes this launch."""
     global _launch_of
     previous, _launch_of = _launch_of, lambda *sizes: launch
+    forget_plans()
     try:
         yield
     finally:
         _launch_of = previous
+        forget_plans()
 
 
 @lru_cache(maxsize=4096)
@@ -109,7 +113,7 @@ def _walk(
     partial = pooled.new_empty((batch, inputs, chunks, constants["HIDDEN"]))
     sizes = (channels, geometry.positions, chunks)
     if launch.method == "streamed":
-        streamed_kernel[(min(batch, launch.samples),)](
+        launched(streamed_kernel, (min(batch, launch.samples),))(
             *xs, *ys, gate, gates, pooled, partial, batch, *sizes,
             DENSE=rows.dense, WIDE=rows.wide, UNIT=rows.unit, **constants,
         )  # fmt: skip
@@ -117,10 +121,10 @@ def _walk(
     of_pool = _only(constants, "OUTPUTS", "BLOCK_INPUTS", "BLOCK_WALK", "BLOCK_CHUNKS", "MANY")
     of_mix = _only(constants, "BLOCK_POSITIONS", "LONG")
     for first, grid in _groups(batch, launch):
-        split_pool_kernel[(grid,)](
+        launched(split_pool_kernel, (grid,))(
             *xs, gate, pooled, partial, first, *sizes, WIDE=rows.wide, UNIT=rows.unit, **of_pool
         )
-        split_mix_kernel[(grid,)](
+        launched(split_mix_kernel, (grid,))(
             *xs,
             *ys,
             gate,
@@ -145,8 +149,8 @@ def cross_connect(xs: list[Tensor], gate: Sequence[Tensor | None], kind: int) ->
         return run_on(x.device, operator, xs, gate, kind, launch.cluster)  # type: ignore[no-any-return]
     accumulate = torch.float64 if dtype == torch.float64 else torch.float32
     maps = new_maps([x] * n)
-    gates = torch.empty((geometry.batch, m, n), dtype=accumulate, device=x.device)
-    pooled = torch.empty((geometry.batch, m, geometry.channels), dtype=accumulate, device=x.device)
+    gates = x.new_empty((geometry.batch, m, n), dtype=accumulate)
+    pooled = x.new_empty((geometry.batch, m, geometry.channels), dtype=accumulate)
     if geometry.batch == 0:
         return [*finished(maps, (tuple(maps), (), ())), gates, pooled]  # type: ignore[arg-type]
     assert not isinstance(launch, OnChip)
@@ -155,7 +159,7 @@ def cross_connect(xs: list[Tensor], gate: Sequence[Tensor | None], kind: int) ->
     with on_device_of(x):
         if isinstance(launch, Resident):
             rows = rows_of(geometry, inputs, outputs)
-            resident_kernel[(geometry.batch,)](
+            launched(resident_kernel, (geometry.batch,))(
                 *inputs,
                 *outputs,
                 parameters,
@@ -191,7 +195,7 @@ def _walk_backward(
     grad_pooled = pooled.new_empty(pooled.shape)
     sizes = (channels, geometry.positions, chunks)
     if launch.method == "streamed":
-        streamed_backward_kernel[(min(batch, launch.samples),)](
+        launched(streamed_backward_kernel, (min(batch, launch.samples),))(
             *outer, *inputs, *grads, grad_gates, gates, pooled, gate, *gate_grads,
             dots, partial, grad_pooled, batch, *sizes,
             DENSE=rows.dense, WIDE=rows.wide, UNIT=rows.unit,
@@ -201,11 +205,11 @@ def _walk_backward(
     of_dot = _only(constants, "BLOCK_POSITIONS", "BLOCK_CHUNKS", "MANY")
     of_grad = _only(constants, "BLOCK_POSITIONS", "LONG")
     for first, grid in _groups(batch, launch):
-        split_dot_kernel[(grid,)](
+        launched(split_dot_kernel, (grid,))(
             *outer, *inputs, pooled, gate, dots, partial, first, *sizes,
             DENSE=rows.dense, WIDE=rows.wide, PRESENT=masks["PRESENT"], **of_dot,
         )  # fmt: skip
-        split_grad_kernel[(grid,)](
+        launched(split_grad_kernel, (grid,))(
             *outer, *grads, grad_gates, gates, gate, *gate_grads,
             dots, partial, grad_pooled, first, *sizes,
             DENSE=rows.dense, WIDE=rows.wide, UNIT=rows.unit, **masks, **of_grad,
@@ -249,7 +253,7 @@ def cross_connect_backward(
         with on_device_of(x):
             if isinstance(launch, Resident):
                 rows = rows_of(geometry, outer, inputs, grad_xs)
-                resident_backward_kernel[(batch,)](
+                launched(resident_backward_kernel, (batch,))(
                     *outer,
                     *inputs,
                     *grad_xs,

@@ -31,6 +31,7 @@ from mpkernels.triton.launch import (
     chunk_constants,
     chunks_of,
     is_long,
+    launched,
     next_power_of_2,
     on_device_of,
     overlaps,
@@ -132,7 +133,7 @@ def gate(xs: list[Tensor], gate: Sequence[Tensor | None], kind: int) -> list[Ten
     inputs = reading(xs, geometry, x)
     rows = rows_of(geometry, inputs)
     with on_device_of(x):
-        gate_kernel[(geometry.batch,)](
+        launched(gate_kernel, (geometry.batch,))(
             *inputs,
             parameters,
             gates,
@@ -168,7 +169,7 @@ def gate_backward(
     block = min(next_power_of_2(channels), block)
     if batch > 0:
         with on_device_of(pooled):
-            gate_backward_kernel[(batch,)](
+            launched(gate_backward_kernel, (batch,))(
                 grad_gates,
                 gates,
                 pooled,

@@ -16,6 +16,7 @@ from torch import Tensor
 from mpkernels.triton.launch import (
     PARAMETER_SAMPLES,
     dependent_launch,
+    launched,
     next_power_of_2,
     on_device_of,
 )
@@ -149,7 +150,7 @@ def parameter_gradients(
     block_batch = max(1, _VALUES // (block_hidden * max(block_channels, block_outputs)))
     grid = (count, inputs * -(-units // block_hidden), -(-channels // block_channels) + 1)
     with on_device_of(pooled):
-        _parameter_gradients_kernel[grid](
+        launched(_parameter_gradients_kernel, grid)(
             grad_logits,
             grad_hidden,
             hidden,
@@ -176,7 +177,7 @@ def parameter_gradients(
 def add_parts(parts: Sequence[Tensor], grads: Sequence[Tensor]) -> None:
     """Launches once: each gradient is the sum of its parts, [parts, *gradient], in order."""
     sizes = tuple(g.numel() for g in grads)
-    _add_parts_kernel[(-(-max(sizes) // 128), len(grads))](
+    launched(_add_parts_kernel, (-(-max(sizes) // 128), len(grads)))(
         tuple(parts),
         tuple(grads),
         sizes,

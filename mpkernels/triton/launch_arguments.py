@@ -80,11 +80,7 @@ def writing(maps: Sequence[Tensor | None], geometry: Geometry, unused: Tensor) -
 def new_maps(likes: Sequence[Tensor | None], channels: int | None = None) -> list[Tensor | None]:
     """A new dense map in the format of each, by default with its channels; None stays."""
     return [
-        None
-        if x is None
-        else torch.empty_strided(
-            *_like(x.shape, x.stride(), channels), dtype=x.dtype, device=x.device
-        )
+        None if x is None else x.new_empty_strided(*_like(x.shape, x.stride(), channels))
         for x in likes
     ]
 

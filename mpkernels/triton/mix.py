@@ -9,7 +9,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from mpkernels.triton.launch import on_device_of
+from mpkernels.triton.launch import launched, on_device_of
 from mpkernels.triton.launch_arguments import (
     finished,
     geometry_like,
@@ -83,7 +83,7 @@ def mix(xs: list[Tensor], gates: Tensor) -> list[Tensor]:
     tile = mix_tile(cover.geometry, x.element_size(), len(xs))
     if programs := cover.programs(tile):
         with on_device_of(x):
-            _mix_kernel[(programs,)](
+            launched(_mix_kernel, (programs,))(
                 *inputs,
                 *outputs,
                 gates,

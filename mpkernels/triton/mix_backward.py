@@ -15,7 +15,7 @@ import triton.language as tl
 from torch import Tensor
 
 from mpkernels.ops.flags import flags_of
-from mpkernels.triton.launch import is_long, next_power_of_2, on_device_of
+from mpkernels.triton.launch import is_long, launched, next_power_of_2, on_device_of
 from mpkernels.triton.launch_arguments import (
     Arguments,
     finished,
@@ -171,7 +171,7 @@ def _add_tiles(parts: Tensor, grad_gates: Tensor) -> None:
     size = math.prod(one)
     block = min(next_power_of_2(size), _SUMS)
     block_tiles = min(next_power_of_2(tiles), _VALUES // block)
-    _mix_sums_kernel[(batch * -(-size // block),)](
+    launched(_mix_sums_kernel, (batch * -(-size // block),))(
         parts,
         grad_gates,
         TILES=tiles,
@@ -193,7 +193,7 @@ def _launch(
     tiles = math.prod(tile.counts(cover.geometry))
     sums = sums_of(wanted, gates, like, 1 if by_channel else tiles)
     warp = 64 if torch.version.hip else 32
-    _mix_backward_kernel[(cover.programs(tile),)](
+    launched(_mix_backward_kernel, (cover.programs(tile),))(
         *maps[0],
         *maps[1],
         *maps[2],

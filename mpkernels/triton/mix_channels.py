@@ -11,6 +11,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
+from mpkernels.triton.launch import launched
 from mpkernels.triton.launch_arguments import Arguments
 from mpkernels.triton.mix_launch import mix_channel_tile
 from mpkernels.triton.mix_tiles import Cover, Wanted, gate_strides, pair_at, sums_of, tile_in
@@ -140,7 +141,7 @@ def launch_channels(
     # Left alone, ptxas spills a few registers where that lets one more block run at a time.
     limit = {} if torch.version.hip else {"maxnreg": 255}
     blocks = -(-geometry.channels // tile.channels(geometry.channels_last))
-    _mix_channels_backward_kernel[(geometry.batch * spans * blocks,)](
+    launched(_mix_channels_backward_kernel, (geometry.batch * spans * blocks,))(
         *maps[0],
         *maps[1],
         *maps[2],

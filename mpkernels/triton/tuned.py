@@ -22,6 +22,7 @@ from mpkernels.triton.launch import (
     card_of,
     chunks_of,
     cross_connect_launch,
+    forget_plans,
 )
 
 # A candidate replaces the rule's choice only where it is clearly faster.
@@ -208,4 +209,5 @@ def write(device: torch.device, entries: Mapping[str, list[object] | None]) -> P
     partly.replace(path)
     _read.cache_clear()
     launch_for.cache_clear()
+    forget_plans()
     return path

@@ -245,9 +245,12 @@ def test_an_error_without_a_text_stays_an_error(monkeypatch):
         raise AssertionError
 
     monkeypatch.setattr(eager, "mix", fails)
-    for run in (functional.mix, torch.ops.mpkernels.mix):
-        with mpk.use_backend("eager"), pytest.raises(RuntimeError, match="AssertionError"):
-            run(XS, torch.rand(2, 2, 2))
+    gates = torch.rand(2, 2, 2)
+    with mpk.use_backend("eager"):
+        with pytest.raises(AssertionError):
+            functional.mix(XS, gates)
+        with pytest.raises(RuntimeError, match="AssertionError"):
+            torch.ops.mpkernels.mix(XS, gates)
 
 
 @needs_library

@@ -12,6 +12,7 @@ from benchmarks import baselines
 from benchmarks.cases import Case
 from benchmarks.measure import Step, contest, spread
 from benchmarks.problem import Problem
+from mpkernels.triton.launch import follow_plans
 
 CALLS = 10  # per turn: their launches fit the driver's queue, so no call waits for the card
 ROUNDS = 9
@@ -49,9 +50,17 @@ class _HostClock:
 def run(name: str) -> dict[str, Any]:
     """Microseconds per call: forward without autograd, and forward with backward."""
     problem = Problem(CASES[name], "cuda", torch.float32)
-    steps = {}
-    for contender, of in (("fused", baselines.fused), ("loops", baselines.loops)):
-        steps[f"{contender} forward"] = problem.forward(of)
-        steps[f"{contender} both"] = problem.both(of)
+
+    def of(contender: str, function: baselines.Router) -> dict[str, Step]:
+        forward, both = problem.forward(function), problem.both(function)
+        return {f"{contender} forward": forward, f"{contender} both": both}
+
+    steps = {**of("fused", baselines.fused), **of("loops", baselines.loops)}
     times = contest(steps, ROUNDS, _HostClock())
+    followed = follow_plans(False)
+    try:
+        steps = of("Triton's launcher", baselines.fused)
+        times |= contest(steps, ROUNDS, _HostClock())
+    finally:
+        follow_plans(followed)
     return {"microseconds": {step: spread(values) for step, values in times.items()}}
