@@ -17,6 +17,7 @@ TORCH_ENDS = {
     "torch._C._parse_dispatch_key": "torch.library.Library.impl",
     "torch._C._dispatch_has_kernel_for_dispatch_key": "torch.library.Library.impl",
     "torch.autograd.forward_ad._current_level": "forward_ad.make_dual and unpack_dual",
+    "torch.Tensor._make_wrapper_subclass": "FakeTensor",
 }
 
 SCRIPT = r"""
