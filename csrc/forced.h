@@ -24,14 +24,10 @@ struct Name {
   constexpr Name(const char (&from)[size]) { std::copy_n(from, size, text); }
 };
 
-// Calls an operator of Python's, whose result takes the place of its arguments.
-inline void call_python(const std::string& name, StableIValue* stack) {
+// What an operator of Python's returns, which takes the place of its arguments.
+inline std::string text_of_python(const std::string& name, StableIValue* stack) {
   TORCH_ERROR_CODE_CHECK(
       torch_call_dispatcher(("mpkernels::" + name).c_str(), "", stack, TORCH_ABI_VERSION));
-}
-
-inline std::string text_of_python(const std::string& name, StableIValue* stack) {
-  call_python(name, stack);
   return torch::stable::detail::to<std::string>(stack[0]);
 }
 

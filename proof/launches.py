@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 import mpkernels.triton
-from mpkernels.triton.launch import follow_plans
+from mpkernels.triton.launching import follow_plans
 
 _MODULES = [
     importlib.import_module(f"mpkernels.triton.{module.name}")

@@ -25,16 +25,15 @@ SHARED = {
 ALLOWED = {
     "mpkernels/version.py": set(),
     "mpkernels/eager": {"mpkernels.eager"},
-    "mpkernels/triton/launch.py": {
-        "mpkernels.ops.layout",
-        "mpkernels.ops.chip",
-        "mpkernels.ops.native",
-    },
+    "mpkernels/triton/launch.py": {"mpkernels.ops.layout", "mpkernels.ops.chip"},
+    "mpkernels/triton/launching.py": {"mpkernels.ops.native"},
     "mpkernels/triton/standin.py": {"mpkernels.ops.internals"},
+    "mpkernels/triton/plan.py": {"mpkernels.ops.internals", "mpkernels.triton"},
     "mpkernels/triton/tuned.py": {
         "mpkernels.ops.layout",
         "mpkernels.ops.onchip",
         "mpkernels.triton.launch",
+        "mpkernels.triton.launching",
     },
     "mpkernels/triton": {
         "mpkernels.triton",

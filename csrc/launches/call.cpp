@@ -1,5 +1,8 @@
 #include "launches/call.h"
 
+#include <algorithm>
+#include <optional>
+
 namespace mpk::launches {
 
 std::string name_of(std::string_view schema) {

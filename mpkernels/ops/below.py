@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 import threading
 
 import torch
@@ -17,8 +16,11 @@ _last = _Last()
 
 
 def remember(error: BaseException | None) -> None:
-    """Keeps what Python raised, for this thread; None before a call that may raise."""
-    _last.error = error
+    """Keeps what Python raised, for this thread; None before a call that may raise.
+
+    Without its traceback, whose frames would keep their tensors.
+    """
+    _last.error = None if error is None else error.with_traceback(None)
     _last.text = "" if error is None else str(error) or type(error).__name__
 
 
@@ -33,5 +35,6 @@ def raise_as_it_was(error: RuntimeError) -> None:
     if original is not None and str(error) == _last.text:
         _last.error = None
         raise original
-    if re.search(r"out of memory. Tried to allocate", str(error)):
+    short = "out of memory. Tried to allocate" in str(error)
+    if short and not isinstance(error, torch.OutOfMemoryError):
         raise torch.OutOfMemoryError(str(error)) from error

@@ -18,7 +18,7 @@ from torch import Tensor
 from mpkernels.ops.flags import flags_of
 from mpkernels.ops.layout import Geometry
 from mpkernels.triton.combine_parameter_grads import add_tiles, allocate_partials, kept
-from mpkernels.triton.launch import Tile, combine_tile, launched, on_device_of
+from mpkernels.triton.launch import Tile, combine_tile, on_device_of
 from mpkernels.triton.launch_arguments import (
     contiguous,
     finished,
@@ -28,6 +28,7 @@ from mpkernels.triton.launch_arguments import (
     triton_dtype,
     writing,
 )
+from mpkernels.triton.launching import launched
 
 
 @triton.jit

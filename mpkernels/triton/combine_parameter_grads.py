@@ -15,15 +15,9 @@ from torch import Tensor
 from mpkernels.eager.functional import accumulate_dtype
 from mpkernels.ops.layout import Geometry
 from mpkernels.triton.gate_parameter_grads import add_parts
-from mpkernels.triton.launch import (
-    Tile,
-    combine_samples,
-    is_long,
-    launched,
-    next_power_of_2,
-    on_device_of,
-)
+from mpkernels.triton.launch import Tile, combine_samples, is_long, next_power_of_2, on_device_of
 from mpkernels.triton.launch_arguments import triton_dtype
+from mpkernels.triton.launching import launched
 from mpkernels.triton.sums import end_of, span_of, spans_of
 
 _GATES = 64  # that a program adds tiles of

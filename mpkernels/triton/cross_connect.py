@@ -22,8 +22,6 @@ from mpkernels.triton.launch import (
     Resident,
     Walk,
     chunk_constants,
-    forget_plans,
-    launched,
     next_power_of_2,
     on_device_of,
     overlaps,
@@ -38,6 +36,7 @@ from mpkernels.triton.launch_arguments import (
     rows_of,
     writing,
 )
+from mpkernels.triton.launching import forget_plans, launched
 from mpkernels.triton.resident import resident_backward_kernel, resident_kernel
 from mpkernels.triton.split import (
     split_dot_kernel,

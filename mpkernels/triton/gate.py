@@ -31,12 +31,12 @@ from mpkernels.triton.launch import (
     chunk_constants,
     chunks_of,
     is_long,
-    launched,
     next_power_of_2,
     on_device_of,
     overlaps,
 )
 from mpkernels.triton.launch_arguments import geometry_like, reading, rows_of
+from mpkernels.triton.launching import launched
 from mpkernels.triton.stages import pool_stage
 from mpkernels.triton.sums import end_of, span_of, spans_of
 

@@ -16,10 +16,10 @@ from torch import Tensor
 from mpkernels.triton.launch import (
     PARAMETER_SAMPLES,
     dependent_launch,
-    launched,
     next_power_of_2,
     on_device_of,
 )
+from mpkernels.triton.launching import launched
 from mpkernels.triton.sums import end_of, span_of
 
 _VALUES = 2048  # that a program sums at a time: 16 for each of 128 threads

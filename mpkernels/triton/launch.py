@@ -6,16 +6,13 @@ No rule depends on the batch in a way that changes a sample's result.
 from __future__ import annotations
 
 import math
-import threading
-from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from contextlib import AbstractContextManager, nullcontext
 from functools import lru_cache
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 
-from mpkernels.ops import native
 from mpkernels.ops.chip import Chip, chip_of
 from mpkernels.ops.layout import Geometry
 
@@ -297,37 +294,3 @@ def dependent_launch(device: torch.device) -> dict[str, bool]:
 def on_device_of(x: Tensor) -> AbstractContextManager[object]:
     """Triton launches on the current device; make that the one that holds x."""
     return torch.cuda.device(x.device) if x.is_cuda else nullcontext()
-
-
-def forget_plans() -> None:
-    """For who changes the rule: C++ launches what the rule has said of a geometry before."""
-    if native.why_no_cpu is None:
-        torch.ops.mpkernels.forget_plans()
-
-
-def follow_plans(on: bool) -> bool:
-    """Whether C++ launches, for calls from now on; returns whether it did."""
-    return native.why_no_cpu is None and torch.ops.mpkernels.follow_plans(on)  # type: ignore[no-any-return]
-
-
-class _Planning(threading.local):
-    planner: Any = None
-
-
-_planning = _Planning()
-
-
-@contextmanager
-def planned_by(planner: Any) -> Iterator[None]:
-    """Within it, what this thread launches is planned instead; see triton/plan.py."""
-    _planning.planner = planner
-    try:
-        yield
-    finally:
-        _planning.planner = None
-
-
-def launched(kernel: Any, grid: tuple[int, ...]) -> Callable[..., Any]:
-    """What launches a kernel with these blocks, or plans it."""
-    planner = _planning.planner
-    return kernel[grid] if planner is None else planner.launch(kernel, grid)  # type: ignore[no-any-return]

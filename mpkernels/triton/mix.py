@@ -9,7 +9,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from mpkernels.triton.launch import launched, on_device_of
+from mpkernels.triton.launch import on_device_of
 from mpkernels.triton.launch_arguments import (
     finished,
     geometry_like,
@@ -17,6 +17,7 @@ from mpkernels.triton.launch_arguments import (
     reading,
     writing,
 )
+from mpkernels.triton.launching import launched
 from mpkernels.triton.mix_backward import mix_backward
 from mpkernels.triton.mix_launch import EARLY_GATES, mix_tile
 from mpkernels.triton.mix_tiles import cover_of, gate_of, gate_strides, place_of, tile_in

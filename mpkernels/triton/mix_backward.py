@@ -15,7 +15,7 @@ import triton.language as tl
 from torch import Tensor
 
 from mpkernels.ops.flags import flags_of
-from mpkernels.triton.launch import is_long, launched, next_power_of_2, on_device_of
+from mpkernels.triton.launch import is_long, next_power_of_2, on_device_of
 from mpkernels.triton.launch_arguments import (
     Arguments,
     finished,
@@ -24,6 +24,7 @@ from mpkernels.triton.launch_arguments import (
     reading,
     writing,
 )
+from mpkernels.triton.launching import launched
 from mpkernels.triton.mix_channels import launch_channels
 from mpkernels.triton.mix_launch import mix_backward_tile
 from mpkernels.triton.mix_tiles import (

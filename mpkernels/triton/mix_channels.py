@@ -11,8 +11,8 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from mpkernels.triton.launch import launched
 from mpkernels.triton.launch_arguments import Arguments
+from mpkernels.triton.launching import launched
 from mpkernels.triton.mix_launch import mix_channel_tile
 from mpkernels.triton.mix_tiles import Cover, Wanted, gate_strides, pair_at, sums_of, tile_in
 from mpkernels.triton.sums import joined

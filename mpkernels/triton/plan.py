@@ -17,8 +17,9 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from mpkernels.triton import launch as launching
+from mpkernels.ops.internals import tensors_of
 from mpkernels.triton.launch import on_device_of
+from mpkernels.triton.launching import planned_by
 from mpkernels.triton.standin import Copy, NotPlanned, Sketch, Standin, covers
 
 # Torch's numbers for dtypes, as its C interface has them.
@@ -236,11 +237,11 @@ def plan(
     """
     only_shapes = _read(kinds, call, Sketch())
     check(*only_shapes)
-    first = next(_tensors(only_shapes))
+    first = tensors_of(only_shapes)[0]
     with torch.no_grad(), on_device_of(first):
         planner = Planner(not captures(first))
         arguments = _read(kinds, call, planner)
-        with launching.planned_by(planner):
+        with planned_by(planner):
             outputs = launcher(*arguments)
     return _said(planner, outputs)
 
@@ -248,10 +249,3 @@ def plan(
 def captures(x: Tensor) -> bool:
     """Whether a CUDA graph is captured on the device of x."""
     return x.is_cuda and torch.cuda.is_current_stream_capturing()
-
-
-def _tensors(arguments: Sequence[Any]) -> Iterator[Tensor]:
-    for argument in arguments:
-        for t in argument if isinstance(argument, list) else [argument]:
-            if isinstance(t, Tensor):
-                yield t

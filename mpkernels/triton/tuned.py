@@ -22,8 +22,8 @@ from mpkernels.triton.launch import (
     card_of,
     chunks_of,
     cross_connect_launch,
-    forget_plans,
 )
+from mpkernels.triton.launching import forget_plans
 
 # A candidate replaces the rule's choice only where it is clearly faster.
 GAIN = 0.95

@@ -18,7 +18,8 @@ from mpkernels.ops.layout import Geometry
 from mpkernels.ops.mix import mix as MIX
 from mpkernels.ops.schema import KINDS
 from mpkernels.triton import cross_connect, mix, plan
-from mpkernels.triton.launch import Walk, chunks_of, forget_plans
+from mpkernels.triton.launch import Walk, chunks_of
+from mpkernels.triton.launching import forget_plans
 from proof.emulated.comparison import calls_of, compare
 from proof.emulated.driver import Emulation
 from proof.problems import calls

@@ -13,7 +13,7 @@ from torch.utils._pytree import tree_leaves, tree_map
 from mpkernels.ops import backend
 from mpkernels.ops.internals import tensors_of
 from mpkernels.ops.operator import OPERATORS
-from mpkernels.triton.launch import follow_plans
+from mpkernels.triton.launching import follow_plans
 from proof.emulated.driver import Emulation, Launched
 
 

@@ -12,7 +12,7 @@ from benchmarks import baselines
 from benchmarks.cases import Case
 from benchmarks.measure import Step, contest, spread
 from benchmarks.problem import Problem
-from mpkernels.triton.launch import follow_plans
+from mpkernels.triton.launching import follow_plans
 
 CALLS = 10  # per turn: their launches fit the driver's queue, so no call waits for the card
 ROUNDS = 9
