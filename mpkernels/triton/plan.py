@@ -35,7 +35,8 @@ _MOST_SHARED = 228 * 1024
 _BYTES = {"u8": 1, "u16": 2, "u32": 4, "u64": 8, "b8": 1, "b16": 2, "b32": 4, "b64": 8}
 # Compiled kernels stay loaded as long as a plan may launch them: for good.
 _loaded: dict[int, Any] = {}
-_loading = threading.Lock()
+# One thread plans at a time: Triton compiles and loads as if there were no other.
+_planning = threading.Lock()
 # What Triton adds to a kernel's parameters: two addresses of memory of its own.
 _MOST_ADDED = 2
 
@@ -131,11 +132,10 @@ class Planner(Sketch):
                 raise NotPlanned(reason)
             if 0 in grid:
                 return
-            with _loading:  # Triton's own loading lets other threads see a kernel half loaded
-                if compiled.function is None:
-                    if not self._may_load:
-                        raise CannotLoad(kernel.__name__)
-                    compiled._init_handles()
+            if compiled.function is None:
+                if not self._may_load:
+                    raise CannotLoad(kernel.__name__)
+                compiled._init_handles()
             named = {**dict(zip(kernel.arg_names, arguments)), **constants}
             extents = (*grid, 1, 1)[:3]
             self.steps.append(Launch(compiled, extents, parameters_of(compiled, named)))
@@ -238,7 +238,7 @@ def plan(
     only_shapes = _read(kinds, call, Sketch())
     check(*only_shapes)
     first = tensors_of(only_shapes)[0]
-    with torch.no_grad(), on_device_of(first):
+    with _planning, torch.no_grad(), on_device_of(first):
         planner = Planner(not captures(first))
         arguments = _read(kinds, call, planner)
         with planned_by(planner):
