@@ -10,7 +10,7 @@ from typing import Any
 
 import torch
 
-from mpkernels.ops import native
+from mpkernels.ops import native, nodes
 from mpkernels.ops.backend import BACKENDS, DEVICES, why_no_gpu, why_not_here
 from mpkernels.ops.record import why_unusable
 from mpkernels.version import __version__
@@ -101,6 +101,7 @@ def libraries() -> Iterator[tuple[str, str]]:
     """Which compiled parts are loaded, and why not the others."""
     yield "library _C (CPU)", native.why_no_cpu or "loaded"
     yield "library _C_cuda", native.why_no_cuda or "loaded"
+    yield "module _nodes", nodes.why_none or "loaded"
     yield "module _build", _build_info()[1] or "loaded"
 
 

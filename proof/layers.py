@@ -44,6 +44,7 @@ ALLOWED = {
         "mpkernels.eager.gradients",
         "triton",
     },
+    "mpkernels/ops/nodes.py": {"mpkernels.ops", "(mpkernels._nodes)"},
     "mpkernels/ops": {"mpkernels.ops", "mpkernels.eager", "(mpkernels.triton)", "(triton)"},
     "mpkernels/functional.py": {
         "mpkernels.ops",

@@ -140,15 +140,17 @@ def _host(rows: list[Row]) -> list[str]:
 def _networks(rows: list[Row]) -> list[str]:
     note = (
         "Microseconds of a training step. Apart: distance of weights after eight steps, trained "
-        "with a graph and without, over how far they moved; then the same of two without."
+        "with a graph and without, over how far they moved; then the same of two without. In a "
+        "graph the paths run side by side, in the last way one after another."
     )
     ways = [f"{routers}{graph}" for graph in ("", " graph") for routers in ("eager", "fused")]
+    ways.append("fused graph in turn")
     lines = _head("Training steps", note, "network", *ways, "eager / fused", "as graphs", "apart",
                   "peak MiB eager, fused")  # fmt: skip
     for row in rows:
         times = row.get("microseconds")
         if times is None:
-            lines.append(_line(row["case"], row["state"], *[""] * 7))
+            lines.append(_line(row["case"], row["state"], *[""] * 8))
             continue
         peaks = ", ".join(f"{value / 2**20:.0f}" for value in row["peak_bytes"].values())
         quotients = [
@@ -156,7 +158,7 @@ def _networks(rows: list[Row]) -> list[str]:
             for graph in ("", " graph")
         ]
         lines.append(
-            _line(row["case"], *(time(times[way]) for way in ways), *quotients,
+            _line(row["case"], *(time(times.get(way)) for way in ways), *quotients,
                   f"{row['graph_apart']:.1e}, {row.get('plain_apart', float('nan')):.1e}", peaks)
         )  # fmt: skip
     return lines

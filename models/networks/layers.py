@@ -7,6 +7,8 @@ from collections.abc import Callable, Iterable
 import torch
 from torch import Tensor, nn
 
+from .streams import side_by_side, streams_beside
+
 Paths = list[Tensor]
 
 
@@ -49,6 +51,8 @@ class Parallel(nn.ModuleList):
 
     def forward(self, xs: Paths) -> Paths:
         """Sends path i through layer i."""
+        if beside := streams_beside(xs):
+            return side_by_side(list(self), xs, beside)
         return [layer(x) for layer, x in zip(self, xs)]
 
 

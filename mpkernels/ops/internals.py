@@ -87,6 +87,13 @@ else:
     dual_level_is_open = _always
 
 
+def any_tangent(arguments: Sequence[Any]) -> bool:
+    """Whether forward mode derives any of an operator's arguments."""
+    return dual_level_is_open() and any(
+        forward_ad.unpack_dual(t).tangent is not None for t in tensors_of(arguments)
+    )
+
+
 # TorchScript's tracer; forward mode's level, which `nothing_above` reads without a call.
 is_tracing: Callable[[], bool] = _named("torch._C._is_tracing") or bool
 can_see_levels = _has_level

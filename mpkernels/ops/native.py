@@ -10,7 +10,7 @@ import torch
 from mpkernels.ops.record import build_record as build_record
 from mpkernels.ops.record import path_of, why_unusable
 
-_REINSTALL = "Reinstall with a C++20 compiler: pip install --no-build-isolation mpkernels"
+REINSTALL = "Reinstall with a C++20 compiler: pip install --no-build-isolation mpkernels"
 
 
 def _built_for() -> str:
@@ -68,14 +68,14 @@ why_no_cuda = _load_cuda()
 if why_no_cpu is not None:
     warnings.warn(
         f"mpkernels runs on its eager definition, which is several times slower: {why_no_cpu}. "
-        f"{_REINSTALL}",
+        f"{REINSTALL}",
         RuntimeWarning,
         stacklevel=2,
     )
 # A machine without nvcc builds none, which is no news; one that is there and damaged is.
 elif torch.version.cuda is not None and path_of("_C_cuda").exists() and why_no_cuda is not None:
     warnings.warn(
-        f"mpkernels runs without its CUDA C++ kernels: {why_no_cuda}. {_REINSTALL}",
+        f"mpkernels runs without its CUDA C++ kernels: {why_no_cuda}. {REINSTALL}",
         RuntimeWarning,
         stacklevel=2,
     )

@@ -4,9 +4,9 @@ The kernel that runs the definition, the gradient, the gradient of the gradient 
 autograd follow. The schema (ops/schemas.def) tells which arguments are tensors.
 
 Called from Python, an operator passes the dispatcher twice: to its Autograd kernel, which applies
-an autograd.Function, whose forward calls the operator again. Each pass costs more than the kernel
-on small vectors. ops/short_way.py spares both where nobody has to see the call; without that file
-every call takes the way of this one.
+an autograd.Function, whose forward calls the operator again. Each pass costs more than a small
+kernel. Where nobody has to see the call, ops/nodes.py spares all of it and ops/short_way.py both
+passes; without them every call takes the way of this file.
 
 An autograd.Function serves one reverse mode, within and around any vmap (ops/batching.py). Whatever
 else derives the call (forward mode, a derivative of a derivative and their compositions) meets the
@@ -21,10 +21,9 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.autograd import forward_ad
 
 from mpkernels.eager.functional import follow_autocast, without_autocast
-from mpkernels.ops import batching, below
+from mpkernels.ops import batching, below, nodes
 from mpkernels.ops.check import check_tensors, paths_of
 from mpkernels.ops.differentiate import pull_back
 from mpkernels.ops.distributed import is_distributed, run_locally
@@ -33,9 +32,9 @@ from mpkernels.ops.form import Form, count, nested, placed, read
 from mpkernels.ops.internals import (
     after_autograd,
     any_requires_grad,
+    any_tangent,
     autograd_can_be_passed,
     below_autograd,
-    dual_level_is_open,
     gradients_are_batched,
     is_tracing,
     of_no_function_mode,
@@ -89,10 +88,11 @@ class Operator:
         self.call = of_no_function_mode(operator)
         self._apply = _function_of(self).apply
         self._record = recorder_of(self)
+        self._in_cpp = nodes.caller_of(name)
         OPERATORS[name] = self
 
         def kernel(keyset: Any, *arguments: Any) -> Any:
-            if not autograd_can_be_passed or transforms_are_active() or _tangents(arguments):
+            if not autograd_can_be_passed or transforms_are_active() or any_tangent(arguments):
                 return self.run_eager(*arguments)
             # Flat: PyTorch's look into a list ends at a None.
             if torch.is_grad_enabled() and any_requires_grad(*self.flatten(*arguments)):
@@ -112,14 +112,17 @@ class Operator:
         """
         paths = paths_of(self.name, self._first, xs)
         if not torch.compiler.is_dynamo_compiling():
-            flat = self.flatten(paths, *rest)
-            if kernel_checks(flat):
-                try:
+            try:
+                if (outputs := self._in_cpp(paths, *rest)) is not None:
+                    return outputs
+                flat = self.flatten(paths, *rest)
+                if kernel_checks(flat):
                     return self.direct(flat, paths, *rest)
-                except RuntimeError:
-                    check_tensors(self.name, self._first, paths)
-                    self._check(self.name, paths, *rest)
-                    raise
+            except RuntimeError as error:
+                check_tensors(self.name, self._first, paths)
+                self.check(paths, *rest)
+                below.raise_as_it_was(error)
+                raise
         check_tensors(self.name, self._first, paths)
         paths = follow_autocast(paths)
         self._check(self.name, paths, *rest)
@@ -262,6 +265,7 @@ class Routed(Operator):
     ) -> None:
         super().__init__(name, definition, fake, check)
         self.kept, self.hidden, self._gradient, self._fake = kept, hidden, gradient, fake
+        self._in_cpp = nodes.caller_of(name, routed=True, kept=kept, hidden=hidden)
         self.backward = Operator(
             f"{name}_backward", self._gradients, self._fake_gradients, self._check_gradients
         )
@@ -321,28 +325,26 @@ class Routed(Operator):
         return placed(results, wanted, flat)
 
 
-def _tangents(arguments: Sequence[Any]) -> bool:
-    """Whether forward mode derives any of an operator's arguments."""
-    return dual_level_is_open() and any(
-        forward_ad.unpack_dual(t).tangent is not None for t in tensors_of(arguments)
-    )
-
-
 def _function_of(operator: Operator) -> Any:
     """The autograd.Function of the operator: (arguments, *flat) -> outputs.
 
     torch.library.register_autograd would do the same at several times the cost for lists.
     """
 
+    # Functions, for compiled autograd traces no methods.
+    def forward(*inputs: Any) -> tuple[Tensor, ...]:
+        return operator.compute(*inputs)
+
     def setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
         arguments, *flat = inputs
         operator.remember(ctx, arguments, flat, output)
 
-    members = {
-        "forward": operator.compute,
-        "setup_context": setup_context,
-        "backward": operator.gradients,
-        "vmap": operator.map_members,
-    }
-    static: dict[str, Any] = {name: staticmethod(member) for name, member in members.items()}  # type: ignore[arg-type]
+    def backward(ctx: Any, *grads: Tensor | None) -> tuple[Any, ...]:
+        return operator.gradients(ctx, *grads)
+
+    def vmap(*members: Any) -> tuple[tuple[Tensor, ...], tuple[int, ...]]:
+        return operator.map_members(*members)
+
+    functions = forward, setup_context, backward, vmap
+    static: dict[str, Any] = {function.__name__: staticmethod(function) for function in functions}  # type: ignore[arg-type]
     return type(operator.name, (torch.autograd.Function,), static)

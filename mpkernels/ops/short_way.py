@@ -73,7 +73,10 @@ def recorder_of(operator: Any) -> Callable[..., Any]:
         remember(ctx, arguments, flat, outputs)
         return outputs
 
-    static = {"forward": staticmethod(forward), "backward": staticmethod(operator.gradients)}
+    def backward(ctx: Any, *grads: Tensor | None) -> tuple[Any, ...]:
+        return operator.gradients(ctx, *grads)  # type: ignore[no-any-return]
+
+    static = {"forward": staticmethod(forward), "backward": staticmethod(backward)}
     combined: Any = type(operator.name, (Function,), static)
     apply: Callable[..., Any] = combined.apply
     return super(Function, combined).apply if can_unwrap else apply  # type: ignore[misc]

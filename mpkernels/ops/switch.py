@@ -12,6 +12,7 @@ import sys
 import threading
 from collections.abc import Callable, Iterator
 from types import TracebackType
+from typing import Any
 
 import torch
 
@@ -40,6 +41,8 @@ _process: list[_Setting] = []  # the last is in force; those before it may be gi
 _process.append(_Setting("auto", _process))
 _own = _OfThread()
 _forced: set[_Setting] = set()  # all in force anywhere that are not "auto"
+# Compiled code asks who runs only while something is forced somewhere, of which it is told.
+_told: list[Callable[[bool], Any]] = []
 
 
 def active_backend() -> str:
@@ -57,7 +60,7 @@ def _put(name: str, place: list[_Setting]) -> _Setting:
     place.append(setting)
     if name != "auto":
         _forced.add(setting)
-        _tell_kernels()
+        _tell()
     return setting
 
 
@@ -65,13 +68,23 @@ def _take_away(setting: _Setting) -> None:
     if setting in setting.place:
         setting.place.remove(setting)
     _forced.discard(setting)
-    _tell_kernels()
+    _tell()
 
 
-def _tell_kernels() -> None:
-    # The compiled kernels ask who runs only while something is forced somewhere.
-    if native.why_no_cpu is None:
-        torch.ops.mpkernels.forcing(bool(_forced))
+def _tell() -> None:
+    for listener in _told:
+        listener(bool(_forced))
+
+
+def tell(listener: Callable[[bool], Any]) -> None:
+    """Has compiled code told, now and at every change, whether a backend is forced anywhere."""
+    with _lock:
+        _told.append(listener)
+        listener(bool(_forced))
+
+
+if native.why_no_cpu is None:
+    tell(torch.ops.mpkernels.forcing)
 
 
 def _settle(setting: _Setting) -> None:

@@ -147,19 +147,23 @@ def _in_threads(works: Sequence[Callable[[], None]]) -> None:
 
 
 def interrupted(emulation: Emulation) -> None:
-    """Ctrl-C while Triton compiles is Ctrl-C to the caller."""
+    """Ctrl-C while Triton compiles is Ctrl-C to the caller, forward and backward."""
 
     def interrupt(*arguments: Any, **named: Any) -> None:
         raise KeyboardInterrupt
 
-    triton.knobs.runtime.jit_cache_hook = interrupt
-    try:
-        functional.mix([torch.randn(2, 48)], torch.rand(2, 1, 9))
-    except KeyboardInterrupt:
-        return
-    finally:
-        triton.knobs.runtime.jit_cache_hook = None
-    raise AssertionError("nothing was raised")
+    x, gates = torch.randn(2, 48, requires_grad=True), torch.rand(2, 1, 9)
+    ys = functional.mix([x], gates)
+    forward = partial(functional.mix, [x[:, :40]], torch.rand(2, 1, 10))
+    for call in (forward, partial(torch.autograd.grad, ys, x, [torch.ones_like(y) for y in ys])):
+        triton.knobs.runtime.jit_cache_hook = interrupt
+        try:
+            call()
+        except KeyboardInterrupt:
+            continue
+        finally:
+            triton.knobs.runtime.jit_cache_hook = None
+        raise AssertionError("nothing was raised")
 
 
 def threads(emulation: Emulation) -> None:

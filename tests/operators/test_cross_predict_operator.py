@@ -11,6 +11,7 @@ from mpkernels.ops.cross_predict import FUSED_WEIGHTS
 from mpkernels.ops.operator import Operator
 from proof.checks import check_cross_predict
 from proof.problems.layers import LAYERS, problem, run
+from proof.ways import python_alone
 from proof.where import INTERPRETED
 
 if INTERPRETED:
@@ -44,6 +45,7 @@ def test_every_instruction_set(name, layer):
         torch.ops.mpkernels.instruction_set("best")
 
 
+@python_alone()
 def test_the_operator_runs_where_it_is_faster(monkeypatch):
     names, direct = [], Operator.direct
     monkeypatch.setattr(

@@ -15,6 +15,7 @@ from mpkernels.ops import native
 from mpkernels.ops.operator import Operator
 from proof.problems import calls
 from proof.problems.cases import CASES
+from proof.ways import python_alone
 from proof.where import INTERPRETED
 
 CHOSEN = [
@@ -32,7 +33,7 @@ def outputs_and_gradients(run, xs, rest):
 
 @pytest.fixture
 def direct_calls(monkeypatch):
-    """The names of the operators that were called the short way."""
+    """The names of the operators that Python called the short way."""
     names, direct = [], Operator.direct
 
     def record(self, *arguments):
@@ -40,7 +41,8 @@ def direct_calls(monkeypatch):
         return direct(self, *arguments)
 
     monkeypatch.setattr(Operator, "direct", record)
-    return names
+    with python_alone():
+        yield names
 
 
 @pytest.mark.parametrize("name", calls.NAMES)

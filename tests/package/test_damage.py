@@ -10,7 +10,7 @@ import signal
 import pytest
 import torch
 
-from mpkernels.ops import native
+from mpkernels.ops import native, nodes
 from mpkernels.ops.record import SCHEMAS
 from proof.fresh import PACKAGE, RUNS_ON_THE_DEFINITION, python, succeeds
 
@@ -18,6 +18,19 @@ BUILT = pytest.mark.skipif(not (PACKAGE / "_C.so").exists(), reason="nothing was
 CUDA = pytest.mark.skipif(
     native.why_no_cuda is not None, reason=f"CUDA C++ is not loaded here: {native.why_no_cuda}"
 )
+NODES = pytest.mark.skipif(nodes.why_none is not None, reason=f"no nodes here: {nodes.why_none}")
+PARTS = [
+    "_C",
+    pytest.param("_C_cuda", marks=CUDA),
+    pytest.param("_nodes", marks=NODES),
+    "_build",
+]
+# What a warning says of a part that is damaged; only the report reads `_build`.
+RUNS = {
+    "_C": "on its eager definition",
+    "_C_cuda": "without its CUDA C++ kernels",
+    "_nodes": "its autograd nodes in Python",
+}
 PAGE = 4096
 # Imports the package at each path in a child process, after torch, and prints its warnings.
 IMPORTS = """
@@ -126,7 +139,7 @@ def flip_a_bit(path, offset):
 
 
 @BUILT
-@pytest.mark.parametrize("name", ["_C", pytest.param("_C_cuda", marks=CUDA), "_build"])
+@pytest.mark.parametrize("name", PARTS)
 def test_a_library_that_is_cut_off_or_changed_is_not_loaded(name, tmp_path):
     folders, messages = [], []
     size = (PACKAGE / f"{name}.so").stat().st_size
@@ -140,12 +153,11 @@ def test_a_library_that_is_cut_off_or_changed_is_not_loaded(name, tmp_path):
         messages.append(f"{name}.so has other bytes than when it was built")
     for message, (*warnings, report) in zip(messages, messages_of_imports(folders), strict=True):
         assert message in report, report
-        if name == "_build":  # only the report reads it
+        if name not in RUNS:
             assert warnings == []
             continue
         (warning,) = warnings
-        runs = "on its eager definition" if name == "_C" else "without its CUDA C++ kernels"
-        assert message in warning and runs in warning and "pip install" in warning
+        assert message in warning and RUNS[name] in warning and "pip install" in warning
 
 
 @BUILT
@@ -260,8 +272,19 @@ def test_a_whole_copy_warns_of_nothing(tmp_path):
     assert LOADED in " ".join(report.split())
 
 
+@NODES
+@pytest.mark.parametrize("change", [{"torch": "2.11.0"}, {"python": "3.10.1"}], ids=str)
+def test_nodes_are_loaded_beside_what_they_were_built_for_alone(change, tmp_path):
+    folder = intact_copy(tmp_path)
+    path = folder / "mpkernels" / "build.json"
+    path.write_bytes(replaced(path.read_text(), **change))
+    ((report,),) = messages_of_imports([folder])
+    assert "module _nodes: it was built for torch" in " ".join(report.split())
+    assert LOADED in " ".join(report.split())
+
+
 @BUILT
-@pytest.mark.parametrize("name", ["_C", pytest.param("_C_cuda", marks=CUDA), "_build"])
+@pytest.mark.parametrize("name", PARTS)
 def test_no_library_shows_where_it_was_built(name):
     content = (PACKAGE / f"{name}.so").read_bytes()
     for folder in (str(PACKAGE.parent), "/site-packages/", "/dist-packages/"):
@@ -304,6 +327,21 @@ def test_the_record_is_written_whole_or_not_at_all(tmp_path):
     assert result.returncode != 0 and "full" in result.stderr
     assert path.read_text() == before
     assert sorted(p.name for p in tmp_path.iterdir()) == ["_C.so", "_C_cuda.so", "build.json"]
+
+
+EXTENSIONS = """
+import os, runpy
+import setuptools
+setuptools.setup = lambda **options: None
+for value in ("", "1"):
+    os.environ["MPK_EVERY_TORCH"] = value
+    names = runpy.run_path("setup.py")
+    print("mpkernels._nodes" in [each.name for each in names["extensions"]()])
+"""
+
+
+def test_a_build_for_every_torch_has_no_nodes():
+    assert succeeds(EXTENSIONS).stdout.split() == ["True", "False"]
 
 
 def test_a_bus_error_would_be_seen(tmp_path):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Iterator
 from typing import Any
+from unittest.mock import patch
 
 import torch
 from torch import Tensor, nn
@@ -12,6 +13,7 @@ from torch import Tensor, nn
 from benchmarks.gpu.steps.graphs import captured
 from benchmarks.measure import CudaClock, Step, contest, spread
 from benchmarks.training import build, images, is_right, training_step
+from models.networks import layers
 
 # Each network's batch is that of its recipe in the paper.
 BATCHES = {"basecnn_3_cc": 128, "resnet20_3_cc": 64}
@@ -102,6 +104,9 @@ def run(case: str) -> dict[str, Any]:
         steps[routers] = step
         _, graphed = trained(name, routers, bf16, last)
         steps[f"{routers} graph"] = captured([graphed], WARM_UP)
+    with patch.object(layers, "streams_beside", return_value=[]):
+        _, graphed = trained(name, "fused", bf16, last)
+        steps["fused graph in turn"] = captured([graphed], WARM_UP)
     times = contest(steps, ROUNDS, CudaClock())
     (apart, again), right = graph_apart(name, bf16, last), _is_right(name, last)
     wrong = [] if right else ["loss and gradients are not like float64"]
