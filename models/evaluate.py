@@ -22,7 +22,7 @@ from .data import DataSet
 from .environment import environment
 from .networks import registry
 from .networks.ensemble import Ensemble
-from .paper import pictures, scores
+from .paper import ablation, pictures, scores
 from .paper.scores import predict
 from .training.checkpoint import file_of, load_network
 from .training.files import write_text
@@ -88,6 +88,8 @@ def markdown(result: dict[str, Any]) -> str:
     images = map(sum, result["confusion"])
     for row in zip(result["classes"], result["recall"], result["precision"], images):
         lines.append("| {} | {:.4f} | {:.4f} | {} |".format(*row))
+    if "gates" in result:
+        lines += ablation.markdown(result["gates"])
     return "\n".join([*lines, ""])
 
 
@@ -102,6 +104,10 @@ def command_line() -> argparse.ArgumentParser:
     add_classes(parser)
     add_workers(parser)
     parser.add_argument("--ten-crop", action="store_true", help="also on ten crops of each image")
+    parser.add_argument(
+        "--ablate", action="store_true",
+        help="also with other gates (means, shuffled, uniform, argmax), in all routers and in each",
+    )  # fmt: skip
     parser.add_argument(
         "--batch-size", type=int, default=128, help="crops at a time, default %(default)s"
     )
@@ -159,6 +165,8 @@ def evaluate(options: argparse.Namespace) -> dict[str, Any]:
             result[f"10-crop top-{count}"] = scores.top(crops, labels, count)
     probabilities, labels = predict(model, images, device, 1, options.batch_size)
     result.update(figures(probabilities, labels))
+    if options.ablate:
+        result["gates"] = ablation.ablation(model, images, device, options.batch_size)
     (x, _), *_ = images.test_batches([torch.arange(min(options.batch_size, len(labels)))], device)
     return {
         "networks": [known["name"] for _, known in loaded],

@@ -7,6 +7,8 @@ from mpkernels.explain import explain
 from mpkernels.fuse import fuse, unfuse
 from mpkernels.modules import CrossConnect, CrossPredictConv2d, CrossPredictLinear, CrossStitch
 from mpkernels.ops.switch import use_backend
+from mpkernels.record import record
+from mpkernels.route import route
 from mpkernels.tune import tune
 from mpkernels.version import __version__
 
@@ -21,6 +23,8 @@ __all__ = [
     "explain",
     "functional",
     "fuse",
+    "record",
+    "route",
     "tune",
     "unfuse",
     "use_backend",

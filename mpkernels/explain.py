@@ -13,7 +13,7 @@ from torch.overrides import TorchFunctionMode
 
 from mpkernels import eager, modules
 from mpkernels.eager.arguments import check_dtype
-from mpkernels.eager.modules import as_paths
+from mpkernels.eager.router import as_paths
 from mpkernels.fold import why_not_folded
 from mpkernels.ops.backend import DEVICES, chosen, why_no_gpu, why_not
 from mpkernels.ops.batching import why_not_served

@@ -12,6 +12,7 @@ from torch import Tensor
 
 from mpkernels import eager
 from mpkernels.eager.functional import SOFTMAX
+from mpkernels.eager.router import as_paths
 from mpkernels.ops.backend import why_not
 from mpkernels.ops.check import check_gate
 from mpkernels.ops.flags import mask_of
@@ -46,7 +47,7 @@ def tune(router: eager.CrossConnect, xs: Tensor | Sequence[Tensor]) -> dict[str,
         ...     router = CrossConnect(32, inputs=2, outputs=2).cuda()
         ...     tune(router, [torch.randn(128, 32, 16, 16, device="cuda") for _ in range(2)])
     """
-    paths = eager.modules.as_paths(xs, router)
+    paths = as_paths(xs, router)
     gate = router.w1, router.b1, router.w2, router.b2
     check_gate("tune", paths, gate, SOFTMAX)
     device = paths[0].device

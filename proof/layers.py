@@ -58,7 +58,9 @@ ALLOWED = {
         "mpkernels.eager",
         "mpkernels.fold",
         "mpkernels.functional",
+        "mpkernels.ops.cross_connect",
         "mpkernels.ops.distributed",
+        "mpkernels.ops.gate",
     },
     "mpkernels/fuse.py": {"mpkernels.eager", "mpkernels.modules"},
     "mpkernels/explain.py": {
@@ -69,6 +71,8 @@ ALLOWED = {
         "mpkernels.triton.launch",
         "mpkernels.triton.tuned",
     },
+    "mpkernels/record.py": {"mpkernels.eager", "mpkernels.ops.internals"},
+    "mpkernels/route.py": {"mpkernels.eager", "mpkernels.record"},
     "mpkernels/tune.py": {
         "mpkernels.eager",
         "mpkernels.functional",
@@ -95,6 +99,8 @@ ALLOWED = {
         "mpkernels.flops",
         "mpkernels.functional",
         "mpkernels.fuse",
+        "mpkernels.record",
+        "mpkernels.route",
         "mpkernels.tune",
         "mpkernels.modules",
         "mpkernels.ops.switch",

@@ -109,8 +109,9 @@ def _predicted(config: CNNConfig) -> Stages:
         following = [first] if at + 1 == len(convolutions) else []
         stages.append((router, Parallel(paths, partial(_rest, segment, *following))))
     router = router_kind(config.routers).CrossPredictLinear(
-        *config.dense[:2], paths, paths, hidden=config.hidden, batch_norm=config.dense_norm
-    )
+        *config.dense[:2], paths, paths, hidden=config.hidden, batch_norm=config.dense_norm,
+        gate_init=config.gate_init,
+    )  # fmt: skip
     return [*stages, (router, Parallel(paths, partial(_rest, last)))]
 
 

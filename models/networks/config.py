@@ -109,12 +109,14 @@ class PathsConfig(Config):
             before their logits are averaged.
         hidden: hidden units per gate.
         routers: "fused" or "eager"; both have parameters of the same names and shapes.
+        gate_init: how the gates start: "linear", "glorot" or "he".
     """
 
     paths: int = 1
     kind: str | None = None
     hidden: int = 16
     routers: str = "fused"
+    gate_init: str = "linear"
 
     ALLOWED: ClassVar[tuple[str, ...]] = ("cc", "cp", "stitch")
 
@@ -133,13 +135,15 @@ class PathsConfig(Config):
         if self.kind == "stitch":
             router = kinds.CrossStitch(self.paths, inputs=inputs)
         else:
-            router = kinds.CrossConnect(channels, inputs, self.paths, self.hidden)
+            router = kinds.CrossConnect(
+                channels, inputs, self.paths, self.hidden, gate_init=self.gate_init
+            )
         return router
 
     def predict(self, in_channels: int, out_channels: int, inputs: int) -> nn.Module:
         """A router of 3x3 convolutions from `inputs` maps to all paths, with batch norm."""
         router: nn.Module = router_kind(self.routers).CrossPredictConv2d(
             in_channels, out_channels, 3, inputs, self.paths,
-            padding=1, hidden=self.hidden, batch_norm=True,
+            padding=1, hidden=self.hidden, batch_norm=True, gate_init=self.gate_init,
         )  # fmt: skip
         return router

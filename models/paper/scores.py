@@ -11,10 +11,19 @@ BINS = 15
 
 
 def predict(
-    model: nn.Module, images: DataSet, device: str, crops: int, batch_size: int = 512
+    model: nn.Module,
+    images: DataSet,
+    device: str,
+    crops: int,
+    batch_size: int = 512,
+    order: Tensor | None = None,
 ) -> tuple[Tensor, Tensor]:
-    """Probabilities [N, classes], averaged over crops, and labels [N]; both on the CPU."""
-    parts = torch.arange(images.test_count).split(max(1, batch_size // crops))
+    """Probabilities [N, classes], averaged over crops, and labels [N]; both on the CPU.
+
+    The test images come as they are, or in this order [N].
+    """
+    numbers = torch.arange(images.test_count) if order is None else order
+    parts = numbers.split(max(1, batch_size // crops))
     batches, labels = [], []
     with torch.no_grad():
         for x, y in images.test_batches(parts, device, crops):

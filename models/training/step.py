@@ -19,9 +19,12 @@ from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
+import mpkernels
+
 from ..data import DataSet
 from ..data.images import seeded
 from . import parallel
+from .gates import Statistics, figures, warn_of_deaths, watch
 from .nonfinite import culprit
 from .parallel import ALONE, Processes
 from .recipe import Recipe
@@ -55,9 +58,16 @@ def judge(
 
 
 def evaluate(
-    model: nn.Module, images: DataSet, processes: Processes = ALONE, batch_size: int = 512
+    model: nn.Module,
+    images: DataSet,
+    processes: Processes = ALONE,
+    batch_size: int = 512,
+    gates: dict[str, Statistics] | None = None,
 ) -> tuple[float, float]:
-    """Mean loss and accuracy (0 to 1) on the test set; the model's mode stays as it was."""
+    """Mean loss and accuracy (0 to 1) on the test set; the model's mode stays as it was.
+
+    `gates`, of `watch(model)`, take in those of the test set.
+    """
     mode = model.training
     model.eval()
     processes.same_buffers(model)
@@ -66,13 +76,15 @@ def evaluate(
     count = math.ceil(images.test_count / (batch_size * processes.world))
     batches = torch.arange(images.test_count).tensor_split(count)
     parts = [processes.part(batch) for batch in batches]
-    with torch.no_grad():
+    with torch.no_grad(), mpkernels.route(model, gates or {}):
         for x, y in images.test_batches(parts, processes.device):
             mean, logits = judge(model, model(x), y)
             loss += mean.item() * len(y)
             right += int((logits.argmax(1) == y).sum())
     model.train(mode)
     loss, correct = processes.sums(loss, right)
+    for of_router in (gates or {}).values():
+        of_router.gather(processes)
     return loss / images.test_count, correct / images.test_count
 
 
@@ -237,7 +249,8 @@ class Trainer:
         """Evaluates, records the metrics (speed is `images` per `seconds`) and ends the epoch."""
         loss, right, seen = self.processes.sums(self.loss, self.right, self.seen)
         judged = self.bare if self.average is None else self.average.module
-        test_loss, test_accuracy = evaluate(judged, self.images, self.processes)
+        gates = watch(judged)
+        test_loss, test_accuracy = evaluate(judged, self.images, self.processes, gates=gates)
         self.metrics.append(
             {
                 "epoch": self.epoch + 1,
@@ -248,7 +261,10 @@ class Trainer:
                 "test_accuracy": test_accuracy,
                 "images_per_second": images / seconds,
                 "seconds": seconds,
+                **figures(gates),
             }
         )
+        if self.processes.rank == 0:
+            warn_of_deaths(self.metrics)
         self.epoch, self.step = self.epoch + 1, 0
         self.right = self.seen = self.loss = 0.0

@@ -29,6 +29,7 @@ from mpkernels.eager.arguments import (
 )
 from mpkernels.eager.modules import Gated, uniform
 from mpkernels.eager.norms import why_watched
+from mpkernels.eager.router import Routed
 
 Sizes = int | tuple[int, int]
 
@@ -72,9 +73,10 @@ class CrossPredict(Gated):
         norm: Callable[..., nn.Module] | None,
         device: torch.device | str | None,
         dtype: torch.dtype | None,
+        gate_init: str,
     ) -> None:
         check_flags(bias=bias, gate_bias=gate_bias, relu=relu)
-        super().__init__(in_channels, inputs, outputs, hidden, gate_bias, device, dtype)
+        super().__init__(in_channels, inputs, outputs, hidden, gate_bias, device, dtype, gate_init)
         self.relu = relu
         inputs, outputs = self.inputs, self.outputs
         rows = outputs * out_channels
@@ -89,7 +91,7 @@ class CrossPredict(Gated):
         self.reset_parameters()
 
     def reset_parameters(self) -> None:
-        """Draws weights, biases and gates within 1/sqrt(fan-in), and resets the batch norms."""
+        """Draws gates as `gate_init` says, the rest within 1/sqrt(fan-in); resets batch norms."""
         super().reset_parameters()
         uniform(self.weight, self.bias, math.prod(self.weight.shape[2:]))
         for norm in self.norms:
@@ -111,15 +113,10 @@ class CrossPredict(Gated):
                     f"got {shape(x.shape)}{hint}"
                 )
 
-    def _gates_and_predictions(
-        self, xs: list[Tensor], gate: Callable[..., Tensor]
-    ) -> tuple[Tensor, list[Tensor]]:
-        """G of all paths and U_i of each, without biases; the maps have autocast's dtype."""
-        self._check_paths(xs)
-        xs = functional.follow_autocast(xs)
-        gates = gate(xs, self.w1, self.b1, self.w2, self.b2)
+    def _predictions(self, xs: list[Tensor]) -> list[Tensor]:
+        """U_i of each path, in autocast's dtype as the paths, without biases."""
         check_dtype(xs[0], self.weight, xs[0].device.type)
-        return gates, [self._predict(x, w) for x, w in zip(xs, self.weight.unbind())]
+        return [self._predict(x, w) for x, w in zip(xs, self.weight.unbind())]
 
     def _normalise(self, ys: Sequence[Tensor]) -> tuple[Tensor, ...]:
         normalised = tuple(norm(y) for norm, y in zip(self.norms, ys))
@@ -129,11 +126,19 @@ class CrossPredict(Gated):
         watched = [why_watched(norm) is not None for norm in self.norms]
         return tuple(y.relu() if seen else y.relu_() for y, seen in zip(normalised, watched))
 
-    def _route(self, xs: list[Tensor]) -> tuple[tuple[Tensor, ...], Tensor]:
-        gates, us = self._gates_and_predictions(xs, functional.gate)
+    def _weighted(self, us: list[Tensor], gates: Tensor) -> tuple[Tensor, ...]:
         if not self.norms:
-            return functional.combine(us, gates, self.bias, self.relu), gates
-        return self._normalise(functional.combine(us, gates, self.bias, relu=False)), gates
+            return functional.combine(us, gates, self.bias, self.relu)
+        return self._normalise(functional.combine(us, gates, self.bias, relu=False))
+
+    def _route(self, xs: list[Tensor]) -> Routed:
+        self._check_paths(xs)
+        xs = functional.follow_autocast(xs)
+        gates = self._own_gates(xs)
+        return self._weighted(self._predictions(xs), gates), gates, None
+
+    def _route_by(self, xs: list[Tensor], gates: Tensor) -> tuple[Tensor, ...]:
+        return self._weighted(self._predictions(functional.follow_autocast(xs)), gates)
 
 
 class CrossPredictConv2d(CrossPredict):
@@ -162,9 +167,10 @@ class CrossPredictConv2d(CrossPredict):
         relu: whether the last step is a ReLU.
         gate_bias: whether the gates have biases.
         device, dtype: of the parameters.
+        gate_init: how the gates start, as in `CrossConnect`.
 
     Parameters: weight [m, n*C', C, kh, kw], bias [m, n*C'], ordered path, output, channel,
-    initialised as `nn.Conv2d`; w1 [m, K, C], b1 [m, K], w2 [m, n, K], b2 [m, n] as `nn.Linear`.
+    initialised as `nn.Conv2d`; w1 [m, K, C], b1 [m, K], w2 [m, n, K], b2 [m, n].
 
     Raises:
         TypeError: a size is no integer, a flag no bool, or parameters cannot have the dtype.
@@ -196,6 +202,7 @@ class CrossPredictConv2d(CrossPredict):
         gate_bias: bool = True,
         device: torch.device | str | None = None,
         dtype: torch.dtype | None = None,
+        gate_init: str = "linear",
     ) -> None:
         in_channels, out_channels = check_sizes(in_channels=in_channels, out_channels=out_channels)
         check_flags(batch_norm=batch_norm)
@@ -208,7 +215,7 @@ class CrossPredictConv2d(CrossPredict):
                 raise ValueError(f'stride must be 1 where padding is "same", got {stride!r}')
         super().__init__(
             in_channels, out_channels, kernel, inputs, outputs, hidden, bias, gate_bias, relu,
-            nn.BatchNorm2d if batch_norm else None, device, dtype,
+            nn.BatchNorm2d if batch_norm else None, device, dtype, gate_init,
         )  # fmt: skip
         self.in_channels, self.out_channels, self.kernel_size = in_channels, out_channels, kernel
         self.stride = strides
@@ -234,6 +241,7 @@ class CrossPredictConv2d(CrossPredict):
             f"inputs={self.inputs}, outputs={self.outputs}, stride={self.stride}, "
             f"padding={self.padding!r}, hidden={self.hidden}, bias={self.bias is not None}, "
             f"relu={self.relu}, dilation={self.dilation}, gate_bias={self.b1 is not None}"
+            f"{self._start()}"
         )
 
 
@@ -258,9 +266,10 @@ class CrossPredictLinear(CrossPredict):
         relu: whether the last step is a ReLU.
         gate_bias: whether the gates have biases.
         device, dtype: of the parameters.
+        gate_init: how the gates start, as in `CrossConnect`.
 
-    Parameters: weight [m, n*C', C], bias [m, n*C'], ordered path, output, channel; w1 [m, K, C],
-    b1 [m, K], w2 [m, n, K], b2 [m, n]; all initialised as `nn.Linear`.
+    Parameters: weight [m, n*C', C], bias [m, n*C'], ordered path, output, channel, initialised as
+    `nn.Linear`; w1 [m, K, C], b1 [m, K], w2 [m, n, K], b2 [m, n].
 
     Raises:
         TypeError: a size is no integer, a flag no bool, or parameters cannot have the dtype.
@@ -287,12 +296,13 @@ class CrossPredictLinear(CrossPredict):
         gate_bias: bool = True,
         device: torch.device | str | None = None,
         dtype: torch.dtype | None = None,
+        gate_init: str = "linear",
     ) -> None:
         in_features, out_features = check_sizes(in_features=in_features, out_features=out_features)
         check_flags(batch_norm=batch_norm)
         super().__init__(
             in_features, out_features, (), inputs, outputs, hidden, bias, gate_bias, relu,
-            nn.BatchNorm1d if batch_norm else None, device, dtype,
+            nn.BatchNorm1d if batch_norm else None, device, dtype, gate_init,
         )  # fmt: skip
         self.in_features, self.out_features = in_features, out_features
 
@@ -304,5 +314,5 @@ class CrossPredictLinear(CrossPredict):
         return (
             f"{self.in_features}, {self.out_features}, inputs={self.inputs}, "
             f"outputs={self.outputs}, hidden={self.hidden}, bias={self.bias is not None}, "
-            f"relu={self.relu}, gate_bias={self.b1 is not None}"
+            f"relu={self.relu}, gate_bias={self.b1 is not None}{self._start()}"
         )

@@ -61,8 +61,19 @@ def kind_of(function: str, name: str) -> int:
 
 
 def gates_of_scores(scores: Tensor, kind: int) -> Tensor:
-    """The gates [B, n] of a path's scores, by the number of their kind."""
+    """The gates of scores [..., n], by the number of their kind."""
     return scores.softmax(-1)
+
+
+def scores_of(
+    pooled: Tensor, w1: Tensor, b1: Tensor | None, w2: Tensor, b2: Tensor | None
+) -> Tensor:
+    """W2_i relu(W1_i Z_i + b1_i) + b2_i (Eq. 2), [B, m, n], of pooled paths [B, m, C]."""
+    scores = []
+    for i, z in enumerate(pooled.unbind(1)):
+        hidden = linear(z, w1[i].to(z.dtype), None if b1 is None else b1[i].to(z.dtype)).relu()
+        scores.append(linear(hidden, w2[i].to(z.dtype), None if b2 is None else b2[i].to(z.dtype)))
+    return torch.stack(scores, 1)
 
 
 def gate(
@@ -90,14 +101,9 @@ def gate(
         gates [B, m, n], float32 (float64 for float64 maps).
     """
     xs = follow_autocast(xs)
-    gates = []
     with without_autocast(xs[0].device.type):
-        for i, x in enumerate(xs):
-            z = pool(x)
-            hidden = linear(z, w1[i].to(z.dtype), None if b1 is None else b1[i].to(z.dtype)).relu()
-            logits = linear(hidden, w2[i].to(z.dtype), None if b2 is None else b2[i].to(z.dtype))
-            gates.append(gates_of_scores(logits, kind_of("gate", kind)))
-    return torch.stack(gates, 1)
+        pooled = torch.stack([pool(x) for x in xs], 1)
+        return gates_of_scores(scores_of(pooled, w1, b1, w2, b2), kind_of("gate", kind))
 
 
 def mix(xs: Sequence[Tensor], gates: Tensor) -> tuple[Tensor, ...]:

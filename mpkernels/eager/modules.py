@@ -3,47 +3,13 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
 
 import torch
 from torch import Tensor, nn
 
 from mpkernels.eager import functional
-from mpkernels.eager.arguments import (
-    as_list,
-    check_flags,
-    check_maps,
-    check_parameter_dtype,
-    check_sizes,
-    hint_of_channels,
-    hint_of_stack,
-    shape,
-)
-from mpkernels.eager.tracing import record, tracer_of
-
-
-def as_paths(xs: Tensor | Sequence[Tensor], router: Gated | CrossStitch) -> list[Tensor]:
-    """The paths as a list; a single tensor counts as one path.
-
-    Raises:
-        TypeError: xs is neither a tensor nor a list of such.
-        ValueError: the number of paths is not the router's `inputs`.
-    """
-    paths = list(xs) if type(xs) in (list, tuple) else as_list("xs", xs)
-    if len(paths) != router.inputs:
-        hint = hint_of_stack(paths, router.inputs, router._channels())
-        raise ValueError(f"xs must hold inputs = {router.inputs} paths, got {len(paths)}{hint}")
-    return paths
-
-
-def check_channels(xs: Sequence[Tensor], channels: int) -> None:
-    """Raises unless the maps have so many channels."""
-    if xs[0].shape[1] != channels:
-        hint = hint_of_channels(xs[0], channels) or hint_of_stack(xs, 1, channels)
-        raise ValueError(
-            f"xs[0] must have channels = {channels}, "
-            f"got {int(xs[0].shape[1])} in {shape(xs[0].shape)}{hint}"
-        )
+from mpkernels.eager.arguments import check_flags, check_maps, check_parameter_dtype, check_sizes
+from mpkernels.eager.router import Routed, Router, check_channels
 
 
 def uniform(weight: Tensor, bias: Tensor | None, fan_in: int) -> None:
@@ -54,14 +20,34 @@ def uniform(weight: Tensor, bias: Tensor | None, fan_in: int) -> None:
         nn.init.uniform_(bias, -bound, bound)
 
 
-class Gated(nn.Module):
+def glorot(weight: Tensor, bias: Tensor | None, fan_in: int) -> None:
+    """Draws weights [.., out, in] within sqrt(6 / (in + out)); biases are 0: as Keras's Dense."""
+    nn.init.uniform_(weight, -(bound := math.sqrt(6 / (fan_in + weight.shape[-2]))), bound)
+    if bias is not None:
+        nn.init.zeros_(bias)
+
+
+def he(weight: Tensor, bias: Tensor | None, fan_in: int) -> None:
+    """Draws weights normally, with variance 2 / fan-in; biases are 0."""
+    nn.init.normal_(weight, 0, math.sqrt(2 / fan_in))
+    if bias is not None:
+        nn.init.zeros_(bias)
+
+
+# How the weights and biases of gates start.
+GATE_INITS = {"linear": uniform, "glorot": glorot, "he": he}
+
+
+class Gated(Router):
     """A router with a gate for each input path: w1 [m, K, C], b1 [m, K], w2 [m, n, K], b2 [m, n].
 
-    A subclass adds its own parameters, if any, and `_route`.
+    A subclass adds its own parameters, if any.
     """
 
     b1: nn.Parameter | None
     b2: nn.Parameter | None
+    kind = "softmax"
+    gate_init = "linear"
 
     def __init__(
         self,
@@ -72,11 +58,15 @@ class Gated(nn.Module):
         bias: bool,
         device: torch.device | str | None,
         dtype: torch.dtype | None,
+        gate_init: str,
     ) -> None:
         super().__init__()
         inputs, outputs, hidden = check_sizes(inputs=inputs, outputs=outputs, hidden=hidden)
         check_parameter_dtype(dtype)
+        if gate_init not in GATE_INITS:
+            raise ValueError(f"gate_init must be one of {', '.join(GATE_INITS)}, got {gate_init!r}")
         self.inputs, self.outputs, self.hidden = inputs, outputs, hidden
+        self.gate_init = gate_init
 
         def parameter(*shape: int) -> nn.Parameter:
             return nn.Parameter(torch.empty(shape, device=device, dtype=dtype))
@@ -87,42 +77,18 @@ class Gated(nn.Module):
         self.register_parameter("b2", parameter(inputs, outputs) if bias else None)
 
     def reset_parameters(self) -> None:
-        """Draws the gates' weights and biases as `nn.Linear` does: within 1/sqrt(fan-in)."""
+        """Draws the gates' weights and biases, as `gate_init` says."""
         for weight, bias in ((self.w1, self.b1), (self.w2, self.b2)):
-            uniform(weight, bias, weight.shape[-1])
+            GATE_INITS[self.gate_init](weight, bias, weight.shape[-1])
 
-    def forward(
-        self, xs: Tensor | Sequence[Tensor], return_gates: bool = False
-    ) -> tuple[Tensor, ...] | tuple[tuple[Tensor, ...], Tensor]:
-        """Routes the paths.
-
-        Args:
-            xs: m maps or vectors, as the router's description has them; a single tensor is one
-                path.
-            return_gates: also return the gates [B, m, n].
-
-        Returns:
-            ys, a tuple of n maps; or (ys, gates).
-
-        Raises:
-            ValueError: a number of paths, a shape or a device does not fit; the message names it.
-            TypeError: a dtype does not fit.
-        """
-        if (tracer := tracer_of(xs)) is not None:
-            return record(tracer, self, self.outputs, xs, return_gates)  # type: ignore[no-any-return]
-        ys, gates = self._route(as_paths(xs, self))
-        return (ys, gates) if return_gates else ys
+    def _start(self) -> str:
+        return "" if self.gate_init == "linear" else f", gate_init={self.gate_init!r}"
 
     def _channels(self) -> int | None:
-        """C of the paths, None if any."""
         return self.w1.shape[2]
 
-    def _check_paths(self, xs: list[Tensor]) -> None:
-        """Raises, in the router's terms, unless it takes these paths."""
-        raise NotImplementedError
-
-    def _route(self, xs: list[Tensor]) -> tuple[tuple[Tensor, ...], Tensor]:
-        raise NotImplementedError
+    def _own_gates(self, xs: list[Tensor]) -> Tensor:
+        return functional.gate(xs, self.w1, self.b1, self.w2, self.b2, kind=self.kind)
 
 
 class CrossConnect(Gated):
@@ -140,12 +106,14 @@ class CrossConnect(Gated):
         bias: whether the gates have biases.
         device, dtype: of the parameters.
         kind: of the gates: "softmax".
+        gate_init: how the parameters start: "linear" (as `nn.Linear`), or with biases 0
+            "glorot" (uniform, as Keras's Dense) or "he" (normal, variance 2 / fan-in).
 
-    Parameters: w1 [m, K, C], b1 [m, K], w2 [m, n, K], b2 [m, n], initialised as `nn.Linear`.
+    Parameters: w1 [m, K, C], b1 [m, K], w2 [m, n, K], b2 [m, n].
 
     Raises:
         TypeError: a size is no integer, a flag no bool, or parameters cannot have the dtype.
-        ValueError: a size is not positive, or no such kind.
+        ValueError: a size is not positive, or there is no such kind or start.
     """
 
     def __init__(
@@ -158,11 +126,12 @@ class CrossConnect(Gated):
         device: torch.device | str | None = None,
         dtype: torch.dtype | None = None,
         kind: str = "softmax",
+        gate_init: str = "linear",
     ) -> None:
         (channels,) = check_sizes(channels=channels)
         check_flags(bias=bias)
         functional.kind_of("CrossConnect", kind)
-        super().__init__(channels, inputs, outputs, hidden, bias, device, dtype)
+        super().__init__(channels, inputs, outputs, hidden, bias, device, dtype, gate_init)
         self.channels, self.kind = channels, kind
         self.reset_parameters()
 
@@ -170,20 +139,25 @@ class CrossConnect(Gated):
         check_maps(xs)
         check_channels(xs, self.channels)
 
-    def _route(self, xs: list[Tensor]) -> tuple[tuple[Tensor, ...], Tensor]:
+    def _route(self, xs: list[Tensor]) -> Routed:
         self._check_paths(xs)
-        return functional.cross_connect(xs, self.w1, self.b1, self.w2, self.b2, kind=self.kind)
+        own = self.w1, self.b1, self.w2, self.b2
+        return *functional.cross_connect(xs, *own, kind=self.kind), None
+
+    def _route_by(self, xs: list[Tensor], gates: Tensor) -> tuple[Tensor, ...]:
+        return functional.mix(xs, gates)
 
     def extra_repr(self) -> str:
         """Sizes, as the constructor takes them."""
         kind = "" if self.kind == "softmax" else f", kind={self.kind!r}"
+        kind += self._start()
         return (
             f"channels={self.channels}, inputs={self.inputs}, outputs={self.outputs}, "
             f"hidden={self.hidden}, bias={self.b1 is not None}{kind}"
         )
 
 
-class CrossStitch(nn.Module):
+class CrossStitch(Router):
     """Mixes paths with learned weights that do not depend on the input: Y_j = sum_i alpha_ij X_i.
 
     The static baseline of the paper's comparison (section 1). With `channels`, every channel c
@@ -232,27 +206,13 @@ class CrossStitch(nn.Module):
         """The parameter alpha as gates [B, inputs, paths(, C)]: a view, expanded over B."""
         return self.alpha.expand(batch, *self.alpha.shape)
 
-    def forward(
-        self, xs: Tensor | Sequence[Tensor], return_gates: bool = False
-    ) -> tuple[Tensor, ...] | tuple[tuple[Tensor, ...], Tensor]:
-        """Mixes the paths.
+    @property
+    def outputs(self) -> int:  # type: ignore[override]
+        """The number of output paths."""
+        return self.paths
 
-        Args:
-            xs: maps [B, C, *spatial] or vectors [B, C]; a single tensor is one path.
-            return_gates: also return alpha as gates, [B, inputs, paths] or
-                [B, inputs, paths, C] (an expanded view).
-
-        Returns:
-            ys, a tuple of maps; or (ys, gates).
-
-        Raises:
-            ValueError: a number of paths, a shape or a device does not fit; the message names it.
-            TypeError: a dtype does not fit.
-        """
-        if (tracer := tracer_of(xs)) is not None:
-            return record(tracer, self, self.paths, xs, return_gates)  # type: ignore[no-any-return]
-        ys, gates = self._route(as_paths(xs, self))
-        return (ys, gates) if return_gates else ys
+    def _gate_sizes(self) -> tuple[int, ...]:
+        return tuple(self.alpha.shape)
 
     def _channels(self) -> int | None:
         return self.channels
@@ -262,10 +222,16 @@ class CrossStitch(nn.Module):
         if self.channels is not None:
             check_channels(xs, self.channels)
 
-    def _route(self, xs: list[Tensor]) -> tuple[tuple[Tensor, ...], Tensor]:
+    def _own_gates(self, xs: list[Tensor]) -> Tensor:
+        return self.gates(xs[0].shape[0])
+
+    def _route(self, xs: list[Tensor]) -> Routed:
         self._check_paths(xs)
-        gates = self.gates(xs[0].shape[0])
-        return functional.mix(xs, gates), gates
+        gates = self._own_gates(xs)
+        return self._route_by(xs, gates), gates, None
+
+    def _route_by(self, xs: list[Tensor], gates: Tensor) -> tuple[Tensor, ...]:
+        return functional.mix(xs, gates)
 
     def extra_repr(self) -> str:
         """Sizes, as the constructor takes them."""

@@ -16,7 +16,9 @@ def tracer_of(xs: Any) -> Any:
     return None
 
 
-def record(tracer: Any, router: nn.Module, outputs: int, xs: Any, return_gates: bool) -> Any:
+def record(
+    tracer: Any, router: nn.Module, outputs: int, xs: Any, return_gates: bool, gates: Any
+) -> Any:
     """What the router returns, each tensor recorded.
 
     Raises:
@@ -26,6 +28,7 @@ def record(tracer: Any, router: nn.Module, outputs: int, xs: Any, return_gates: 
         kind = type(router).__name__
         raise TypeError(f"torch.fx records a {kind} as one node: trace a module that holds it")
     options = {"return_gates": True} if return_gates else {}
+    options |= {} if gates is None else {"gates": gates}
     results = tracer.create_proxy("call_module", tracer.path_of_module(router), (xs,), options)
     ys = results[0] if return_gates else results
     maps = tuple(ys[j] for j in range(outputs))

@@ -124,6 +124,15 @@ without_transforms: Callable[[], Any] = (
 REVERSE_MODE, VMAP = getattr(_kinds, "Grad", ""), getattr(_kinds, "Vmap", "")
 
 
+# The running backward of this thread, -1 if there is none; without it none is seen.
+_backward: Callable[[], int] = _named("torch._C._current_graph_task_id") or (lambda: -1)
+
+
+def in_backward() -> bool:
+    """Whether autograd runs this thread, and so a forward is one that checkpointing repeats."""
+    return _backward() >= 0
+
+
 # The module of torch.onnx.export and its function that returns operator -> decomposition. Without
 # them the exporter names the operator that it cannot translate.
 ONNX_EXPORTER = "torch.onnx._internal.exporter._decomp"

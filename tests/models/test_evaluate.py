@@ -156,3 +156,23 @@ def test_probabilities_of_ten_crops_are_their_mean(tmp_path):
         alone = torch.stack([Pooled()(crop[None])[0].softmax(0) for crop in crops[0]])
         assert alone.std(0).max() > 0
         torch.testing.assert_close(probabilities[index], alone.mean(0))
+
+
+def test_gates_in_training_and_in_the_report(tmp_path):
+    model = trained(tmp_path, 0)
+    images = data.load("digits", limit=64)
+    with torch.no_grad():
+        _, gates = model(data.normalise(images, images.test_x), return_gates=True)
+    (epoch,) = map(json.loads, (tmp_path / "metrics.jsonl").read_text().splitlines())
+    for at, g in enumerate(gates):
+        name = f"gates/routers.{at}"
+        deviation = g.double().std(0, correction=0).mean()
+        assert epoch[f"{name}/deviation"] == pytest.approx(float(deviation), rel=1e-3, abs=1e-6)
+        usage = [epoch[f"{name}/usage_{j}"] for j in range(2)]
+        assert usage == pytest.approx(g.mean((0, 1)).tolist(), rel=1e-5)
+    assert main([str(tmp_path), "--ablate"]) == 0
+    result = json.loads((tmp_path / "evaluation.json").read_text())
+    found = result["gates"]
+    assert found["accuracy"] == pytest.approx(result["top-1"])
+    assert len(found["routers"]) == len(gates) and len(found["contrasts"]) == 4 * (1 + len(gates))
+    assert "## Gates" in (tmp_path / "evaluation.md").read_text()

@@ -11,6 +11,7 @@ from torch.distributed.tensor import Replicate, Shard, distribute_module, distri
 
 import mpkernels as mpk
 from proof.problems.functions import ROUTERS
+from proof.problems.routers import TwoRouters
 
 WORLD = 2
 pytestmark = pytest.mark.skipif(not dist.is_gloo_available(), reason="torch has no gloo")
@@ -61,6 +62,25 @@ def compare(rank, port, batch):
 @pytest.mark.parametrize("batch", [4, 5, 1])  # of one, a process has none
 def test_two_processes_have_the_results_of_one(batch):
     torch.multiprocessing.spawn(compare, (free_port(), batch), nprocs=WORLD)
+
+
+def record(rank, port):
+    """Each process records its part of the images; together they are those of one process."""
+    join(rank, WORLD, port)
+    torch.manual_seed(0)
+    network, x = TwoRouters(), torch.randn(5, 4, 3)
+    with mpk.record(network) as recorded:
+        network(x[:3] if rank == 0 else x[3:])
+    for each, gates in zip(recorded.values(), network(x)[1:]):
+        each.gather()
+        assert len(each) == WORLD
+        torch.testing.assert_close(each.gates, gates.detach())
+        torch.testing.assert_close(each.scores.softmax(-1), gates.detach())
+    dist.destroy_process_group()
+
+
+def test_two_processes_record_what_one_does():
+    torch.multiprocessing.spawn(record, (free_port(),), nprocs=WORLD)
 
 
 @pytest.fixture

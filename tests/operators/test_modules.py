@@ -24,6 +24,40 @@ def test_parameters_are_as_linear_layers_initialise_them():
     assert mpk.CrossConnect(4, 1, 2, bias=False).b1 is None
 
 
+STARTS = {
+    "linear": (lambda fan_in, out: fan_in**-0.5, False),
+    "glorot": (lambda fan_in, out: (6 / (fan_in + out)) ** 0.5, True),
+}
+
+
+@pytest.mark.parametrize("start", STARTS)
+def test_gates_start_within_their_bound(start):
+    torch.manual_seed(0)
+    bound, no_biases = STARTS[start]
+    for router in (
+        mpk.CrossConnect(64, 3, 40, 32, gate_init=start),
+        mpk.CrossPredictConv2d(64, 2, 1, 3, 40, hidden=32, gate_init=start),
+        mpk.CrossPredictLinear(64, 2, 3, 40, hidden=32, gate_init=start),
+    ):
+        assert (f"gate_init={start!r}" in repr(router)) == (start != "linear")
+        for w, b in ((router.w1, router.b1), (router.w2, router.b2)):
+            most = bound(w.shape[2], w.shape[1])
+            assert most * 0.95 < w.abs().max() <= most
+            assert b.count_nonzero() == (0 if no_biases else b.numel())
+
+
+def test_gates_start_as_he_draws_them():
+    torch.manual_seed(0)
+    router = mpk.CrossConnect(64, 8, 40, 64, gate_init="he")
+    for w, b in ((router.w1, router.b1), (router.w2, router.b2)):
+        assert abs(w.std() / (2 / w.shape[2]) ** 0.5 - 1) < 0.05 and abs(w.mean()) < 0.01
+        assert b.count_nonzero() == 0
+    state = mpk.CrossConnect(64, 8, 40, 64).state_dict()
+    router.load_state_dict(state)
+    with pytest.raises(ValueError, match="gate_init must be one of linear, glorot, he, got 'x'"):
+        mpk.CrossConnect(4, 1, 2, gate_init="x")
+
+
 def test_stitches_start_as_softened_identities():
     assert torch.equal(mpk.CrossStitch(2).alpha, torch.tensor([[0.9, 0.1], [0.1, 0.9]]))
     three = mpk.CrossStitch(3).alpha

@@ -19,12 +19,8 @@ CUDA = pytest.mark.skipif(
     native.why_no_cuda is not None, reason=f"CUDA C++ is not loaded here: {native.why_no_cuda}"
 )
 NODES = pytest.mark.skipif(nodes.why_none is not None, reason=f"no nodes here: {nodes.why_none}")
-PARTS = [
-    "_C",
-    pytest.param("_C_cuda", marks=CUDA),
-    pytest.param("_nodes", marks=NODES),
-    "_build",
-]
+OTHERS = [pytest.param("_C_cuda", marks=CUDA), pytest.param("_nodes", marks=NODES)]
+PARTS = ["_C", *OTHERS, "_build"]
 # What a warning says of a part that is damaged; only the report reads `_build`.
 RUNS = {
     "_C": "on its eager definition",

@@ -103,6 +103,8 @@ def test_public_names():
         "explain",
         "functional",
         "fuse",
+        "record",
+        "route",
         "tune",
         "unfuse",
         "use_backend",

@@ -1,0 +1,141 @@
+"""What all routers share: a call, the gates that they are given, and who listens to them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from torch import Tensor, nn
+
+from mpkernels.eager.arguments import (
+    as_list,
+    check_floating,
+    hint_of_channels,
+    hint_of_stack,
+    is_dense,
+    shape,
+)
+from mpkernels.eager.tracing import record, tracer_of
+
+Routed = tuple[tuple[Tensor, ...], Tensor, Tensor | None]
+
+
+def as_paths(xs: Tensor | Sequence[Tensor], router: Router) -> list[Tensor]:
+    """The paths as a list; a single tensor counts as one path.
+
+    Raises:
+        TypeError: xs is neither a tensor nor a list of such.
+        ValueError: the number of paths is not the router's `inputs`.
+    """
+    paths = list(xs) if type(xs) in (list, tuple) else as_list("xs", xs)
+    if len(paths) != router.inputs:
+        hint = hint_of_stack(paths, router.inputs, router._channels())
+        raise ValueError(f"xs must hold inputs = {router.inputs} paths, got {len(paths)}{hint}")
+    return paths
+
+
+def check_channels(xs: Sequence[Tensor], channels: int) -> None:
+    """Raises unless the maps have so many channels."""
+    if xs[0].shape[1] != channels:
+        hint = hint_of_channels(xs[0], channels) or hint_of_stack(xs, 1, channels)
+        raise ValueError(
+            f"xs[0] must have channels = {channels}, "
+            f"got {int(xs[0].shape[1])} in {shape(xs[0].shape)}{hint}"
+        )
+
+
+class Router(nn.Module):
+    """A router: m paths become n.
+
+    A subclass has `inputs` and `outputs`, m and n, and the methods that raise here.
+    """
+
+    inputs: int
+    outputs: int
+    # Of `mpkernels.route`: (router, what computes its own gates) -> the gates that it uses.
+    _rule: Callable[[Router, Callable[[], Tensor]], Tensor] | None = None
+    # Of `mpkernels.record`: each is called with (router, paths, gates, pooled inputs if known).
+    _listeners: tuple[Callable[..., Any], ...] = ()
+
+    def forward(
+        self,
+        xs: Tensor | Sequence[Tensor],
+        return_gates: bool = False,
+        gates: Tensor | None = None,
+    ) -> tuple[Tensor, ...] | tuple[tuple[Tensor, ...], Tensor]:
+        """Routes the paths.
+
+        Args:
+            xs: m maps or vectors, as the router's description has them; a single tensor is one
+                path.
+            return_gates: also return the gates [B, m, n].
+            gates: [m, n] or [B, m, n], instead of the router's own; differentiable.
+
+        Returns:
+            ys, a tuple of n maps; or (ys, gates).
+
+        Raises:
+            ValueError: a number of paths, a shape or a device does not fit; the message names it.
+            TypeError: a dtype does not fit.
+        """
+        if (tracer := tracer_of(xs)) is not None:
+            return record(tracer, self, self.outputs, xs, return_gates, gates)  # type: ignore[no-any-return]
+        paths = as_paths(xs, self)
+        if gates is None and self._rule is None and not self._listeners:
+            ys, used, _ = self._route(paths)
+        else:
+            ys, used = self._observed(paths, gates)
+        return (ys, used) if return_gates else ys
+
+    def _observed(
+        self, paths: list[Tensor], gates: Tensor | None
+    ) -> tuple[tuple[Tensor, ...], Tensor]:
+        """The maps and the gates, which the caller, `mpkernels.route` or the router chooses."""
+        self._check_paths(paths)
+        pooled = None
+        if gates is None and self._rule is not None:
+            gates = self._rule(self, lambda: self._own_gates(paths))
+        if gates is None:
+            ys, gates, pooled = self._route(paths)
+        else:
+            gates = self._checked_gates(gates, paths)
+            ys = self._route_by(paths, gates)
+        for listener in self._listeners:
+            listener(self, paths, gates, pooled)
+        return ys, gates
+
+    def _checked_gates(self, gates: Tensor, paths: list[Tensor]) -> Tensor:
+        """Given gates, for each image; raises unless they fit."""
+        if not is_dense(gates):
+            raise TypeError(f"gates must be a tensor, got {type(gates).__name__}")
+        check_floating("gates", gates)
+        sizes, batch = self._gate_sizes(), paths[0].shape[0]
+        if tuple(gates.shape) not in (sizes, (batch, *sizes)):
+            raise ValueError(
+                f"gates must be {shape(sizes)} or {shape((batch, *sizes))}, "
+                f"got {shape(gates.shape)}"
+            )
+        return gates.expand(batch, *sizes)
+
+    def _gate_sizes(self) -> tuple[int, ...]:
+        """Those of one image's gates."""
+        return self.inputs, self.outputs
+
+    def _channels(self) -> int | None:
+        """C of the paths, None if any."""
+        raise NotImplementedError
+
+    def _check_paths(self, xs: list[Tensor]) -> None:
+        """Raises, in the router's terms, unless it takes these paths."""
+        raise NotImplementedError
+
+    def _own_gates(self, xs: list[Tensor]) -> Tensor:
+        raise NotImplementedError
+
+    def _route(self, xs: list[Tensor]) -> Routed:
+        """New maps, gates, and the pooled inputs [B, m, C] if they are at hand."""
+        raise NotImplementedError
+
+    def _route_by(self, xs: list[Tensor], gates: Tensor) -> tuple[Tensor, ...]:
+        """New maps, by these gates."""
+        raise NotImplementedError

@@ -1,0 +1,118 @@
+"""What record, route and the ablation say of a network whose gates are known: they see blue."""
+
+import pytest
+import torch
+from torch import nn
+
+import mpkernels as mpk
+from models.paper.ablation import RULES, ablation, contrast, markdown
+from models.training.gates import Statistics, figures, warn_of_deaths, watch
+
+IMAGES = 60
+
+
+class Images:
+    """Every other image has much blue, and is of class 1; they are sorted by class."""
+
+    test_count = IMAGES
+
+    def __init__(self):
+        generator = torch.Generator().manual_seed(0)
+        self.x = torch.rand(IMAGES, 3, 4, 4, generator=generator)
+        self.y = (torch.arange(IMAGES) >= IMAGES // 2).long()
+        self.x[:, 2] += self.y[:, None, None]
+
+    def test_batches(self, parts, device, crops=1):
+        return ((self.x[part], self.y[part]) for part in parts)
+
+
+class SeesBlue(nn.Module):
+    """The first router sends blue images to the second path, which is all that it does.
+
+    The second router's gates depend on the image as well, and on them nothing depends.
+    """
+
+    def __init__(self):
+        super().__init__()
+        self.blue, self.idle = mpk.CrossConnect(3, 1, 2, hidden=1), mpk.CrossConnect(3, 1, 2)
+        with torch.no_grad():
+            self.blue.w1.copy_(torch.tensor([[[0.0, 0.0, 1.0]]]))
+            self.blue.b1.fill_(0)
+            self.blue.w2.copy_(torch.tensor([[[-8.0], [8.0]]]))
+            self.blue.b2.copy_(torch.tensor([[8.0, -8.0]]))  # even at a mean of 1
+
+    def forward(self, x):
+        first, second = self.blue(x)
+        logits = [y.mean((1, 2, 3)) for y in (first, second)]
+        return torch.stack(logits, 1) + 0 * sum(y.mean() for y in self.idle(x))
+
+
+def test_a_gate_that_sees_blue():
+    model, images = SeesBlue(), Images()
+    with mpk.record(model) as recorded:
+        model(images.x)
+    blue = images.x[:, 2].mean((1, 2))
+    gates = recorded["blue"].gates[:, 0, 1]
+    assert torch.equal(gates > 0.5, images.y == 1)
+    assert torch.corrcoef(torch.stack([blue, gates]))[0, 1] > 0.95
+    torch.testing.assert_close(recorded["blue"].pooled[:, 0, 2], blue)
+
+    result = ablation(model, images, "cpu", batch_size=20)
+    assert result["accuracy"] == 1 and result["images"] == IMAGES
+    assert result["routers"]["blue"]["deviation"] > 0.4 > result["routers"]["idle"]["deviation"]
+    rows = {(row["routers"], row["rule"]): row for row in result["contrasts"]}
+    assert rows.keys() == {(routers, rule) for routers in ("all", "blue", "idle") for rule in RULES}
+    for routers in ("all", "blue"):
+        for rule in ("mean", "uniform", "shuffled"):
+            row = rows[routers, rule]
+            assert 0.3 < row["accuracy"] < 0.7 and row["p"] < 1e-4, row
+            assert row["low"] < row["change"] < row["high"] < 0
+        assert rows[routers, "argmax"]["accuracy"] == 1
+    assert all(rows["idle", rule]["p"] == 1 == rows["idle", rule]["accuracy"] for rule in RULES)
+    text = "\n".join(markdown(result))
+    assert "With learned gates 100.00 % of 60 images" in text and "| blue | mean | 50.00 |" in text
+
+
+def test_the_test_and_the_interval_of_a_change():
+    learned = torch.tensor([True] * 90 + [False] * 10)
+    right = torch.tensor([True] * 75 + [False] * 15 + [True] * 5 + [False] * 5)
+    row = contrast("all", "mean", right, learned)
+    assert (row.accuracy, round(row.change, 9)) == (0.8, -0.1)
+    # 5 of 20 that differ: twice the lower tail of a fair coin.
+    tail = sum(torch.tensor([1, 20, 190, 1140, 4845, 15504], dtype=torch.float64)) / 2**20
+    assert row.p == pytest.approx(2 * float(tail))
+    half = 1.96 * (20 - 100 / 100) ** 0.5 / 100
+    assert (row.low, row.high) == (pytest.approx(-0.1 - half), pytest.approx(-0.1 + half))
+    same = contrast("all", "mean", learned, learned)
+    assert (same.change, same.low, same.high, same.p) == (0, 0, 0, 1)
+
+
+def test_statistics_of_batches_are_those_of_all():
+    gates = torch.rand(11, 2, 3).softmax(-1)
+    statistics = Statistics()
+    for part in gates.split(4):
+        assert statistics(part) is part
+    torch.testing.assert_close(statistics.mean.float(), gates.mean(0))
+    assert statistics.deviation == pytest.approx(float(gates.std(0, correction=0).mean()), rel=1e-4)
+    entropy = -(gates * gates.log()).sum(2).mean()
+    assert statistics.entropy == pytest.approx(float(entropy), rel=1e-5)
+
+
+def test_a_network_without_routers_is_refused():
+    with pytest.raises(ValueError, match="no router"):
+        ablation(nn.Sequential(nn.Flatten(), nn.Linear(48, 2)), Images(), "cpu")
+
+
+def test_dead_paths_are_told_once(capsys):
+    model = SeesBlue()
+    watched = watch(model)
+    assert list(watched) == ["blue", "idle"]
+    watched["blue"](torch.tensor([[[0.97, 0.03]]]).expand(4, 1, 2))
+    watched["idle"](torch.full((4, 1, 2), 0.5))
+    epoch = {"epoch": 1, **figures(watched)}
+    assert epoch["gates/blue/dead_paths"] == 1 and epoch["gates/idle/dead_paths"] == 0
+    assert epoch["gates/blue/usage_1"] == pytest.approx(0.03) and epoch["gates/idle/usage_0"] == 0.5
+    warn_of_deaths([epoch])
+    assert "1 of the paths behind blue get less than 10 %" in capsys.readouterr().err
+    warn_of_deaths([epoch, {**epoch, "epoch": 2}])
+    assert capsys.readouterr().err == ""

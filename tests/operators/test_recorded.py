@@ -1,0 +1,138 @@
+"""Recorded gates, scores and pooled inputs are those that routers used, whoever runs them."""
+
+import pytest
+import torch
+from torch import nn
+from torch.utils.checkpoint import checkpoint
+
+import mpkernels as mpk
+from mpkernels import eager
+from proof.problems.routers import ROUTERS, TwoRouters, router_and_paths
+
+KINDS = pytest.mark.parametrize("kinds", [mpk, eager], ids=["fused", "eager"])
+OF_ALL = pytest.mark.parametrize("name", ROUTERS)
+
+
+def scores(router, paths):
+    def of_path(i, x):
+        hidden = (eager.pool(x) @ router.w1[i].T + router.b1[i]).relu()
+        return hidden @ router.w2[i].T + router.b2[i]
+
+    return torch.stack([of_path(i, x) for i, x in enumerate(paths)], 1)
+
+
+@KINDS
+@OF_ALL
+def test_what_is_recorded(name, kinds, backend):
+    router, paths = router_and_paths(name, kinds)
+    with mpk.record(router) as recorded:
+        calls = [router([t * x for x in paths], return_gates=True)[1] for t in (1, 2)]
+    assert list(recorded) == [""] and len(recorded[""]) == 2
+    assert torch.equal(recorded[""].gates, torch.cat(calls))
+    assert not recorded[""].gates.requires_grad
+    if name == "CrossStitch":
+        with pytest.raises(ValueError, match="CrossStitch has no scores"):
+            recorded[""].scores  # noqa: B018
+        return
+    both = [torch.cat([x, 2 * x]) for x in paths]
+    pooled = torch.stack([eager.pool(x) for x in both], 1)
+    torch.testing.assert_close(recorded[""].pooled, pooled)
+    torch.testing.assert_close(recorded[""].scores, scores(router, both).detach())
+    torch.testing.assert_close(recorded[""].scores.softmax(-1), recorded[""].gates)
+    router(paths)
+    assert len(recorded[""]) == 2
+
+
+@KINDS
+def test_gradients_flow_through_what_is_not_detached(kinds):
+    router, paths = router_and_paths("CrossConnect", kinds)
+    paths = [x.double().requires_grad_() for x in paths]
+    router.double()
+    leaves = [*paths, *router.parameters()]
+    with mpk.record(router, detach=False) as recorded:
+        router(paths)
+    expected = scores(router, paths)
+    pairs = (
+        (recorded[""].gates, expected.softmax(-1)),
+        (recorded[""].scores, expected),
+        (recorded[""].pooled, torch.stack([eager.pool(x) for x in paths], 1)),
+    )
+    for actual, wanted in pairs:
+        grads = (
+            torch.autograd.grad(t.sin().sum(), leaves, retain_graph=True, allow_unused=True)
+            for t in (actual, wanted)
+        )
+        torch.testing.assert_close(*grads)
+
+
+def test_contexts_within_each_other_and_a_router_called_twice():
+    router, paths = router_and_paths("CrossConnect", mpk)
+    twice = nn.ModuleDict({"a": router, "b": nn.Identity()})
+    with mpk.record(twice) as outer:
+        router(paths)
+        with mpk.record(router) as inner:
+            router(paths)
+            router(paths)
+    assert list(outer) == ["a"] and (len(outer["a"]), len(inner[""])) == (3, 2)
+    assert router._listeners == ()
+
+
+@pytest.mark.parametrize("reentrant", [False, True])
+def test_a_checkpointed_router_is_recorded_once(reentrant):
+    network, x = TwoRouters(), torch.randn(2, 4, 3, requires_grad=True)
+    with mpk.record(network) as recorded:
+        checkpoint(lambda x: network(x)[0], x, use_reentrant=reentrant).sum().backward()
+    assert [len(each) for each in recorded.values()] == [1, 1]
+
+
+@pytest.mark.parametrize("before", [True, False], ids=["compiled_before", "compiled_within"])
+@pytest.mark.parametrize("fullgraph", [True, False])
+@KINDS
+def test_compiled_models(kinds, before, fullgraph):
+    torch._dynamo.reset()
+    network, batches = TwoRouters(kinds), [torch.randn(3, 4, 5) for _ in range(2)]
+    expected = [network(x) for x in batches]
+    compiled = torch.compile(network, backend="aot_eager", fullgraph=fullgraph)
+    if before:
+        compiled(batches[0])
+    with mpk.record(compiled) as recorded:
+        for x in batches:
+            compiled(x)[0].sum().backward()
+    assert list(recorded) == ["first", "second"]
+    for at, each in enumerate(recorded.values(), 1):
+        torch.testing.assert_close(each.gates, torch.cat([e[at] for e in expected]).detach())
+        assert each.scores.shape == each.gates.shape
+    compiled(batches[0])
+    assert len(recorded["first"]) == 2
+
+
+def test_what_a_compiled_model_returns_is_copied():
+    network = TwoRouters()
+    compiled = torch.compile(network, backend="eager")
+    with mpk.record(compiled) as recorded:
+        gates = compiled(torch.randn(3, 4, 5))[1]
+        kept = gates.clone()
+        gates.detach().zero_()  # as the next replay of a CUDA graph would
+    assert torch.equal(recorded["first"].gates, kept)
+
+
+def test_off_it_leaves_the_graph_as_it_is():
+    network, x = TwoRouters().eval(), torch.randn(2, 4, 3)
+
+    def graph():
+        return torch.export.export(network, (x,)).graph_module.code
+
+    plain = graph()
+    with mpk.record(network):
+        network(x)
+    assert graph() == plain and "linear" not in plain
+
+
+def test_refusals():
+    message = "record: model must be a module, got list"
+    with pytest.raises(TypeError, match=message), mpk.record([]):
+        pass
+    with mpk.record(TwoRouters()) as recorded:
+        pass
+    with pytest.raises(ValueError, match="the router was not called"):
+        recorded["first"].gates  # noqa: B018
