@@ -27,6 +27,8 @@ _VALUES: tuple[tuple[str, str, Any, str], ...] = (
     ("--lr", "learning_rate", float, "learning rate before the first milestone"),
     ("--weight-decay", "weight_decay", float, "weight decay of SGD"),
     ("--label-smoothing", "label_smoothing", float, "label smoothing of the cross-entropy"),
+    ("--balance", "balance", float, "weight of the gates' imbalance in the loss"),
+    ("--gate-entropy", "gate_entropy", float, "weight of the gates' entropy in the loss"),
     ("--clip", "clip", float, "largest norm that gradients keep"),
     (
         "--accumulate",

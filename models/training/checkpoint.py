@@ -18,6 +18,7 @@ from torch import Tensor, nn
 
 from ..networks.registry import build
 from .files import write_text, write_whole
+from .recipe import Recipe
 
 NAME = "checkpoint.json"
 FORMAT = "mpkernels checkpoint 1"
@@ -115,7 +116,11 @@ def load(path: Path) -> dict[str, Any]:
 
 
 def check_options(path: Path, held: dict[str, Any], options: dict[str, Any]) -> None:
-    """Raises ValueError naming the first option that differs from those of the checkpoint."""
+    """Raises ValueError naming the first option that differs from those of the checkpoint.
+
+    A value of the recipe that there was not yet when the run began had its default.
+    """
+    held = {**Recipe().as_dict(), **held}
     for name, value in options.items():
         if held.get(name) != value:
             raise ValueError(

@@ -18,6 +18,24 @@ ROUTERS = (eager.CrossConnect, eager.CrossPredictConv2d, eager.CrossPredictLinea
 DEAD = 0.1
 
 
+def balance(gates: Tensor) -> Tensor:
+    """How unevenly outputs are used: the squared coefficient of variation of their shares.
+
+    Of gates [B, m, n] output j has the share u_j, its mean over images and paths; this is
+    n sum_j u_j^2 - 1: 0 where all are used alike, n - 1 where one is used alone. One image may
+    still go one way (Shazeer et al., arXiv 1701.06538, section 4).
+    """
+    shares = gates.mean((0, 1))
+    return len(shares) * shares.square().sum() - 1
+
+
+def entropy(gates: Tensor) -> Tensor:
+    """The entropy -sum_j g_ij log g_ij of gates [B, m, n] in nats; the mean of images and paths."""
+    # A gate may be 0 exactly; so its gradient is finite.
+    logarithms = gates.clamp_min(torch.finfo(gates.dtype).tiny).log()
+    return -(gates * logarithms).sum(2).mean()
+
+
 class Statistics:
     """Of one router's gates: sums over the images of its calls, whose gates it returns as they are.
 

@@ -36,6 +36,9 @@ class Recipe:
         milestones: epochs after which the rate is divided by ten.
         shift: largest number of pixels by which images shift in both directions.
         label_smoothing: label smoothing of the cross-entropy; 0 for networks with their own loss.
+        balance: weight of `gates.balance` in the loss, summed over the routers.
+        gate_entropy: weight of `gates.entropy` in the loss, summed over the routers; positive makes
+            gates decide, negative keeps them even.
         clip: largest total norm of the gradients; 0 does not clip.
         accumulate: parts in which a batch goes through the network. Batch norm sees one part.
         ema: decay of an exponential average of the weights, which evaluation then uses; 0 keeps no
@@ -52,6 +55,8 @@ class Recipe:
     milestones: tuple[int, ...] = (80, 150)
     shift: int = 4
     label_smoothing: float = 0.0
+    balance: float = 0.0
+    gate_entropy: float = 0.0
     clip: float = 0.0
     accumulate: int = 1
     ema: float = 0.0
@@ -62,7 +67,7 @@ class Recipe:
         for name in ("epochs", "batch_size", "learning_rate", "accumulate"):
             if getattr(self, name) <= 0:
                 raise ValueError(f"{name} must be positive, got {getattr(self, name)}")
-        for name in ("weight_decay", "shift", "clip"):
+        for name in ("weight_decay", "shift", "balance", "clip"):
             if getattr(self, name) < 0:
                 raise ValueError(f"{name} must not be negative, got {getattr(self, name)}")
         for name in ("momentum", "label_smoothing", "ema"):

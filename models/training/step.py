@@ -24,7 +24,7 @@ import mpkernels
 from ..data import DataSet
 from ..data.images import seeded
 from . import parallel
-from .gates import Statistics, figures, warn_of_deaths, watch
+from .gates import Statistics, balance, entropy, figures, warn_of_deaths, watch
 from .nonfinite import culprit
 from .parallel import ALONE, Processes
 from .recipe import Recipe
@@ -113,6 +113,9 @@ class Trainer:
     ) -> None:
         if recipe.label_smoothing and hasattr(model, "loss"):
             raise ValueError("label_smoothing must be 0: the network has a loss of its own")
+        self.weighs_gates = recipe.balance != 0 or recipe.gate_entropy != 0
+        if self.weighs_gates and not watch(model):
+            raise ValueError("balance and gate_entropy must be 0: the network has no gated router")
         if recipe.ema and processes.kind == "fsdp":
             raise ValueError("ema must be 0 where the weights are spread (parallel fsdp)")
         self.images, self.recipe, self.processes = images, recipe, processes
@@ -145,13 +148,17 @@ class Trainer:
         least = 2 * self.processes.world
         return [part for part in order.split(self.recipe.batch_size) if len(part) >= least]
 
-    def _loss(self, x: Tensor, y: Tensor, run: Callable[[Tensor], Any]) -> tuple[Tensor, Tensor]:
+    def _loss(self, x: Tensor, y: Tensor, run: Callable[..., Any]) -> tuple[Tensor, Tensor]:
         """The mean loss of part of a batch, and its logits."""
         dtype = torch.float16 if self.recipe.amp == "fp16" else torch.bfloat16
         kind = self.processes.device.partition(":")[0]
         with torch.autocast(kind, dtype, enabled=self.recipe.amp != "off"):
-            output = run(x)
-        return judge(self.bare, output, y, self.recipe.label_smoothing)
+            output = run(x, return_gates=True) if self.weighs_gates else run(x)
+        loss, logits = judge(self.bare, output, y, self.recipe.label_smoothing)
+        for gates in output[1] if self.weighs_gates else ():
+            loss = loss + self.recipe.balance * balance(gates)
+            loss = loss + self.recipe.gate_entropy * entropy(gates)
+        return loss, logits
 
     def train_step(self, x: Tensor, y: Tensor, whole: int) -> None:
         """One update from this process's part of a batch of `whole` images.

@@ -1,12 +1,24 @@
 """What record, route and the ablation say of a network whose gates are known: they see blue."""
 
+import math
+
 import pytest
 import torch
 from torch import nn
 
 import mpkernels as mpk
+from models import create, data
 from models.paper.ablation import RULES, ablation, contrast, markdown
-from models.training.gates import Statistics, figures, warn_of_deaths, watch
+from models.training import fit
+from models.training.gates import (
+    Statistics,
+    balance,
+    entropy,
+    figures,
+    warn_of_deaths,
+    watch,
+)
+from models.training.recipe import recipe_for
 
 IMAGES = 60
 
@@ -101,6 +113,43 @@ def test_statistics_of_batches_are_those_of_all():
 def test_a_network_without_routers_is_refused():
     with pytest.raises(ValueError, match="no router"):
         ablation(nn.Sequential(nn.Flatten(), nn.Linear(48, 2)), Images(), "cpu")
+
+
+def test_regularisers_by_hand():
+    even, one = torch.full((3, 2, 4), 0.25), torch.eye(4)[:1].expand(3, 2, 4)
+    ways = torch.eye(2).view(2, 1, 2)  # each image goes one way, both ways are used alike
+    assert [float(balance(g)) for g in (even, one, ways)] == pytest.approx([0, 3, 0])
+    assert [float(entropy(g)) for g in (even, one, ways)] == pytest.approx([math.log(4), 0, 0])
+    never = one.clone().requires_grad_()
+    assert torch.autograd.grad(entropy(never), never)[0].isfinite().all()
+    gates = torch.randn(5, 2, 3, dtype=torch.float64).softmax(-1).requires_grad_()
+    assert torch.autograd.gradcheck(balance, gates) and torch.autograd.gradcheck(entropy, gates)
+
+
+def test_regularisers_do_in_training_what_they_say():
+    small = {"stages": ((4,), (4,)), "dense": (4, 4)}
+
+    def trained(**values):
+        torch.manual_seed(0)
+        model = create("basecnn_2_cc", **small)
+        recipe = recipe_for("basecnn_2_cc", epochs=6, batch_size=32, **values)
+        return fit(model, data.load("digits", limit=256), recipe, progress=False)[-1]
+
+    plain, decided, even = trained(), trained(gate_entropy=1.0), trained(gate_entropy=-1.0)
+
+    def total(line, what):
+        return sum(value for name, value in line.items() if name.endswith(what))
+
+    assert total(decided, "/entropy") < total(plain, "/entropy") < total(even, "/entropy")
+    balanced = trained(balance=10.0, gate_entropy=1.0)
+    imbalance = [
+        sum(value**2 for name, value in line.items() if "/usage_" in name)
+        for line in (balanced, decided)
+    ]
+    assert imbalance[0] < imbalance[1]
+    with pytest.raises(ValueError, match="no gated router"):
+        fit(create("basecnn", **small), data.load("digits", limit=32),
+            recipe_for("basecnn", epochs=1, balance=1.0), progress=False)  # fmt: skip
 
 
 def test_dead_paths_are_told_once(capsys):

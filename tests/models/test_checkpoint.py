@@ -14,7 +14,7 @@ import models
 from models.data import Images
 from models.data.images import seeded
 from models.training import checkpoint, fit
-from models.training.recipe import recipe_for
+from models.training.recipe import Recipe, recipe_for
 from proof.where import ROOT
 
 STATE = {
@@ -165,3 +165,11 @@ def test_checkpoints_that_do_not_fit(tmp_path):
         checkpoint.load_weights(nn.Linear(2, 2, bias=False), "own", tmp_path)
     with pytest.raises(ValueError, match="does not name its network"):
         checkpoint.load_network(tmp_path)
+
+
+def test_a_run_that_began_before_a_value_of_the_recipe_existed(tmp_path):
+    now = {"name": "basecnn", **Recipe().as_dict()}
+    older = {name: value for name, value in now.items() if name != "balance"}
+    checkpoint.check_options(tmp_path, older, now)
+    with pytest.raises(ValueError, match="resume: balance must be 0.0 as in .*, got 0.5"):
+        checkpoint.check_options(tmp_path, older, {**now, "balance": 0.5})
