@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import partial
 from typing import Any
 
 import torch
@@ -14,6 +15,8 @@ from mpkernels.eager.modules import Gated
 from mpkernels.eager.router import Router
 from mpkernels.ops.internals import in_backward
 
+Call = dict[str, Tensor]  # "gates", and of routers with gates of their own "scores" and "pooled"
+
 
 class Recorded:
     """The calls of one router, in the order in which they were made.
@@ -22,7 +25,7 @@ class Recorded:
     """
 
     def __init__(self) -> None:
-        self._calls: list[dict[str, Tensor]] = []
+        self._calls: list[Call] = []
         self._own = 0  # how many of them have memory of their own
 
     def __len__(self) -> int:
@@ -73,7 +76,7 @@ class Recorded:
         self._own = len(self._calls)
 
 
-def _listener(calls: list[dict[str, Tensor]], detach: bool) -> Callable[..., None]:
+def _listener(keep: Callable[[Call], None], detach: bool) -> Callable[..., None]:
     def listen(router: Router, paths: list[Tensor], gates: Tensor, pooled: Tensor | None) -> None:
         # Checkpointing runs a forward a second time, within the backward.
         if not torch.compiler.is_compiling() and in_backward():
@@ -87,7 +90,7 @@ def _listener(calls: list[dict[str, Tensor]], detach: bool) -> Callable[..., Non
                 with without_autocast(pooled.device.type):
                     scores = scores_of(pooled, router.w1, router.b1, router.w2, router.b2)
             call |= {"scores": scores, "pooled": pooled.detach() if detach else pooled}
-        calls.append(call)
+        keep(call)
 
     return listen
 
@@ -102,7 +105,12 @@ def routers_of(function: str, model: nn.Module) -> dict[str, Router]:
 
 
 @contextmanager
-def record(model: nn.Module, *, detach: bool = True) -> Iterator[dict[str, Recorded]]:
+def record(
+    model: nn.Module,
+    *,
+    detach: bool = True,
+    take: Callable[[str, Call], None] | None = None,
+) -> Iterator[dict[str, Recorded]]:
     """Records every call of the routers of `model`, by name, until the context is left.
 
     It works for eager and fused routers and for those that a compiled model holds, whether it was
@@ -116,6 +124,8 @@ def record(model: nn.Module, *, detach: bool = True) -> Iterator[dict[str, Recor
     Args:
         model: any module that holds routers, or is one.
         detach: False keeps gradients: of losses on gates, scores or pooled inputs.
+        take: is given each call, (name of the router, its tensors by name), instead of `Recorded`:
+            for sums over more images than memory holds.
 
     Yields:
         name of the router (as in `named_modules`) -> `Recorded`: `gates` [B, m, n], `scores`
@@ -134,7 +144,10 @@ def record(model: nn.Module, *, detach: bool = True) -> Iterator[dict[str, Recor
     """
     routers = routers_of("record", model)
     recorded = {name: Recorded() for name in routers}
-    listeners = {name: _listener(recorded[name]._calls, detach) for name in routers}
+    listeners = {
+        name: _listener(partial(take, name) if take else recorded[name]._calls.append, detach)
+        for name in routers
+    }
 
     def settle(*ignored: Any) -> None:
         for each in recorded.values():

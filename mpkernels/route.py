@@ -15,10 +15,6 @@ Own = Callable[[], Tensor]  # computes the router's own gates
 Rule = str | Tensor | Callable[[Tensor], Tensor]
 
 
-def _learned(router: Router, own: Own) -> Tensor:
-    return own()
-
-
 def _mean(router: Router, own: Own) -> Tensor:
     return own().mean(0)
 
@@ -38,8 +34,8 @@ def _argmax(router: Router, own: Own) -> Tensor:
     return torch.zeros_like(gates).scatter_(2, gates.argmax(2, keepdim=True), 1)
 
 
-RULES: dict[str, Callable[[Router, Own], Tensor]] = {
-    "learned": _learned,
+RULES: dict[str, Callable[[Router, Own], Tensor] | None] = {
+    "learned": None,  # the router goes its own way, to the bit
     "mean": _mean,
     "uniform": _uniform,
     "shuffled": _shuffled,
@@ -47,7 +43,7 @@ RULES: dict[str, Callable[[Router, Own], Tensor]] = {
 }
 
 
-def _rule_of(rule: Rule) -> Callable[[Router, Own], Tensor]:
+def _rule_of(rule: Rule) -> Callable[[Router, Own], Tensor] | None:
     if isinstance(rule, str):
         if rule not in RULES:
             raise ValueError(f"route: a rule must be one of {', '.join(RULES)}, got {rule!r}")
@@ -72,7 +68,8 @@ def route(model: nn.Module, rules: Rule | Mapping[str, Rule]) -> Iterator[None]:
         model: any module that holds routers, or is one.
         rules: for all routers, or name of the router (as in `named_modules`) -> rule. A rule is
             a tensor, [m, n] or [B, m, n]; a function of the router's own gates [B, m, n] that
-            returns such; or a name: "learned" (its own), "mean" (over the images of the call),
+            returns such, an `nn.Identity()` for instance, whose hooks then see and may change the
+            gates; or a name: "learned" (its own), "mean" (over the images of the call),
             "uniform" (1/n), "shuffled" (those of another image of the call, at random) or
             "argmax" (1 for each path's largest gate, else 0).
 

@@ -83,7 +83,8 @@ def ablation(
     if not names:
         raise ValueError("the network has no router, whose gates could be replaced")
     of = {name: Statistics() for name in names}
-    learned = right(of)
+    with mpkernels.record(model, take=lambda name, call: of[name].add(call["gates"])):
+        learned = right({})
     contrasts = []
     for routers in (ALL, *names) if len(names) > 1 else (ALL,):
         for rule in RULES:

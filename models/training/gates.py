@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 import torch
 from torch import Tensor, nn
 from tqdm import tqdm
 
+import mpkernels
 from mpkernels import eager
 
 from .parallel import Processes
@@ -37,22 +40,18 @@ def entropy(gates: Tensor) -> Tensor:
 
 
 class Statistics:
-    """Of one router's gates: sums over the images of its calls, whose gates it returns as they are.
-
-    All sums are float64, on the device of the gates.
-    """
+    """Of the gates that one router used: sums over images, in float64 where the gates are."""
 
     def __init__(self) -> None:
         self.images = 0
         self.sums: Tensor | None = None  # [m, n, 3]: of g, g^2 and -g log g
 
-    def __call__(self, gates: Tensor) -> Tensor:
+    def add(self, gates: Tensor) -> None:
         """Takes in the gates [B, m, n] of a call."""
         g = gates.detach().double()
         sums = torch.stack([g, g * g, -torch.special.xlogy(g, g)], -1).sum(0)
         self.sums = sums if self.sums is None else self.sums + sums
         self.images += len(g)
-        return gates
 
     def gather(self, processes: Processes) -> None:
         """Takes in the images of all processes; all of them must call it."""
@@ -91,9 +90,25 @@ class Statistics:
         return [j for j, share in enumerate(self.usage) if share < DEAD / len(self.usage)]
 
 
-def watch(model: nn.Module) -> dict[str, Statistics]:
-    """Empty statistics of the routers whose gates depend on the image, by name: for `route`."""
-    return {name: Statistics() for name, m in model.named_modules() if isinstance(m, ROUTERS)}
+def has_gates(model: nn.Module) -> bool:
+    """Whether it has routers whose gates depend on the image."""
+    return any(isinstance(m, ROUTERS) for m in model.modules())
+
+
+@contextmanager
+def watch(model: nn.Module) -> Iterator[dict[str, Statistics]]:
+    """Statistics of the gates that the routers of `model` use until the context is left, by name.
+
+    The weights of stitches are the same for all images, and are left out.
+    """
+    of = {name: Statistics() for name, m in model.named_modules() if isinstance(m, ROUTERS)}
+
+    def take(name: str, call: dict[str, Tensor]) -> None:
+        if name in of:
+            of[name].add(call["gates"])
+
+    with mpkernels.record(model, take=take):
+        yield of
 
 
 def figures(watched: dict[str, Statistics]) -> dict[str, float]:

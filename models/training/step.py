@@ -19,12 +19,10 @@ from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
-import mpkernels
-
 from ..data import DataSet
 from ..data.images import seeded
 from . import parallel
-from .gates import Statistics, balance, entropy, figures, warn_of_deaths, watch
+from .gates import Statistics, balance, entropy, figures, has_gates, warn_of_deaths, watch
 from .nonfinite import culprit
 from .parallel import ALONE, Processes
 from .recipe import Recipe
@@ -62,11 +60,10 @@ def evaluate(
     images: DataSet,
     processes: Processes = ALONE,
     batch_size: int = 512,
-    gates: dict[str, Statistics] | None = None,
-) -> tuple[float, float]:
-    """Mean loss and accuracy (0 to 1) on the test set; the model's mode stays as it was.
+) -> tuple[float, float, dict[str, Statistics]]:
+    """Mean loss and accuracy (0 to 1) on the test set, and what its gates were.
 
-    `gates`, of `watch(model)`, take in those of the test set.
+    The model's mode stays as it was.
     """
     mode = model.training
     model.eval()
@@ -76,16 +73,16 @@ def evaluate(
     count = math.ceil(images.test_count / (batch_size * processes.world))
     batches = torch.arange(images.test_count).tensor_split(count)
     parts = [processes.part(batch) for batch in batches]
-    with torch.no_grad(), mpkernels.route(model, gates or {}):
+    with torch.no_grad(), watch(model) as gates:
         for x, y in images.test_batches(parts, processes.device):
             mean, logits = judge(model, model(x), y)
             loss += mean.item() * len(y)
             right += int((logits.argmax(1) == y).sum())
     model.train(mode)
     loss, correct = processes.sums(loss, right)
-    for of_router in (gates or {}).values():
+    for of_router in gates.values():
         of_router.gather(processes)
-    return loss / images.test_count, correct / images.test_count
+    return loss / images.test_count, correct / images.test_count, gates
 
 
 class Trainer:
@@ -114,7 +111,7 @@ class Trainer:
         if recipe.label_smoothing and hasattr(model, "loss"):
             raise ValueError("label_smoothing must be 0: the network has a loss of its own")
         self.weighs_gates = recipe.balance != 0 or recipe.gate_entropy != 0
-        if self.weighs_gates and not watch(model):
+        if self.weighs_gates and not has_gates(model):
             raise ValueError("balance and gate_entropy must be 0: the network has no gated router")
         if recipe.ema and processes.kind == "fsdp":
             raise ValueError("ema must be 0 where the weights are spread (parallel fsdp)")
@@ -256,8 +253,7 @@ class Trainer:
         """Evaluates, records the metrics (speed is `images` per `seconds`) and ends the epoch."""
         loss, right, seen = self.processes.sums(self.loss, self.right, self.seen)
         judged = self.bare if self.average is None else self.average.module
-        gates = watch(judged)
-        test_loss, test_accuracy = evaluate(judged, self.images, self.processes, gates=gates)
+        test_loss, test_accuracy, gates = evaluate(judged, self.images, self.processes)
         self.metrics.append(
             {
                 "epoch": self.epoch + 1,

@@ -103,7 +103,7 @@ def test_statistics_of_batches_are_those_of_all():
     gates = torch.rand(11, 2, 3).softmax(-1)
     statistics = Statistics()
     for part in gates.split(4):
-        assert statistics(part) is part
+        statistics.add(part)
     torch.testing.assert_close(statistics.mean.float(), gates.mean(0))
     assert statistics.deviation == pytest.approx(float(gates.std(0, correction=0).mean()), rel=1e-4)
     entropy = -(gates * gates.log()).sum(2).mean()
@@ -154,10 +154,11 @@ def test_regularisers_do_in_training_what_they_say():
 
 def test_dead_paths_are_told_once(capsys):
     model = SeesBlue()
-    watched = watch(model)
+    with watch(model) as watched:
+        pass
     assert list(watched) == ["blue", "idle"]
-    watched["blue"](torch.tensor([[[0.97, 0.03]]]).expand(4, 1, 2))
-    watched["idle"](torch.full((4, 1, 2), 0.5))
+    watched["blue"].add(torch.tensor([[[0.97, 0.03]]]).expand(4, 1, 2))
+    watched["idle"].add(torch.full((4, 1, 2), 0.5))
     epoch = {"epoch": 1, **figures(watched)}
     assert epoch["gates/blue/dead_paths"] == 1 and epoch["gates/idle/dead_paths"] == 0
     assert epoch["gates/blue/usage_1"] == pytest.approx(0.03) and epoch["gates/idle/usage_0"] == 0.5

@@ -110,7 +110,7 @@ def test_what_is_evaluated_is_what_the_checkpoint_holds(kind, tmp_path):
     arguments[2] = "basecnn_2_cc"
     run(*TWO, *arguments, "--parallel", kind, "--out", tmp_path)
     network, record = checkpoint.load_network(tmp_path)
-    loss, accuracy = evaluate(network, data.load("digits", limit=70))
+    loss, accuracy, _ = evaluate(network, data.load("digits", limit=70))
     assert abs(record["metrics"][-1]["test_loss"] - loss) <= 2**-24 * 1e3 * loss
     assert record["metrics"][-1]["test_accuracy"] == accuracy
 

@@ -128,6 +128,19 @@ def test_off_it_leaves_the_graph_as_it_is():
     assert graph() == plain and "linear" not in plain
 
 
+def test_calls_may_be_taken_one_by_one():
+    network, x, taken = TwoRouters(), torch.randn(2, 4, 3), []
+    with (
+        mpk.route(network, "uniform"),
+        mpk.record(network, take=lambda name, call: taken.append((name, call))) as recorded,
+    ):
+        network(x)
+    assert [name for name, _ in taken] == ["first", "second"]
+    assert all(set(call) == {"gates", "scores", "pooled"} for _, call in taken)
+    assert (taken[1][1]["gates"] == 1 / 3).all()  # those that were used
+    assert [len(each) for each in recorded.values()] == [0, 0]
+
+
 def test_refusals():
     message = "record: model must be a module, got list"
     with pytest.raises(TypeError, match=message), mpk.record([]):
