@@ -62,7 +62,8 @@ def route(model: nn.Module, rules: Rule | Mapping[str, Rule]) -> Iterator[None]:
     """Gives routers of `model` other gates than their own, until the context is left.
 
     It works for eager and fused routers, and for a model compiled before or within the context. A
-    call's own `gates=` wins over it; the innermost context wins over those around it.
+    call's own `gates=` wins over it; the context entered last wins over others. Checkpointed
+    routers run again in the backward, which therefore has to run within the same context.
 
     Args:
         model: any module that holds routers, or is one.
@@ -92,11 +93,13 @@ def route(model: nn.Module, rules: Rule | Mapping[str, Rule]) -> Iterator[None]:
             known = ", ".join(map(repr, routers)) or "none"
             raise ValueError(f"route: {name!r} is no router of the model; its routers: {known}")
     made = {name: _rule_of(rule) for name, rule in rules.items()}
-    before = {name: routers[name]._rule for name in made}
     try:
-        for name, rule in made.items():
-            routers[name]._rule = rule
+        for name, one in made.items():
+            routers[name]._rules = (*routers[name]._rules, one)
         yield
     finally:
-        for name, old in before.items():
-            routers[name]._rule = old
+        for name, one in made.items():
+            # Contexts need not be left in the order in which they were entered.
+            rules_of = routers[name]._rules
+            at = max(q for q, other in enumerate(rules_of) if other is one)
+            routers[name]._rules = rules_of[:at] + rules_of[at + 1 :]

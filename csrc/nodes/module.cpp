@@ -11,9 +11,9 @@
 namespace mpk::nodes {
 namespace {
 
-// Whether a transform, mode, tracer or autocast may have to see a call: each of them includes a key
-// of the dispatcher in this thread, or no longer excludes one, but forward mode and modes of
-// functions.
+// Whether a transform, mode, tracer or autocast may have to see a call. Each of them, except
+// forward mode and modes of functions, includes a key of the dispatcher in this thread, or no
+// longer excludes one. So does inference mode, which sees nothing.
 bool something_above() {
   c10::impl::LocalDispatchKeySet keys = c10::impl::tls_local_dispatch_key_set();
   if (c10::InferenceMode::is_enabled()) {
@@ -39,9 +39,7 @@ class Reader {
       case Kind::optional_tensors:
         return add_list(value, kind == Kind::optional_tensors);
       case Kind::number:
-        if (!PyLong_CheckExact(value)) return false;
-        to_.form.push_back(PyLong_AsLongLong(value));
-        return true;
+        return add_number(value);
       case Kind::flag:
         if (!PyBool_Check(value)) return false;
         to_.form.push_back(value == Py_True);
@@ -55,10 +53,17 @@ class Reader {
     if (++count_ > Operator::most || !THPVariable_CheckExact(value)) return false;
     const at::Tensor& t = THPVariable_Unpack(value);
     if (!t.is_cpu() && !t.is_cuda()) return false;
-    // Of a transform that has ended, which Python unwraps.
+    // A wrapper that a transform has left when it ended: Python unwraps it.
     if (t.key_set().has(c10::DispatchKey::FuncTorchGradWrapper)) return false;
     to_.tensors.push_back(t);
     return true;
+  }
+
+  bool add_number(PyObject* value) {
+    int overflow = 0;
+    if (!PyLong_CheckExact(value)) return false;
+    to_.form.push_back(PyLong_AsLongLongAndOverflow(value, &overflow));
+    return overflow == 0;
   }
 
   bool add_list(PyObject* value, bool optional) {

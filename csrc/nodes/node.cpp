@@ -19,8 +19,8 @@ struct Routed : torch::autograd::Function<Routed> {
   // The engine of compiled autograd may trace `backward`: it calls the dispatcher alone.
   static constexpr bool is_traceable = true;
 
-  // Compiled autograd refuses outputs marked as not differentiable: it returns the hidden ones in
-  // `hidden`, so that autograd does not see them.
+  // Outputs without a gradient go to `hidden`, where autograd does not see them: compiled autograd
+  // refuses those that are marked as not differentiable.
   static variable_list forward(AutogradContext* ctx, at::TensorList tensors, const Operator* of,
                                const Arguments* arguments, variable_list* hidden) {
     variable_list outputs = of->compute(*arguments);
@@ -46,8 +46,7 @@ struct Routed : torch::autograd::Function<Routed> {
     const auto kept = all.slice(0, size_t(of->kept)), tensors = all.slice(size_t(of->kept));
     std::vector<bool> wanted(tensors.size());
     for (size_t q = 0; q < wanted.size(); q++) wanted[q] = ctx->needs_input_grad(q);
-    const AsRecorded recorded;
-    variable_list found = with_errors_of_python([&] {
+    variable_list found = as_recorded([&] {
       std::optional<at::AutoDispatchBelowAutograd> below;
       if (!is_derived()) below.emplace();
       return of->gradients(grads, kept, tensors, c10::ArrayRef<int64_t>(form).slice(1), wanted);

@@ -19,8 +19,12 @@ std::vector<Kind> kinds_of(const c10::FunctionSchema& schema) {
       kinds.push_back(Kind::tensors);
     else if (type == "Tensor?[]")
       kinds.push_back(Kind::optional_tensors);
-    else
-      kinds.push_back(type == "bool" ? Kind::flag : Kind::number);
+    else if (type == "bool")
+      kinds.push_back(Kind::flag);
+    else {
+      TORCH_CHECK(type == "int", "an operator takes no ", type);
+      kinds.push_back(Kind::number);
+    }
   }
   return kinds;
 }

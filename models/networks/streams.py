@@ -16,8 +16,9 @@ Layer = Callable[[Tensor], Tensor]
 
 
 @cache
-def _streams(device: torch.device, count: int) -> list[torch.cuda.Stream]:
-    return [torch.cuda.Stream(device) for _ in range(count)]
+def _streams(current: torch.cuda.Stream, count: int) -> list[torch.cuda.Stream]:
+    """Streams for paths beside this one: two captures at the same time share none."""
+    return [torch.cuda.Stream(current.device) for _ in range(count)]
 
 
 def streams_beside(xs: Sequence[Tensor]) -> list[torch.cuda.Stream]:
@@ -25,11 +26,13 @@ def streams_beside(xs: Sequence[Tensor]) -> list[torch.cuda.Stream]:
     # torch.fx gives proxies.
     if len(xs) < 2 or torch.compiler.is_compiling() or not isinstance(xs[0], Tensor):
         return []
-    if not xs[0].is_cuda or not torch.cuda.is_initialized():
+    device = xs[0].device
+    if not xs[0].is_cuda or not torch.cuda.is_initialized() or any(x.device != device for x in xs):
         return []
-    # Made whenever paths run, and so before a capture, which may not make any.
-    streams = _streams(xs[0].device, len(xs) - 1)
-    return streams if torch.cuda.is_current_stream_capturing() else []
+    # Asked for whenever paths run, and so before a capture, which must not make torch's streams.
+    streams = _streams(torch.cuda.current_stream(device), len(xs) - 1)
+    with torch.cuda.device(device):
+        return streams if torch.cuda.is_current_stream_capturing() else []
 
 
 def side_by_side(

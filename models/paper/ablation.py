@@ -20,7 +20,6 @@ from .scores import predict
 # and 1 for each path's largest gate.
 RULES = ("mean", "shuffled", "uniform", "argmax")
 ALL = "all"
-Z = 1.96  # of a normal interval of 95 %
 
 
 @dataclass(frozen=True)
@@ -31,7 +30,8 @@ class Contrast:
         routers: whose gates were replaced, "all" or the name of one.
         rule: by what, one of RULES.
         accuracy: the share of images that are right then.
-        change, low, high: accuracy less that of learned gates, and its interval of 95 %.
+        change, low, high: accuracy less that of learned gates, and its interval of 95 %: Clopper's
+            and Pearson's of the gains among the images that differ, as many as did.
         p: McNemar's exact test, that the change is chance.
     """
 
@@ -48,11 +48,13 @@ def contrast(routers: str, rule: str, right: Tensor, learned: Tensor) -> Contras
     """Of two lists [N] that say for the same images whether they are right."""
     images = len(right)
     gained, lost = int((right & ~learned).sum()), int((learned & ~right).sum())
-    differ, change = gained + lost, (gained - lost) / images
-    half = Z * (differ - (gained - lost) ** 2 / images) ** 0.5 / images
-    p = float(binomtest(gained, differ).pvalue) if differ else 1.0
-    accuracy = float(right.double().mean())
-    return Contrast(routers, rule, accuracy, change, change - half, change + half, p)
+    differ, accuracy = gained + lost, float(right.double().mean())
+    if not differ:
+        return Contrast(routers, rule, accuracy, 0.0, 0.0, 0.0, 1.0)
+    test = binomtest(gained, differ)
+    low, high = ((2 * q - 1) * differ / images for q in test.proportion_ci(0.95))
+    change = (gained - lost) / images
+    return Contrast(routers, rule, accuracy, change, low, high, float(test.pvalue))
 
 
 def ablation(
@@ -108,7 +110,8 @@ def markdown(result: dict[str, Any]) -> list[str]:
         "", "## Gates", "", "| router | deviation over images | entropy, nats |", "|---|---|---|",
     ]  # fmt: skip
     for name, gates in result["routers"].items():
-        lines.append(f"| {name} | {gates['deviation']:.4f} | {gates['entropy']:.4f} |")
+        entropy = "" if gates["entropy"] is None else f"{gates['entropy']:.4f}"
+        lines.append(f"| {name} | {gates['deviation']:.4f} | {entropy} |")
     lines += [
         "",
         f"With learned gates {100 * result['accuracy']:.2f} % of {result['images']} images are "

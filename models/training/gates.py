@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import inspect
+import math
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -76,9 +78,13 @@ class Statistics:
         return float((square - mean**2).clamp_min(0).sqrt().mean())
 
     @property
-    def entropy(self) -> float:
-        """Of a path's gates over the outputs, in nats; the mean of paths and images."""
-        return float(self.means()[..., 2].sum(1).mean())
+    def entropy(self) -> float | None:
+        """Of a path's gates over the outputs, in nats; the mean of paths and images.
+
+        None where gates are negative, as weights of a stitch may be.
+        """
+        nats = float(self.means()[..., 2].sum(1).mean())
+        return None if math.isnan(nats) else nats
 
     @property
     def usage(self) -> list[float]:
@@ -90,9 +96,14 @@ class Statistics:
         return [j for j, share in enumerate(self.usage) if share < DEAD / len(self.usage)]
 
 
-def has_gates(model: nn.Module) -> bool:
-    """Whether it has routers whose gates depend on the image."""
-    return any(isinstance(m, ROUTERS) for m in model.modules())
+def gives_gates(model: nn.Module) -> bool:
+    """Whether it has gates that depend on the image, and returns (logits, gates) where asked to."""
+    asked = "return_gates" in inspect.signature(model.forward).parameters
+    return (
+        asked
+        and not hasattr(model, "loss")
+        and any(isinstance(m, ROUTERS) for m in model.modules())
+    )
 
 
 @contextmanager
@@ -115,7 +126,8 @@ def figures(watched: dict[str, Statistics]) -> dict[str, float]:
     """All statistics as metrics of an epoch."""
     found: dict[str, float] = {}
     for name, of in watched.items():
-        found[f"gates/{name}/deviation"], found[f"gates/{name}/entropy"] = of.deviation, of.entropy
+        found[f"gates/{name}/deviation"] = of.deviation
+        found[f"gates/{name}/entropy"] = math.nan if of.entropy is None else of.entropy
         found |= {f"gates/{name}/usage_{j}": share for j, share in enumerate(of.usage)}
         found[f"gates/{name}/dead_paths"] = len(of.dead())
     return found

@@ -8,6 +8,7 @@ set's mean and deviation.
 from __future__ import annotations
 
 import json
+import math
 import sys
 from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
@@ -73,6 +74,8 @@ class Recipe:
         for name in ("momentum", "label_smoothing", "ema"):
             if not 0 <= getattr(self, name) < 1:
                 raise ValueError(f"{name} must be from 0 to below 1, got {getattr(self, name)}")
+        if not math.isfinite(self.balance + self.gate_entropy):
+            raise ValueError("balance and gate_entropy must be finite")
         if self.amp not in ("off", "bf16", "fp16"):
             raise ValueError(f"amp must be off, bf16 or fp16, got {self.amp!r}")
         if self.batch_size % self.accumulate:

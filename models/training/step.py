@@ -22,7 +22,7 @@ from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 from ..data import DataSet
 from ..data.images import seeded
 from . import parallel
-from .gates import Statistics, balance, entropy, figures, has_gates, warn_of_deaths, watch
+from .gates import Statistics, balance, entropy, figures, gives_gates, warn_of_deaths, watch
 from .nonfinite import culprit
 from .parallel import ALONE, Processes
 from .recipe import Recipe
@@ -111,8 +111,8 @@ class Trainer:
         if recipe.label_smoothing and hasattr(model, "loss"):
             raise ValueError("label_smoothing must be 0: the network has a loss of its own")
         self.weighs_gates = recipe.balance != 0 or recipe.gate_entropy != 0
-        if self.weighs_gates and not has_gates(model):
-            raise ValueError("balance and gate_entropy must be 0: the network has no gated router")
+        if self.weighs_gates and not gives_gates(model):
+            raise ValueError("balance and gate_entropy must be 0: the network returns no gates")
         if recipe.ema and processes.kind == "fsdp":
             raise ValueError("ema must be 0 where the weights are spread (parallel fsdp)")
         self.images, self.recipe, self.processes = images, recipe, processes

@@ -10,13 +10,16 @@ from torch import Tensor, nn
 from mpkernels.eager.arguments import (
     as_list,
     check_floating,
+    check_maps,
     hint_of_channels,
     hint_of_stack,
     is_dense,
     shape,
 )
+from mpkernels.eager.functional import follow_autocast
 from mpkernels.eager.tracing import record, tracer_of
 
+Rule = Callable[["Router", Callable[[], Tensor]], Tensor]
 Routed = tuple[tuple[Tensor, ...], Tensor, Tensor | None]
 
 
@@ -44,6 +47,10 @@ def check_channels(xs: Sequence[Tensor], channels: int) -> None:
         )
 
 
+# What `mpkernels.route` and `mpkernels.record` put into a router.
+OPEN = ("_rules", "_listener", "_box")
+
+
 class Router(nn.Module):
     """A router: m paths become n.
 
@@ -52,10 +59,11 @@ class Router(nn.Module):
 
     inputs: int
     outputs: int
-    # Of `mpkernels.route`: (router, what computes its own gates) -> the gates that it uses.
-    _rule: Callable[[Router, Callable[[], Tensor]], Tensor] | None = None
-    # Of `mpkernels.record`: each is called with (router, paths, gates, pooled inputs if known).
-    _listeners: tuple[Callable[..., Any], ...] = ()
+    # Of `mpkernels.route`, one for each open context; the last is in force. None goes the router's
+    # own way, another maps (router, what computes its own gates) to the gates that it uses.
+    _rules: tuple[Rule | None, ...] = ()
+    # Of `mpkernels.record` while it is open, given (router, paths, gates, pooled inputs if known).
+    _listener: Callable[..., None] | None = None
 
     def forward(
         self,
@@ -81,7 +89,7 @@ class Router(nn.Module):
         if (tracer := tracer_of(xs)) is not None:
             return record(tracer, self, self.outputs, xs, return_gates, gates)  # type: ignore[no-any-return]
         paths = as_paths(xs, self)
-        if gates is None and self._rule is None and not self._listeners:
+        if gates is None and not self._rules and self._listener is None:
             ys, used, _ = self._route(paths)
         else:
             ys, used = self._observed(paths, gates)
@@ -91,17 +99,18 @@ class Router(nn.Module):
         self, paths: list[Tensor], gates: Tensor | None
     ) -> tuple[tuple[Tensor, ...], Tensor]:
         """The maps and the gates, which the caller, `mpkernels.route` or the router chooses."""
+        check_maps(follow_autocast(paths))
         self._check_paths(paths)
-        pooled = None
-        if gates is None and self._rule is not None:
-            gates = self._rule(self, lambda: self._own_gates(paths))
+        pooled, rule = None, self._rules[-1] if self._rules else None
+        if gates is None and rule is not None:
+            gates = rule(self, lambda: self._own_gates(paths))
         if gates is None:
             ys, gates, pooled = self._route(paths)
         else:
             gates = self._checked_gates(gates, paths)
             ys = self._route_by(paths, gates)
-        for listener in self._listeners:
-            listener(self, paths, gates, pooled)
+        if self._listener is not None:
+            self._listener(self, paths, gates, pooled)
         return ys, gates
 
     def _checked_gates(self, gates: Tensor, paths: list[Tensor]) -> Tensor:
@@ -115,7 +124,13 @@ class Router(nn.Module):
                 f"gates must be {shape(sizes)} or {shape((batch, *sizes))}, "
                 f"got {shape(gates.shape)}"
             )
+        if gates.device != paths[0].device:
+            raise ValueError(f"gates must be on {paths[0].device} as xs, got {gates.device}")
         return gates.expand(batch, *sizes)
+
+    def __getstate__(self) -> dict[str, Any]:
+        """What copies and files hold: nothing of the contexts that are open."""
+        return {k: v for k, v in self.__dict__.items() if k not in OPEN}
 
     def _gate_sizes(self) -> tuple[int, ...]:
         """Those of one image's gates."""

@@ -72,7 +72,8 @@ def _take_away(setting: _Setting) -> None:
 
 
 def _tell() -> None:
-    for listener in _told:
+    # Callers are told before what they call when a force begins, and after it when none is left.
+    for listener in reversed(_told) if _forced else _told:
         listener(bool(_forced))
 
 

@@ -1,6 +1,6 @@
 """Paths on streams of their own: what each waits for, and when memory may be used again."""
 
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 
 import pytest
 import torch
@@ -17,7 +17,7 @@ class Stream:
     current: "Stream"
 
     def __init__(self, device=None):
-        self.ended = set()
+        self.ended, self.device = set(), device
 
     def wait_stream(self, other):
         self.ended |= other.ended
@@ -37,6 +37,7 @@ def main(monkeypatch):
     monkeypatch.setattr(torch.cuda, "Stream", Stream)
     monkeypatch.setattr(torch.cuda, "stream", switched)
     monkeypatch.setattr(torch.cuda, "current_stream", lambda device=None: Stream.current)
+    monkeypatch.setattr(torch.cuda, "device", lambda device: nullcontext())
     streams._streams.cache_clear()
     yield Stream.current
     streams._streams.cache_clear()

@@ -135,6 +135,19 @@ def test_the_graph_of_a_network_that_nobody_routes_is_as_it_was():
 
 
 @KINDS
+def test_contexts_left_in_another_order(kinds):
+    network, x = TwoRouters(kinds), torch.randn(2, 4, 3)
+    own = network(x)[2]
+    outer, inner = mpk.route(network, "argmax"), mpk.route(network, "uniform")
+    outer.__enter__()
+    inner.__enter__()
+    outer.__exit__(None, None, None)
+    assert (network(x)[2] == 1 / 3).all()
+    inner.__exit__(None, None, None)
+    assert torch.equal(network(x)[2], own)
+
+
+@KINDS
 def test_hooks_see_gates_through_a_layer_that_hands_them_on(kinds):
     network, x = TwoRouters(kinds), torch.randn(2, 4, 3)
     value, _, second = network(x)
@@ -155,6 +168,7 @@ REFUSED = {
     "size": (torch.rand(3, 2), ValueError, r"gates must be \[2, 3\] or \[5, 2, 3\], got \[3, 2\]"),
     "batch": (torch.rand(4, 2, 3), ValueError, r"gates must be \[2, 3\] or \[5, 2, 3\]"),
     "list": ([[1.0]], TypeError, "gates must be a tensor, got list"),
+    "device": (torch.rand(2, 3, device="meta"), ValueError, "gates must be on cpu as xs, got meta"),
     "integers": (torch.ones(2, 3, dtype=torch.int64), TypeError, "gates"),
 }
 
@@ -180,6 +194,10 @@ def test_bad_paths_are_refused_in_the_routers_terms(name, kinds):
     if name != "CrossStitch":
         with pytest.raises(ValueError, match="= 4"):
             router([x[:, :3] for x in paths], gates=torch.rand(2, 3))
+    with pytest.raises(ValueError, match=r"xs\[1\]"):
+        router([paths[0], paths[1][:2]], gates=torch.rand(2, 3))
+    with pytest.raises(TypeError, match=r"xs\[1\]"):
+        router([paths[0], paths[1].double()], gates=torch.rand(2, 3))
 
 
 def test_refusals():
@@ -195,7 +213,7 @@ def test_refusals():
     ):
         with pytest.raises(error, match=message), mpk.route(network, rules):
             pass
-        assert network.first._rule is None
+        assert network.first._rules == ()
 
 
 def test_stitches_by_channel_take_gates_by_channel():
@@ -207,4 +225,4 @@ def test_stitches_by_channel_take_gates_by_channel():
 
 
 def test_a_router_on_its_own_is_unchanged_by_unused_rules():
-    assert eager.CrossConnect._rule is None and mpk.CrossConnect._listeners == ()
+    assert eager.CrossConnect._rules == () and mpk.CrossConnect._listener is None

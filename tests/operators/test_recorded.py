@@ -1,5 +1,7 @@
 """Recorded gates, scores and pooled inputs are those that routers used, whoever runs them."""
 
+import copy
+
 import pytest
 import torch
 from torch import nn
@@ -74,7 +76,7 @@ def test_contexts_within_each_other_and_a_router_called_twice():
             router(paths)
             router(paths)
     assert list(outer) == ["a"] and (len(outer["a"]), len(inner[""])) == (3, 2)
-    assert router._listeners == ()
+    assert router._listener is None
 
 
 @pytest.mark.parametrize("reentrant", [False, True])
@@ -106,14 +108,97 @@ def test_compiled_models(kinds, before, fullgraph):
     assert len(recorded["first"]) == 2
 
 
-def test_what_a_compiled_model_returns_is_copied():
-    network = TwoRouters()
-    compiled = torch.compile(network, backend="eager")
+def compiled_in_place(network, **options):
+    network.compile(**options)
+    return network
+
+
+COMPILERS = pytest.mark.parametrize("compiler", [torch.compile, compiled_in_place])
+
+
+@COMPILERS
+def test_what_a_compiled_model_returns_is_copied(compiler):
+    compiled = compiler(TwoRouters(), backend="eager")
     with mpk.record(compiled) as recorded:
         gates = compiled(torch.randn(3, 4, 5))[1]
         kept = gates.clone()
         gates.detach().zero_()  # as the next replay of a CUDA graph would
     assert torch.equal(recorded["first"].gates, kept)
+
+
+@COMPILERS
+@pytest.mark.parametrize("one_by_one", [False, True])
+def test_two_graphs_serve_all_calls_and_contexts(compiler, one_by_one):
+    torch._dynamo.reset()
+    made, taken = [], []
+
+    def backend(graph, inputs):
+        made.append(graph)
+        return graph
+
+    def take(name, call):
+        taken.append(len(taken))
+
+    compiled = compiler(TwoRouters(), backend=backend, fullgraph=True)
+    x, kept = torch.randn(3, 4, 5), 0
+    for _ in range(12):
+        with mpk.record(compiled, take=take if one_by_one else None) as recorded:
+            for _ in range(3):
+                compiled(x)
+        kept += len(recorded["first"]) + len(recorded["second"])
+        compiled(x)
+    assert len(made) == 2
+    assert len(taken) == (72 if one_by_one else 0) and kept == 72 - len(taken)
+
+
+@KINDS
+@pytest.mark.parametrize("name", [name for name in ROUTERS if name != "CrossStitch"])
+@pytest.mark.parametrize("detach", [True, False])
+def test_under_autocast(name, kinds, detach):
+    router, paths = router_and_paths(name, kinds)
+    with torch.autocast("cpu", torch.bfloat16), mpk.record(router, detach=detach) as recorded:
+        router(paths)
+    torch.testing.assert_close(recorded[""].scores.softmax(-1), recorded[""].gates)
+
+
+def test_gradients_through_a_checkpointed_router():
+    network, x = TwoRouters(), torch.randn(2, 4, 3, requires_grad=True)
+
+    def grads(run):
+        with mpk.record(network, detach=False) as recorded:
+            run()
+            loss = sum(
+                each.scores.sin().sum() + each.gates.cos().sum() for each in recorded.values()
+            )
+            loss.backward()
+        found = [x.grad.clone(), *(p.grad.clone() for p in network.parameters())]
+        x.grad = None
+        network.zero_grad()
+        return found
+
+    plain = grads(lambda: network(x))
+    again = grads(lambda: checkpoint(lambda x: network(x)[0], x, use_reentrant=False))
+    torch.testing.assert_close(again, plain)
+
+
+def test_copies_and_files_hold_nothing_of_open_contexts(tmp_path):
+    router, paths = router_and_paths("CrossConnect", mpk)
+    with mpk.record(router) as recorded, mpk.route(router, "uniform"):
+        copied = copy.deepcopy(router)
+        torch.save(router, tmp_path / "router.pt")
+        loaded = torch.load(tmp_path / "router.pt", weights_only=False)
+        for other in (copied, loaded):
+            gates = other(paths, return_gates=True)[1]
+            assert not (gates == 1 / 3).all()
+        assert len(recorded[""]) == 0
+
+
+def test_the_name_of_a_compiled_router_itself():
+    router, paths = router_and_paths("CrossConnect", mpk)
+    compiled = torch.compile(router, backend="eager")
+    with mpk.record(compiled) as recorded, mpk.route(compiled, {"": "uniform"}):
+        compiled(paths)
+    assert (recorded[""].gates == 1 / 3).all()
 
 
 def test_off_it_leaves_the_graph_as_it_is():
