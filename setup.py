@@ -3,9 +3,9 @@
 mpkernels/_C.so       over torch's stable ABI: CPU kernels, compiled once per instruction set, and
                       launches of the kernels that Triton compiles; needs no CUDA to build
 mpkernels/_C_cuda.so  CUDA kernels over the stable ABI, where a CUDA torch and nvcc are found
-mpkernels/_nodes.so   autograd nodes; beside the torch it was built against it halves the host time
-                      of a training step, beside any other it is not loaded. A wheel for every torch
-                      is built with MPK_EVERY_TORCH=1, without it
+mpkernels/_nodes.so   calls and autograd nodes, which spare host time; loaded only beside the torch
+                      it was built against. A wheel for every torch is built with
+                      MPK_EVERY_TORCH=1, without it
 mpkernels/_build.so   pybind11: what was compiled, and what this processor uses of it
 mpkernels/build.json  the same for readers of a library that cannot load, why a part is missing, and
                       size and hash of each part: mpkernels loads only what is as it was built

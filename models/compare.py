@@ -13,7 +13,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import signal
 import sys
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -29,9 +28,10 @@ from .networks import registry
 from .paper import report
 from .paper.scores import predict
 from .paper.suites import ENSEMBLES, SUITES, Entry
+from .resumable import remember, status_of
 from .training.checkpoint import file_of
 from .training.files import write_text, write_whole
-from .training.loop import Interrupted, fit
+from .training.loop import fit
 from .training.recipe import Recipe, recipe_for
 
 
@@ -164,21 +164,6 @@ def _check(options: argparse.Namespace) -> None:
             raise ValueError(f"{name} must be at least 1, got {value}")
 
 
-def _remember(plan: Plan, out: Path) -> None:
-    """Keeps the plan in `out`.
-
-    Raises:
-        ValueError: `out` holds another comparison.
-    """
-    path = out / "plan.json"
-    if path.exists():
-        held = json.loads(path.read_text())
-        for name, value in asdict(plan).items():
-            if held.get(name) != value:
-                raise ValueError(f"out: {out} has {name} {held.get(name)!r}, got {value!r}")
-    write_text(path, json.dumps(asdict(plan)))
-
-
 def _left_out(entries: tuple[Entry, ...], plan: Plan, images: DataSet) -> dict[str, str]:
     """The networks that cannot be built for this comparison, with the reasons."""
     reasons: dict[str, str] = {}
@@ -213,7 +198,7 @@ def run(options: argparse.Namespace) -> None:
         images = data.load(options.data, options.data_dir, limit)
     epochs = options.epochs or max(1, round(recipe_for(entries[0].name).epochs * options.scale**2))
     plan = Plan(options.suite, options.data, options.scale, epochs, limit, options.channels_last)
-    _remember(plan, out)
+    remember(asdict(plan), out)
     left_out = _left_out(entries, plan, images)
     for trial in range(0 if options.report_only else options.trials):
         for entry in entries:
@@ -238,15 +223,7 @@ def main(arguments: list[str] | None = None) -> int:
         the exit status: 0, 2 for bad input, 130 for Ctrl-C, 143 for SIGTERM.
     """
     options = command_line().parse_args(arguments)
-    try:
-        run(options)
-    except (Interrupted, KeyboardInterrupt) as stop:
-        print("\nstopped; the same command goes on", file=sys.stderr)
-        return 128 + getattr(stop, "signal", signal.SIGINT)
-    except (data.DataMissing, ValueError, OSError) as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
-    return 0
+    return status_of(lambda: run(options))
 
 
 if __name__ == "__main__":

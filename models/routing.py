@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import signal
 import sys
 from contextlib import nullcontext
 from dataclasses import asdict, dataclass
@@ -28,9 +27,10 @@ from .networks import registry
 from .paper import routing
 from .paper.ablation import ablation
 from .paper.scores import predict, top
+from .resumable import remember, status_of
 from .training.checkpoint import file_of
 from .training.files import write_text
-from .training.loop import Interrupted, fit
+from .training.loop import fit
 from .training.recipe import recipe_for
 
 NETWORKS = ("basecnn_2_cc", "basecnn_3_cc")
@@ -142,10 +142,7 @@ def run(options: argparse.Namespace) -> None:
     images = data.load(options.data, options.data_dir, options.limit)
     count = images.train_count
     plan = Plan(options.data, options.scale, options.epochs, count, options.seeds)
-    held = options.out / "plan.json"
-    if held.exists() and (other := json.loads(held.read_text())) != asdict(plan):
-        raise ValueError(f"out: {options.out} holds another experiment: {other}")
-    write_text(held, json.dumps(asdict(plan)))
+    remember(asdict(plan), options.out)
     for seed in range(0 if options.report_only else plan.seeds):
         for network in NETWORKS:
             for arm in ARMS:
@@ -163,15 +160,7 @@ def main(arguments: list[str] | None = None) -> int:
         the exit status: 0, 2 for bad input, 130 for Ctrl-C, 143 for SIGTERM.
     """
     options = command_line().parse_args(arguments)
-    try:
-        run(options)
-    except (Interrupted, KeyboardInterrupt) as stop:
-        print("\nstopped; the same command goes on", file=sys.stderr)
-        return 128 + getattr(stop, "signal", signal.SIGINT)
-    except (data.DataMissing, ValueError, OSError) as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
-    return 0
+    return status_of(lambda: run(options))
 
 
 if __name__ == "__main__":

@@ -106,4 +106,4 @@ def test_a_small_run_and_its_report(tmp_path, monkeypatch, capsys):
     assert command.main(arguments) == 0  # nothing is left to do
     assert (tmp_path / "basecnn_2_cc-he/seed0/trial.json").stat().st_mtime_ns == before
     assert command.main([*arguments[:-2], "--out", str(tmp_path), "--scale", "0.2"]) == 2
-    assert "holds another experiment" in capsys.readouterr().err
+    assert "has scale 0.1, got 0.2" in capsys.readouterr().err

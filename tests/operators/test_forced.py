@@ -222,7 +222,3 @@ def test_stitches_by_channel_take_gates_by_channel():
     torch.testing.assert_close(ys[1], xs[0] + xs[1])
     with pytest.raises(ValueError, match=r"gates must be \[2, 2, 4\] or \[3, 2, 2, 4\]"):
         stitch(xs, gates=torch.ones(2, 2))
-
-
-def test_a_router_on_its_own_is_unchanged_by_unused_rules():
-    assert eager.CrossConnect._rules == () and mpk.CrossConnect._listener is None
