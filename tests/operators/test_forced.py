@@ -164,6 +164,34 @@ def test_hooks_see_gates_through_a_layer_that_hands_them_on(kinds):
     handle.remove()
 
 
+@KINDS
+def test_hooks_see_and_change_scores_through_a_layer_between_logarithm_and_softmax(kinds):
+    network, x = TwoRouters(kinds), torch.randn(2, 4, 3)
+    _, _, second = network(x)
+    tap, seen = nn.Identity(), []
+    tap.register_forward_hook(lambda layer, inputs, scores: seen.append(scores))
+
+    def by_scores(gates):
+        return tap(gates.log()).softmax(2)
+
+    with mpk.route(network, {"second": by_scores}), mpk.record(network) as calls:
+        value, _, _ = network(x)
+    # Scores are known up to one number of each softmax.
+    recorded = calls["second"].scores
+    torch.testing.assert_close(
+        seen[0] - seen[0].mean(2, True), recorded - recorded.mean(2, True), rtol=1e-5, atol=1e-5
+    )
+    (grad,) = torch.autograd.grad(value.sum(), seen[0])
+    assert grad.count_nonzero() > 0
+    torch.testing.assert_close(value, network(x)[0])
+    tap.register_forward_hook(lambda layer, inputs, scores: torch.zeros_like(scores))
+    with mpk.route(network, {"second": by_scores}):
+        changed = network(x)[0]
+    with mpk.route(network, {"second": "uniform"}):
+        torch.testing.assert_close(changed, network(x)[0])
+    assert not torch.allclose(second, second.mean(2, True))
+
+
 REFUSED = {
     "size": (torch.rand(3, 2), ValueError, r"gates must be \[2, 3\] or \[5, 2, 3\], got \[3, 2\]"),
     "batch": (torch.rand(4, 2, 3), ValueError, r"gates must be \[2, 3\] or \[5, 2, 3\]"),
