@@ -3,15 +3,16 @@
 mpkernels/_C.so       over torch's stable ABI: CPU kernels, compiled once per instruction set, and
                       launches of the kernels that Triton compiles; needs no CUDA to build
 mpkernels/_C_cuda.so  CUDA kernels over the stable ABI, where a CUDA torch and nvcc are found
-mpkernels/_nodes.so   calls and autograd nodes, which spare host time; loaded only beside the torch
-                      it was built against. A wheel for every torch is built with
-                      MPK_EVERY_TORCH=1, without it
-mpkernels/_build.so   pybind11: what was compiled, and what this processor uses of it
-mpkernels/build.json  the same for readers of a library that cannot load, why a part is missing, and
-                      size and hash of each part: mpkernels loads only what is as it was built
+mpkernels/_nodes.so   calls and autograd nodes, which spare host time; loaded only beside the Python
+                      and torch it was built against
+mpkernels/build.json  what was built by which compiler, why a part is missing, and size and hash of
+                      each part: mpkernels loads only what is as it was built
 
 A part that fails to build does not fail the installation: mpkernels says at import what is
-missing and runs on its eager definition.
+missing and runs on its eager definition. Two variables change that:
+
+MPKERNELS_REQUIRE_NATIVE=1  a part that fails to build fails the installation
+MPKERNELS_EVERY_TORCH=1     a wheel for every Python and torch, without _nodes (`make wheel`)
 """
 
 import functools
@@ -20,12 +21,18 @@ import json
 import os
 import platform
 import re
+import shlex
 import shutil
 import subprocess
 import sys
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 from setuptools import Extension, setup
+from setuptools.command.bdist_wheel import bdist_wheel
+from setuptools.command.build import build
 
 
 def cuda_toolkit() -> Path | None:
@@ -47,7 +54,13 @@ if CUDA_TOOLKIT is not None:
 ROOT = Path(__file__).resolve().parent
 CSRC = str(ROOT / "csrc")
 SCHEMAS = ROOT / "mpkernels/ops/schemas.def"
-STRIP = ["-Wl,-s"] if sys.platform == "linux" else []
+LINUX = sys.platform == "linux"
+STRIP = ["-Wl,-s"] if LINUX else []
+# Nothing is exported by name: operators are registered as a library loads.
+LOCAL = [*STRIP, f"-Wl,--version-script={CSRC}/exports.map"] if LINUX else []
+EVERY_TORCH = os.environ.get("MPKERNELS_EVERY_TORCH") == "1"
+REQUIRE_NATIVE = os.environ.get("MPKERNELS_REQUIRE_NATIVE") == "1"
+COMPILER = shlex.split(os.environ.get("CXX") or "c++")
 os.environ.setdefault("TORCH_CUDA_ARCH_LIST", "8.0;9.0;10.0+PTX")
 
 import torch  # noqa: E402
@@ -85,30 +98,15 @@ if platform.machine().lower() in ("x86_64", "amd64"):
 else:
     INSTRUCTION_SETS = {"portable": []}
 
+REGISTERED = ("cross_connect", "mix", "combine", "cross_predict")
 GLUE_SOURCES = [
-    "csrc/cpu/processor.cpp",
-    "csrc/cpu/library.cpp",
-    "csrc/cpu/register_cross_connect.cpp",
-    "csrc/cpu/register_mix.cpp",
-    "csrc/cpu/register_combine.cpp",
-    "csrc/cpu/register_cross_predict.cpp",
-    "csrc/launches/call.cpp",
-    "csrc/launches/driver.cpp",
-    "csrc/launches/plan.cpp",
-    "csrc/launches/register.cpp",
+    *("csrc/cpu/processor.cpp", "csrc/cpu/library.cpp", "csrc/older_libstdcxx.cpp"),
+    *(f"csrc/cpu/register_{name}.cpp" for name in REGISTERED),
+    *(f"csrc/launches/{name}.cpp" for name in ("call", "driver", "plan", "register")),
 ]
-KERNEL_SOURCES = [
-    "csrc/cpu/cross_connect.cpp",
-    "csrc/cpu/cross_connect_backward.cpp",
-    "csrc/cpu/gate_parameter_grads.cpp",
-    "csrc/cpu/mix.cpp",
-    "csrc/cpu/combine.cpp",
-    "csrc/cpu/combine_backward.cpp",
-    "csrc/cpu/combine_parameter_grads.cpp",
-    "csrc/cpu/predict.cpp",
-    "csrc/cpu/kernels.cpp",
-]
-
+MIXING = ("cross_connect", "cross_connect_backward", "gate_parameter_grads", "mix")
+COMBINING = ("combine", "combine_backward", "combine_parameter_grads", "predict")
+KERNEL_SOURCES = [f"csrc/cpu/{name}.cpp" for name in (*MIXING, *COMBINING, "kernels")]
 NODE_SOURCES = ["csrc/nodes/module.cpp", "csrc/nodes/node.cpp", "csrc/nodes/operator.cpp"]
 CUDA_SOURCES = ("register", "cross_connect", "cross_connect_backward")
 
@@ -135,19 +133,17 @@ def why_no_cuda() -> str | None:
     return None
 
 
-def why_no_nodes() -> str | None:
-    return (
-        "it was left out of a build for every torch" if os.environ.get("MPK_EVERY_TORCH") else None
-    )
-
-
 def why_no_compiler() -> str | None:
-    compiler = os.environ.get("CXX", "c++").split()[0]
-    return None if shutil.which(compiler) else f"the C++ compiler {compiler} was not found"
+    return None if shutil.which(COMPILER[0]) else f"the C++ compiler {COMPILER[0]} was not found"
+
+
+def compiler_version() -> str:
+    said = subprocess.run([*COMPILER, "--version"], capture_output=True, text=True)
+    return said.stdout.partition("\n")[0]
 
 
 def extensions() -> list[Extension]:
-    listed = ",".join(INSTRUCTION_SETS)
+    has = [f"-DMPK_HAS_{name}" for name in INSTRUCTION_SETS]
     cpu = Extension(
         "mpkernels._C",
         GLUE_SOURCES,
@@ -155,32 +151,8 @@ def extensions() -> list[Extension]:
         include_dirs=[CSRC, *include_paths()],
         library_dirs=library_paths(),
         libraries=["torch_cpu"],
-        extra_compile_args={
-            "cxx": [
-                *GLUE_FLAGS,
-                *NO_PATHS,
-                *STABLE_ABI,
-                *(f"-DMPK_HAS_{s}" for s in INSTRUCTION_SETS),
-            ]
-        },
-        extra_link_args=STRIP,
-        optional=True,
-    )
-    info = Extension(
-        "mpkernels._build",
-        ["csrc/build_info.cpp"],
-        include_dirs=include_paths(),
-        extra_compile_args={
-            "cxx": [
-                *GLUE_FLAGS,
-                *NO_PATHS,
-                f'-DMPK_FLAGS="{" ".join(KERNEL_FLAGS)}"',
-                f'-DMPK_INSTRUCTION_SETS="{listed}"',
-                f'-DMPK_CUDA_ARCHITECTURES="{"" if why_no_cuda() else cuda_architectures()}"',
-                f'-DMPK_TORCH="{torch.__version__}"',
-            ]
-        },
-        extra_link_args=STRIP,
+        extra_compile_args={"cxx": [*GLUE_FLAGS, *NO_PATHS, *STABLE_ABI, *has]},
+        extra_link_args=LOCAL,
         optional=True,
     )
     nodes = Extension(
@@ -194,12 +166,12 @@ def extensions() -> list[Extension]:
         extra_link_args=STRIP,
         optional=True,
     )
-    for_all = [cpu, info] if why_no_nodes() else [cpu, info, nodes]
+    for_all = [cpu] if EVERY_TORCH else [cpu, nodes]
     if why_no_cuda():
         return for_all
     cuda = Extension(
         "mpkernels._C_cuda",
-        [f"csrc/cuda/{name}.cu" for name in CUDA_SOURCES],
+        [*(f"csrc/cuda/{name}.cu" for name in CUDA_SOURCES), "csrc/older_libstdcxx.cpp"],
         depends=[str(path) for path in Path("csrc").rglob("*.*h") if "cpu" not in path.parts],
         include_dirs=[CSRC, *include_paths(), str(CUDA_TOOLKIT / "include")],
         library_dirs=[*library_paths(), str(CUDA_TOOLKIT / "lib64")],
@@ -218,7 +190,7 @@ def extensions() -> list[Extension]:
                 *(f"-Xcompiler={flag}" for flag in NO_PATHS),
             ],
         },
-        extra_link_args=STRIP,
+        extra_link_args=LOCAL,
         optional=True,
     )
     return [*for_all, cuda]
@@ -233,6 +205,51 @@ def described(library: Path) -> dict[str, int | str]:
     return {"size": len(content), "sha256": hashlib.sha256(content).hexdigest()}
 
 
+@contextmanager
+def errors(found: list[str]) -> Iterator[None]:
+    """Adds to `found` the lines with errors of what compilers print, which goes by sys.stderr."""
+    sys.stdout.flush(), sys.stderr.flush()
+    kept, (read, write) = (os.dup(1), os.dup(2)), os.pipe()
+
+    def copy() -> None:
+        with open(read, errors="replace") as lines:
+            for line in lines:
+                os.write(kept[1], line.encode())
+                if re.search(r"\berror\b.*:|undefined reference", line):
+                    found.append(line.strip().replace(f"{ROOT}/", ""))
+
+    copier = threading.Thread(target=copy)
+    copier.start()
+    try:
+        for number in (1, 2):
+            os.dup2(write, number)
+        os.close(write)
+        yield
+    finally:
+        sys.stdout.flush(), sys.stderr.flush()
+        for number, before in zip((1, 2), kept):
+            os.dup2(before, number)
+        copier.join()  # the pipe's last writer is gone
+        for before in kept:
+            os.close(before)
+
+
+class BuildEmpty(build):
+    """Builds into a folder of its own making: what an older build left there is no part of us."""
+
+    def run(self) -> None:
+        shutil.rmtree(self.build_lib, ignore_errors=True)
+        super().run()
+
+
+class Wheel(bdist_wheel):
+    """Names a wheel for every torch as one for every Python: nothing in it is bound to one."""
+
+    def get_tag(self) -> tuple[str, str, str]:
+        python, abi, platform_name = super().get_tag()
+        return ("py3", "none", platform_name) if EVERY_TORCH else (python, abi, platform_name)
+
+
 class Build(BuildExtension):
     """Compiles the CPU kernels once per instruction set and records what was built."""
 
@@ -242,20 +259,22 @@ class Build(BuildExtension):
         self.failures = {}
         if reason := why_no_cuda():
             self.failures["_C_cuda"] = reason
-        if reason := why_no_nodes():
-            self.failures["_nodes"] = reason
+        if EVERY_TORCH:
+            self.failures["_nodes"] = "it was left out of a build for every torch"
         super().run()
         for folder in {Path(self.build_lib), *([Path(".")] if self.inplace else [])}:
             self.write_record(folder / "mpkernels" / "build.json")
 
     def write_record(self, path: Path) -> None:
-        names = ("_C", "_build", "_nodes", "_C_cuda")
+        names = ("_C", "_nodes", "_C_cuda")
         record = {
             "torch": torch.__version__,
             "torch_minimum": "2.11",
             "cuda_toolkit": "" if "_C_cuda" in self.failures else nvcc_version(),
             "python": platform.python_version(),
             "platform": f"{platform.system()} {platform.machine()}",
+            "compiler": "" if why_no_compiler() else compiler_version(),
+            "compiler_flags": " ".join(KERNEL_FLAGS),
             "instruction_sets": list(INSTRUCTION_SETS),
             "cuda_architectures": "" if "_C_cuda" in self.failures else cuda_architectures(),
             "schemas": hashlib.sha256(SCHEMAS.read_bytes()).hexdigest(),
@@ -275,17 +294,36 @@ class Build(BuildExtension):
         finally:
             temporary.unlink(missing_ok=True)
 
-    def build_extension(self, ext: Extension) -> None:
+    def build_extensions(self) -> None:
         try:
-            if ext.name == "mpkernels._C":
-                ext.extra_objects = self.compile_kernels(ext)
-            super().build_extension(ext)
-        # Everything a toolchain can do wrong ends up here; the record and the warning name it.
+            super().build_extensions()
+        except Exception as error:  # torch asks the compiler before it builds anything
+            for ext in self.extensions:
+                self.fail(ext, [], error)
+
+    def build_extension(self, ext: Extension) -> None:
+        if LINUX:  # not as Python was linked, whose flags may hold a path of this machine
+            linker = [*COMPILER, "-shared", *shlex.split(os.environ.get("LDFLAGS", ""))]
+            self.compiler.linker_so = self.compiler.linker_so_cxx = linker
+        found: list[str] = []
+        try:
+            with errors(found):
+                if ext.name == "mpkernels._C":
+                    ext.extra_objects = self.compile_kernels(ext)
+                super().build_extension(ext)
+        # Everything a toolchain can do wrong ends up here.
         except Exception as error:
-            name = ext.name.rpartition(".")[2]
-            lines = str(error).strip().splitlines() or [type(error).__name__]
-            self.failures[name] = why_no_compiler() or lines[0]
-            print(f"warning: mpkernels: {name} was not built: {error}", file=sys.stderr)
+            self.fail(ext, found, error)
+
+    def fail(self, ext: Extension, found: list[str], error: Exception) -> None:
+        """Leaves a part out: the record and mpkernels' warning will name the first error."""
+        name = ext.name.rpartition(".")[2]
+        lines = found or str(error).strip().splitlines() or [type(error).__name__]
+        self.failures[name] = why_no_compiler() or lines[0]
+        said = f"mpkernels: {name} was not built: {self.failures[name]}"
+        if REQUIRE_NATIVE:
+            raise SystemExit(f"error: {said} (MPKERNELS_REQUIRE_NATIVE is set)") from error
+        print(f"warning: {said}", file=sys.stderr)
 
     def compile_kernels(self, ext: Extension) -> list[str]:
         objects: list[str] = []
@@ -302,5 +340,9 @@ class Build(BuildExtension):
 
 setup(
     ext_modules=extensions(),
-    cmdclass={"build_ext": Build.with_options(no_python_abi_suffix=True)},
+    cmdclass={
+        "bdist_wheel": Wheel,
+        "build": BuildEmpty,
+        "build_ext": Build.with_options(no_python_abi_suffix=True),
+    },
 )

@@ -2,17 +2,14 @@
 
 from __future__ import annotations
 
-import importlib
 import importlib.metadata
 import platform
 from collections.abc import Iterator
-from typing import Any
 
 import torch
 
 from mpkernels.ops import native, nodes
 from mpkernels.ops.backend import BACKENDS, DEVICES, why_no_gpu, why_not_here
-from mpkernels.ops.record import why_unusable
 from mpkernels.version import __version__
 
 NONE = "none"
@@ -49,16 +46,6 @@ def _gpus() -> str:
     return ", ".join(names)
 
 
-def _build_info() -> tuple[dict[str, Any], str | None]:
-    """What `mpkernels._build` says, and why it says nothing where it cannot be imported."""
-    if reason := why_unusable("_build"):
-        return {}, reason
-    try:
-        return importlib.import_module("mpkernels._build").info(), None
-    except ImportError as error:
-        return {}, str(error) or type(error).__name__
-
-
 def versions() -> Iterator[tuple[str, str]]:
     """What runs here."""
     yield "mpkernels", __version__
@@ -71,30 +58,20 @@ def versions() -> Iterator[tuple[str, str]]:
 
 
 def build() -> Iterator[tuple[str, str]]:
-    """What was compiled, from the build module or, where it does not load, from the record."""
+    """What was compiled, as build.json has it, and what this processor uses of it."""
     record = native.build_record()
-    info, reason = _build_info()
-    if not record and not info:
-        yield "built", f"unknown: no build.json to read, and no _build module ({reason})"
+    if not record:
+        yield "built", "unknown: no build.json to read"
         return
-    compiled = list(info.get("instruction_sets", record.get("instruction_sets", [])))
-    if "_C" in record.get("missing", {}):
-        compiled = []
-    yield "built against torch", info.get("torch", record.get("torch", "unknown"))
+    compiled = [] if "_C" in record.get("missing", {}) else record.get("instruction_sets", [])
+    yield "built against torch", record.get("torch", "unknown")
     yield "needs torch", f">= {record['torch_minimum']}" if "torch_minimum" in record else "unknown"
-    yield "compiler", info.get("compiler", f"unknown: no _build module ({reason})")
-    yield "compiler flags", info.get("flags", "unknown")
+    yield "compiler", record.get("compiler") or "unknown"
+    yield "compiler flags", record.get("compiler_flags") or "unknown"
     yield "CPU instructions compiled", _listed(compiled)
-    if info and compiled:
-        # The list is ordered, the widest last; a processor that has one has those before it.
-        widest = compiled.index(info["instruction_set"])
-        yield "CPU instructions supported", _listed(compiled[: widest + 1])
-    else:
-        yield "CPU instructions supported", "unknown"
     used = torch.ops.mpkernels.instruction_set("") if native.why_no_cpu is None else NONE
     yield "CPU instructions used", used
-    architectures = info.get("cuda_architectures", record.get("cuda_architectures", ""))
-    yield "CUDA architectures", _listed(architectures)
+    yield "CUDA architectures", _listed(record.get("cuda_architectures", ""))
 
 
 def libraries() -> Iterator[tuple[str, str]]:
@@ -102,7 +79,6 @@ def libraries() -> Iterator[tuple[str, str]]:
     yield "library _C (CPU)", native.why_no_cpu or "loaded"
     yield "library _C_cuda", native.why_no_cuda or "loaded"
     yield "module _nodes", nodes.why_none or "loaded"
-    yield "module _build", _build_info()[1] or "loaded"
 
 
 def backends() -> Iterator[tuple[str, str]]:

@@ -18,6 +18,8 @@ _TYPES: dict[str, type] = {
     "torch_minimum": str,
     "python": str,
     "platform": str,
+    "compiler": str,
+    "compiler_flags": str,
     "cuda_toolkit": str,
     "cuda_architectures": str,
     "schemas": str,

@@ -28,9 +28,9 @@ def test_report_names_what_is_there():
     assert values["library _C (CPU)"] == (native.why_no_cpu or "loaded")
     if native.why_no_cpu is None:
         assert values["native on cpu"] == "works"
-        supported = values["CPU instructions supported"].split(", ")
-        assert values["CPU instructions used"] == supported[-1]
-        assert set(supported) <= set(values["CPU instructions compiled"].split(", "))
+        compiled = values["CPU instructions compiled"].split(", ")
+        assert values["CPU instructions used"] in compiled
+        assert values["compiler"] != "unknown" and "-O3" in values["compiler flags"]
     if not torch.cuda.is_available():
         assert values["triton on cuda"].startswith("no: ")
 
@@ -43,10 +43,6 @@ def test_report_is_aligned():
 
 
 def test_report_without_anything_built(monkeypatch):
-    def no_info():
-        return {}, "not there"
-
-    monkeypatch.setattr(report, "_build_info", no_info)
     monkeypatch.setattr(native, "build_record", dict)
     monkeypatch.setattr(native, "why_no_cpu", "_C.so is not there")
     values = entries()
@@ -109,16 +105,15 @@ def test_report_of_a_failed_build(monkeypatch):
         "torch": "2.11.0",
         "torch_minimum": "2.11",
         "instruction_sets": ["x86_64"],
-        "missing": {"_C": reason, "_build": reason},
+        "missing": {"_C": reason},
     }
-    monkeypatch.setattr(report, "_build_info", lambda: ({}, reason))
     monkeypatch.setattr(native, "build_record", lambda: record)
     monkeypatch.setattr(native, "why_no_cpu", reason)
     values = {key: value.strip() for key, value in entries().items()}
     assert values["built against torch"] == "2.11.0"
     assert values["CPU instructions compiled"] == values["CPU instructions used"] == "none"
-    assert values["compiler"] == f"unknown: no _build module ({reason})"
-    assert values["module _build"] == values["library _C (CPU)"] == reason
+    assert values["compiler"] == "unknown"
+    assert values["library _C (CPU)"] == reason
 
 
 def test_self_test_of_a_backend_that_cannot_run_fails(monkeypatch, capsys):
