@@ -52,7 +52,7 @@ def arguments() -> argparse.ArgumentParser:
     some("--dtype", list(DTYPES), ["fp32"], "of the networks' routers:")
     parser.add_argument(
         "--filter", default="", metavar="TEXT",
-        help='cases whose name contains the text; "bars": those that the README shows',
+        help='cases whose name contains the text; "bars": those that the README sums up',
     )  # fmt: skip
     parser.add_argument("--rounds", type=int, default=21, help="at least 2, default %(default)s")
     parser.add_argument(

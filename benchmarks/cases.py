@@ -64,8 +64,8 @@ def _bars() -> list[Case]:
     return [either for case in (*cached, *others) for either in _layouts(case)] + narrow
 
 
-# The README shows these: maps about as large as an L2 cache, larger ones, one sample, and vectors.
-# `--filter bars` picks them.
+# The README sums these up: maps about as large as an L2 cache, larger ones, one sample, and
+# vectors. `--filter bars` picks them.
 BARS = _bars()
 
 

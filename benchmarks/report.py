@@ -21,6 +21,7 @@ from proof.where import ROOT
 RESULTS = ROOT / "benchmarks" / "results"
 README, DOCUMENT = ROOT / "README.md", ROOT / "docs" / "benchmarks.md"
 BEGIN, END = "<!-- results: begin -->", "<!-- results: end -->"
+PARTS = ("forward", "forward+backward")
 NOTHING = "Not measured yet: `python -m benchmarks`, then `python -m benchmarks.report`."
 Results = dict[str, dict[str, Any]]
 
@@ -83,29 +84,6 @@ def table(result: dict[str, Any]) -> list[str]:
     return lines
 
 
-def bars(result: dict[str, Any]) -> list[str]:
-    """The named set in NCHW with all threads: forward and forward+backward in each cell."""
-    names = [str(case) for case in BARS if case.layout == LAYOUTS[0]]
-    most = max(row["threads"] for row in result["rows"])
-    pairs: dict[str, dict[str, Row]] = {}
-    for row in result["rows"]:
-        if row["threads"] == most and row["case"] in names:
-            pairs.setdefault(row["case"], {})[row["part"]] = row
-    others = ("loops", "stacked", "compile", "max-autotune", "copy")
-    lines = [f"| router | {' | '.join(others)} | fused (us) |", "|---" * (len(others) + 2) + "|"]
-    for case in (name for name in names if name in pairs):
-        parts = [pairs[case][part] for part in ("forward", "forward+backward")]
-        cells = [", ".join(cell for row in parts if (cell := ratio(row, name))) for name in others]
-        cells.append(", ".join(_median(row, "fused") for row in parts))
-        lines.append(f"| {case} | {' | '.join(cells)} |")
-    return lines
-
-
-def _median(row: Row, name: str) -> str:
-    spread = row["values"].get(name, "")
-    return spread if isinstance(spread, str) else _number(spread["median"])
-
-
 def step_cells(result: dict[str, Any]) -> list[list[str]]:
     """Case, threads, images per second of eager, compile, fused, and shares of routers alone."""
     both: dict[tuple[str, int], dict[str, Row]] = {}
@@ -139,41 +117,55 @@ def steps(result: dict[str, Any]) -> list[str]:
     ]
 
 
+def _times_fused(rows: list[Row]) -> list[str]:
+    """How many times fused's time eager and compiled take: the least and the largest ratio."""
+    cells = []
+    for names in (("loops", "eager"), ("compile",)):
+        values = [row["values"] for row in rows]
+        ratios = sorted(
+            each[name]["median"] / each["fused"]["median"]
+            for each in values for name in names if isinstance(each.get(name), dict)
+        )  # fmt: skip
+        ends = dict.fromkeys(f"{ratio:.2f}" for ratio in (*ratios[:1], *ratios[-1:]))
+        cells.append(" to ".join(ends))
+    return cells
+
+
+def _in_short(results: Results) -> list[tuple[str, list[Row]]]:
+    """The rows that the README sums up, all in float32 with all threads, and what it calls them."""
+    routers = results["routers"]["rows"]
+    most = max(row["threads"] for row in routers)
+    bars = {str(case) for case in BARS if case.layout == LAYOUTS[0] and case.dtype == "fp32"}
+    both = [row for row in routers if row["threads"] == most and row["case"] in bars]
+    parts = {part: [row for row in both if row["part"] == part] for part in PARTS}
+    told = [(f"router of 1 to 4 paths, {part}", rows) for part, rows in parts.items()]
+    for part in PARTS:
+        many = [
+            row for row in results.get("scaling", {}).get("rows", [])
+            if row["part"] == part and any(f" {n}->{n} " in row["case"] for n in range(5, 9))
+        ]  # fmt: skip
+        told += [(f"router of 5 to 8 paths, {part}", many)] if many else []
+    steps = results.get("steps", {}).get("rows", [])
+    largest = max((row["batch"] for row in steps), default=0)
+    for row in steps:
+        if row["threads"] == most and row["batch"] == largest and row["part"] == "step":
+            told.append((f"training step, {row['case']}", [row]))
+    return told
+
+
 def readme_block(results: Results) -> str:
     """The text between the README's markers."""
     if "routers" not in results:
         return NOTHING
     result = results["routers"]
-    most = max(row["threads"] for row in result["rows"])
-    lines = [
-        "Contender / fused, ratio of medians: forward, forward+backward (bold: the 20-80 % "
-        f"intervals are apart), {most} threads. copy: torch's `copy_` of as many bytes as the "
-        f"router must move at least. {conditions(result)}:",
-        "",
-        *bars(result),
-    ]
-    return "\n".join([*lines, *in_short(results)])
+    lines = ["| time on a CPU, fused = 1 | eager PyTorch | torch.compile |", "|---|---|---|"]
+    lines += [f"| {' | '.join([name, *_times_fused(rows)])} |" for name, rows in _in_short(results)]
+    where = f"{result['processor']}, {result['cores']} cores, {result['instruction_set']}"
+    return "\n".join([*lines, "", f"{where}; torch {result['torch']}; float32, all cores."])
 
 
-def in_short(results: Results) -> list[str]:
-    """A sentence per network on its training step: the largest batch, all threads."""
-    if "steps" not in results:
-        return []
-    result = results["steps"]
-    rows = result["rows"]
-    most, batch = (max(row[of] for row in rows) for of in ("threads", "batch"))
-    chosen = [row for row in rows if row["threads"] == most and row["batch"] == batch]
-    sentences = [
-        "{} trains {} images/s with eager routers, {} compiled, {} with fused ones; routers take "
-        "{} of a step, then {}.".format(cells[0], *cells[2:])
-        for cells in step_cells({**result, "rows": chosen})
-    ]
-    return ["", " ".join(sentences)]
-
-
-RESULTS = ROOT / "benchmarks/results"
 ABOUT = {
-    "routers": "Every router of the paper's networks, each shape once, and the README's set. "
+    "routers": "Every router of the paper's networks, each shape once, and the named set. "
     "operator: the fused operators called without autograd. copy: torch's `copy_` of as many "
     "bytes as must be moved at least. plain and streaming loop: the same bytes in C++, sample by "
     "sample, with regular and with streaming stores; two-pass loop: with each sample read before "

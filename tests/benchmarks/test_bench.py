@@ -156,10 +156,9 @@ def test_the_report_shows_what_was_measured(tmp_path):
         row("net", "routers alone", threads=2, eager=around(300.0), fused=around(80.0)),
     ]}  # fmt: skip
     block = report.readme_block({"routers": routers, "steps": steps})
-    assert f"| {bar} | **2.50**, **2.50** |  | failed, failed |  |  | 10, 10 |" in block
-    assert "net trains 8000 images/s with eager routers" in block
-    assert "30.0% of a step, then 10.0%." in block
-    assert "another" not in block and "L2 1M" in block and "L1d" not in block
+    assert "| router of 1 to 4 paths, forward | 2.50 |  |" in block
+    assert "| training step, net | 1.25 |  |" in block
+    assert "5 to 8" not in block and "P, 2 cores, avx2; torch 2" in block
     page = report.document({"routers": routers, "steps": steps})
     assert "| net | 2 | 8000 |  | 10000 | 30.0% | 10.0% |" in page
     assert "| another | 1 | forward | 10 [9, 11] us | **2.50** | failed |" in page
