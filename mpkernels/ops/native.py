@@ -10,9 +10,8 @@ from pathlib import Path
 
 import torch
 
-from mpkernels.ops.record import build_record as build_record
 from mpkernels.ops.record import PACKAGE, path_of, why_unusable
-
+from mpkernels.ops.record import build_record as build_record
 
 
 def _advice() -> str:
