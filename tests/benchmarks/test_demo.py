@@ -2,6 +2,7 @@
 
 import importlib.util
 import json
+import os
 import re
 import shutil
 import struct
@@ -167,11 +168,14 @@ def test_an_interrupted_demo_says_so(monkeypatch, tmp_path, capsys):
 
 @pytest.mark.skipif(shutil.which("make") is None, reason="make is not installed")
 def test_make_installs_the_torch_that_is_asked_for_and_says_what_it_takes():
+    # `make test` hands what it was called with to every make below it.
+    own = {name: os.environ[name] for name in os.environ.keys() - {"MAKEFLAGS", "TORCH"}}
+
     def printed(*arguments):
-        command = ["make", "--dry-run", "--always-make", *arguments]
-        return subprocess.run(
-            command, cwd=ROOT, capture_output=True, text=True, check=True
-        ).stdout.splitlines()
+        command = ["make", "--dry-run", "--always-make", "PYTHON=python3", *arguments]
+        made = subprocess.run(command, cwd=ROOT, env=own, capture_output=True, text=True)
+        assert made.returncode == 0, made.stderr
+        return made.stdout.splitlines()
 
     lines = printed("demo", "TORCH=torch --index-url INDEX")
     assert "GB of disk space" in "\n".join(lines[: lines.index("python3 -m venv .venv")])
