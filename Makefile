@@ -1,4 +1,5 @@
-# make demo      installs into .venv and trains one network with fused and with eager routers
+# make demo      installs into .venv, without torchvision and what tests need; then, in two minutes, trains
+#                one network with fused and with eager routers
 # make test      installs into .venv and runs the tests; `make test-all` adds the slow ones
 # make test-oldest  Triton's tests on the oldest torch that works, with the libraries of .venv
 # make rehearse-gpu  the GPU report on that torch without a GPU: its kernels are compiled, none is launched
@@ -6,10 +7,15 @@
 # make serve     builds examples/cpp with CMake and runs an exported network there, without Python
 # make wheel     the sdist and one wheel for every Python and torch, built and checked, in dist/
 # make self-test environment report and a check of every backend that works here
+#
+# TORCH is what pip installs as torch. A CPU torch takes a fifth of the disk:
+#   make demo TORCH="torch --index-url https://download.pytorch.org/whl/cpu"
 PYTHON ?= python3
+TORCH ?= torch
 VENV := .venv
 RUN := $(VENV)/bin/python
 INSTALLED := $(VENV)/installed
+FOR_DEMO := $(VENV)/installed-for-demo
 CSRC := $(wildcard csrc/*.h csrc/*.cpp csrc/*/*.h csrc/*/*.cpp csrc/*/*.cu csrc/*/*.cuh)
 SHIM := $(wildcard proof/shim/*.h proof/shim/*.cpp proof/shim/*/*.h proof/shim/*/*.cuh)
 
@@ -19,7 +25,7 @@ SIDE_BY_SIDE := -n auto --dist worksteal # a process of tests per core
 .PHONY: demo test test-all test-oldest rehearse-gpu lint self-test serve wheel install clean
 .DELETE_ON_ERROR:
 
-demo: install
+demo: $(FOR_DEMO)
 	$(RUN) -m benchmarks.demo
 
 test: install
@@ -61,18 +67,26 @@ wheel: install
 
 install: $(INSTALLED)
 
-# torch comes first and the build uses it: an isolated build would download a second one.
-$(INSTALLED): pyproject.toml setup.py $(CSRC)
+$(INSTALLED): EXTRAS := models,test
+$(INSTALLED): VISION := torchvision
+$(FOR_DEMO): EXTRAS := demo
+
+# torch comes first and the build uses it: an isolated build would download a second one. torchvision
+# comes with it, from the same index, or it may be one for another torch.
+$(INSTALLED) $(FOR_DEMO): pyproject.toml setup.py $(CSRC)
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 10))' || \
 	  { echo "$(PYTHON) must be Python 3.10 or newer; choose one: make PYTHON=python3.12" >&2; exit 1; }
 	@$(PYTHON) -c 'import venv, ensurepip' || \
 	  { echo "$(PYTHON) has no venv module; on Debian and Ubuntu: apt install python3-venv" >&2; exit 1; }
 	@command -v "$${CXX:-c++}" >/dev/null || echo "warning: no C++ compiler ($${CXX:-c++}):" \
 	  "the package will run on its eager definition; on Debian and Ubuntu: apt install g++" >&2
+	@echo "$(VENV) takes about 6 GB of disk space with the torch for GPUs that Linux gets by default," \
+	  "about 1.3 GB with a CPU torch: TORCH=\"torch --index-url https://download.pytorch.org/whl/cpu\""
 	$(PYTHON) -m venv $(VENV)
-	$(RUN) -m pip install torch torchvision 'setuptools>=77' ninja numpy
-	$(RUN) -m pip install --no-build-isolation -e '.[models,test]'
-	@touch $@
+	$(RUN) -m pip install $(TORCH) $(VISION)
+	$(RUN) -m pip install 'setuptools>=77' ninja numpy
+	$(RUN) -m pip install --no-build-isolation -e '.[$(EXTRAS)]'
+	@touch $(FOR_DEMO) $@
 
 # torch pins Triton 3.6, whose interpreter needs numpy below 2.4. The networks need safetensors.
 $(OLDEST)/installed:

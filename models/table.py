@@ -20,6 +20,7 @@ import torch
 from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
+from .columns import columns
 from .networks import registry
 from .paper.tables import ROWS, Printed
 
@@ -129,14 +130,7 @@ NUMBERS = {2, 3, 4, 5, 7, 8}  # columns aligned to the right
 
 def as_text(table: list[Line]) -> str:
     """Plain text with aligned columns."""
-    rows = [HEAD, *map(cells, table)]
-    widths = [max(len(row[at]) for row in rows) for at in range(len(HEAD))]
-    aligned = [
-        [cell.rjust(width) if at in NUMBERS else cell.ljust(width)
-         for at, (cell, width) in enumerate(zip(row, widths))]
-        for row in rows
-    ]  # fmt: skip
-    return "\n".join("  ".join(row).rstrip() for row in aligned)
+    return columns([HEAD, *map(cells, table)], NUMBERS)
 
 
 def as_markdown(table: list[Line]) -> str:

@@ -148,6 +148,7 @@ ALLOWED = {
         "triton",
     },
     "benchmarks/gpu": {"benchmarks.gpu", *SHARED, "proof", "models", "mpkernels", "triton"},
+    "benchmarks/demo": {"benchmarks.demo", *SHARED, "models", "mpkernels"},
     "benchmarks/report.py": {"benchmarks", "proof", "models", "mpkernels"},
     "benchmarks": {*SHARED, "benchmarks.cpu", "benchmarks.report", "models", "mpkernels", "proof"},
     "tests": {"proof", "benchmarks", "models", "mpkernels", "setup", "triton"},

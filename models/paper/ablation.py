@@ -58,16 +58,27 @@ def contrast(routers: str, rule: str, right: Tensor, learned: Tensor) -> Contras
 
 
 def ablation(
-    model: nn.Module, images: DataSet, device: str, batch_size: int = 512
+    model: nn.Module,
+    images: DataSet,
+    device: str,
+    batch_size: int = 512,
+    one_by_one: bool = True,
 ) -> dict[str, Any]:
     """Gates of every router, and accuracies with others in their place.
 
     Images come in a random order, the same for all rules: a data set may be sorted by class, and
     gates are shuffled within a batch.
 
+    Args:
+        model: the network, in evaluation mode.
+        images: whose test images are classified.
+        device: where the model is.
+        batch_size: images at a time.
+        one_by_one: whether to replace the gates of single routers too, after those of all.
+
     Returns:
         images; accuracy with learned gates; routers: name -> deviation and entropy of its gates,
-        and their mean; contrasts: of all routers, and of one at a time.
+        and their mean; contrasts: of all routers, then of one at a time.
 
     Raises:
         ValueError: the network has no router.
@@ -88,7 +99,7 @@ def ablation(
     with mpkernels.record(model, take=lambda name, call: of[name].add(call["gates"])):
         learned = right({})
     contrasts = []
-    for routers in (ALL, *names) if len(names) > 1 else (ALL,):
+    for routers in (ALL, *names) if one_by_one and len(names) > 1 else (ALL,):
         for rule in RULES:
             replaced = names if routers == ALL else [routers]
             rules = {n: of[n].mean.float() if rule == "mean" else rule for n in replaced}

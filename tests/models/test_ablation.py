@@ -74,6 +74,8 @@ def test_a_gate_that_sees_blue():
     assert result["routers"]["blue"]["deviation"] > 0.4 > result["routers"]["idle"]["deviation"]
     rows = {(row["routers"], row["rule"]): row for row in result["contrasts"]}
     assert rows.keys() == {(routers, rule) for routers in ("all", "blue", "idle") for rule in RULES}
+    together = ablation(model, images, "cpu", batch_size=20, one_by_one=False)["contrasts"]
+    assert together == [row for row in result["contrasts"] if row["routers"] == "all"]
     for routers in ("all", "blue"):
         for rule in ("mean", "uniform", "shuffled"):
             row = rows[routers, rule]

@@ -1,0 +1,1 @@
+"""`python -m benchmarks.demo`: a network with fused and with eager routers, in two minutes."""
