@@ -8,6 +8,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import platform
 import shutil
 import subprocess
 import sys
@@ -19,7 +20,8 @@ from bind import bind
 
 ROOT = Path(__file__).resolve().parents[1]
 DIST = ROOT / "dist"
-GLIBC = "2.28"
+GLIBC = "2.28"  # the oldest that PyTorch's own wheels run on
+TAG = f"manylinux_{GLIBC.replace('.', '_')}_{platform.machine()}"
 TORCHS = ("libtorch*", "libc10*")  # the user's own torch brings them
 EVERYWHERE = {"MPKERNELS_EVERY_TORCH": "1", "MPKERNELS_REQUIRE_NATIVE": "1"}
 
@@ -72,8 +74,8 @@ def for_old_systems(wheel: Path, work: Path) -> Path:
     wheel.unlink()
     python("-m", "wheel", "pack", "--dest-dir", work, package.parent, folder=work)
     left = [f"--exclude={name}" for name in TORCHS]
-    command = ("-m", "auditwheel", "repair", *left, "--only-plat", "--wheel-dir", work / "dist")
-    python(*command, only(work, "mpkernels-*.whl"))
+    command = ("-m", "auditwheel", "repair", *left, "--plat", TAG, "--only-plat")
+    python(*command, "--wheel-dir", work / "dist", only(work, "mpkernels-*.whl"))
     return only(work / "dist", "*.whl")
 
 
@@ -83,7 +85,8 @@ def check(wheel: Path, sdist: Path, work: Path) -> None:
     Raises:
         AssertionError, CalledProcessError: it is not.
     """
-    assert f"-py3-none-manylinux_{GLIBC.replace('.', '_')}_" in wheel.name, wheel.name
+    assert wheel.name.endswith(f"-py3-none-{TAG}.whl"), wheel.name
+    print(python("-m", "auditwheel", "show", wheel))
     print(python("-m", "twine", "check", "--strict", wheel, sdist))
     installed = work / "installed"
     zipfile.ZipFile(wheel).extractall(installed)
