@@ -88,10 +88,12 @@ ALLOWED = {
     },
     "mpkernels/report.py": {
         "mpkernels.ops",
+        "mpkernels.selftest",
         "mpkernels.version",
         "(mpkernels._build)",
     },
-    "mpkernels/__main__.py": {"mpkernels.report", "mpkernels.selftest"},
+    "mpkernels/command.py": set(),  # imports what its table names, when it is asked for
+    "mpkernels/__main__.py": {"mpkernels.command"},
     "mpkernels/__init__.py": {
         "mpkernels.decompositions",
         "mpkernels.eager",

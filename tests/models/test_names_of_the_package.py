@@ -98,6 +98,8 @@ def test_a_wheel_has_the_files_of_the_checkout(built):
         if path.is_file() and path.suffix != ".pyc":
             copy = built / "lib/mpkernels/models" / path.relative_to(ROOT / "models")
             assert copy.read_bytes() == path.read_bytes()
+    commands = (built / "mpkernels.egg-info/entry_points.txt").read_text()
+    assert "mpkernels = mpkernels.command:main" in commands
 
 
 def test_a_wheel_beside_another_models(built, own):
