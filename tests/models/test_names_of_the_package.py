@@ -43,6 +43,23 @@ def test_either_name_may_come_first(first, tmp_path):
     """)
 
 
+def test_the_second_name_may_be_given_to_another_package(own):
+    """As where a process loads our checkout first and the user's package in its place later."""
+    succeeds(
+        f"""
+        import sys
+        sys.path.insert(0, {str(ROOT)!r})
+        import models.networks
+        for name in [name for name in sys.modules if name.partition(".")[0] == "models"]:
+            del sys.modules[name]
+        sys.path.remove({str(ROOT)!r})
+        import models.train
+        assert models.train.MINE == 1
+    """,
+        path=own,
+    )
+
+
 def test_a_command_starts_processes():
     """A process that is spawned imports the module which `python -m` ran, under that name."""
     result = succeeds("""
@@ -62,12 +79,12 @@ def own(tmp_path):
     """A folder with another package `models`."""
     folder = tmp_path / "own"
     (folder / "models").mkdir(parents=True)
-    (folder / "models/__init__.py").write_text("from models.part import MINE\n")
-    (folder / "models/part.py").write_text("MINE = 1\n")
+    (folder / "models/__init__.py").write_text("from models.train import MINE\n")
+    (folder / "models/train.py").write_text("MINE = 1\n")
     return folder
 
 
-MINE = "import models, models.part\nassert models.MINE == models.part.MINE == 1\n"
+MINE = "import models, models.train\nassert models.MINE == models.train.MINE == 1\n"
 HUB = f"""
 import torch
 model = torch.hub.load({str(ROOT)!r}, "resnet20_2_cc", source="local", num_classes=7)
