@@ -56,7 +56,7 @@ self-test: install
 SERVE := build/serve
 serve: install
 	mkdir -p $(SERVE)
-	PYTHONPATH=. $(RUN) examples/cpp/export.py $(SERVE)
+	$(RUN) examples/cpp/export.py $(SERVE)
 	cmake -S examples/cpp -B $(SERVE) -DTORCH=$$($(RUN) -c 'import torch; print(torch.__path__[0])')
 	cmake --build $(SERVE)
 	$(SERVE)/serve mpkernels/_C.so $(SERVE)/network.pt2 $(SERVE)/batches.pt

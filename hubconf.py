@@ -1,7 +1,8 @@
 """The networks for torch.hub: `torch.hub.load(folder, "resnet20_3_cc", source="local")`.
 
-Options are those of `models.create`, `pretrained=path` too. Where the package is not installed,
-and its kernels therefore not built, the networks warn once and run on the eager definition.
+Options are those of `mpkernels.models.create`, `pretrained=path` too. Where the package is not
+installed, and its kernels therefore not built, the networks warn once and run on the eager
+definition.
 """
 
 # Names without an underscore are what torch.hub offers.
@@ -10,10 +11,10 @@ from typing import Any as _Any
 
 from torch.nn import Module as _Module
 
-from models import create as _create
-from models import list as _list
-from models import options as _options
-from models.networks.registry import about as _about
+from mpkernels.models import create as _create
+from mpkernels.models import list as _list
+from mpkernels.models import options as _options
+from mpkernels.models.networks.registry import about as _about
 
 dependencies = ["torch", "torchvision"]
 

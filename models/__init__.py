@@ -1,4 +1,13 @@
-"""The networks of the paper, built on mpkernels' routers."""
+"""The networks of the paper, built on mpkernels' routers: the package `mpkernels.models`.
+
+In a checkout mpkernels/models is a link to models/, whose files can thus be found as `models` too.
+"""
+
+if __name__ == "models":
+    # What follows then takes from the one package, and is not seen itself.
+    from mpkernels.models.alias import share
+
+    share()
 
 import os
 from pathlib import Path

@@ -1,11 +1,46 @@
-"""Options that several commands share."""
+"""What the command lines share: name, help, and options that several commands have."""
 
 from __future__ import annotations
 
 import argparse
+import sys
 from pathlib import Path
 
 import torch
+
+
+def program(command: str) -> str:
+    """The words with which the user called a command."""
+    spec = getattr(sys.modules["__main__"], "__spec__", None)
+    module = spec.name.removesuffix(".__main__") if spec else ""
+    if module.endswith(f"models.{command}"):
+        return f"python -m {module}"
+    return f"python -m mpkernels {command}" if module == "mpkernels" else f"mpkernels {command}"
+
+
+class _Help(argparse.RawDescriptionHelpFormatter):
+    """Text as it is written, and the default of every option that has one."""
+
+    def _get_help_string(self, action: argparse.Action) -> str | None:
+        default = action.default
+        if default is None or default is False or default in (argparse.SUPPRESS, []):
+            return action.help
+        shown = " ".join(map(str, default)) if isinstance(default, list) else str(default)
+        return f"{action.help or ''} (default: {shown.replace('%', '%%')})".strip()
+
+
+def parser_for(command: str, about: str | None, example: str) -> argparse.ArgumentParser:
+    """A command line whose help shows defaults and an example.
+
+    Args:
+        command: its name, `train` of `mpkernels train`.
+        about: what it does; the docstring of its module.
+        example: arguments that somebody might give.
+    """
+    return argparse.ArgumentParser(
+        prog=program(command), description=about, formatter_class=_Help,
+        epilog=f"example:\n  %(prog)s {example}",
+    )  # fmt: skip
 
 
 def add_folder(parser: argparse.ArgumentParser) -> None:
@@ -27,7 +62,9 @@ def add_workers(parser: argparse.ArgumentParser) -> None:
 
 def add_device(parser: argparse.ArgumentParser) -> None:
     """Adds --device."""
-    parser.add_argument("--device", choices=("cpu", "cuda"), help="default: a GPU if there is one")
+    parser.add_argument(
+        "--device", choices=("cpu", "cuda"), help="(default: a GPU if there is one)"
+    )
 
 
 def device_of(options: argparse.Namespace) -> str:

@@ -1,4 +1,4 @@
-"""Trains a table of the paper: `python -m models.compare --suite table2 --data ...`.
+"""Trains a table of the paper and reports on it.
 
 All rows run their first trial before any runs its second, so that a comparison stopped early is
 still fair. The same command goes on where it stopped; `--report-only` writes the report from the
@@ -22,7 +22,7 @@ import numpy as np
 import torch
 
 from . import create, data
-from .cli import add_device, add_folder, device_of
+from .cli import add_device, add_folder, device_of, parser_for
 from .data import DataSet
 from .networks import registry
 from .paper import report
@@ -126,20 +126,18 @@ def train(
 
 def command_line() -> argparse.ArgumentParser:
     """The command line."""
-    parser = argparse.ArgumentParser(
-        prog="python -m models.compare", description=(__doc__ or "").partition("\n")[0]
-    )
-    parser.add_argument("--suite", required=True, choices=list(SUITES))
+    parser = parser_for("compare", __doc__, "--suite table2 --data fashion-mnist --scale 0.25")
+    parser.add_argument("--suite", required=True, choices=list(SUITES), help="the table")
     parser.add_argument("--rows", nargs="+", metavar="NAME", help="only these networks")
-    parser.add_argument("--data", required=True, choices=list(data.SETS))
+    parser.add_argument("--data", required=True, choices=list(data.SETS), help="what to train on")
     add_folder(parser)
-    parser.add_argument("--trials", type=int, default=3, help="default %(default)s")
+    parser.add_argument("--trials", type=int, default=3, help="trainings of each network")
     parser.add_argument("--scale", type=float, default=1.0, help="above 0 and at most 1")
-    parser.add_argument("--epochs", type=int, help="instead of the recipe's number at this scale")
-    parser.add_argument("--channels-last", action="store_true")
-    parser.add_argument("--threads", type=int, help="number of CPU threads")
+    parser.add_argument("--epochs", type=int, help="of each (default: the recipe's at this scale)")
+    parser.add_argument("--channels-last", action="store_true", help="keep maps in channels_last")
+    parser.add_argument("--threads", type=int, help="number of CPU threads (default: PyTorch's)")
     add_device(parser)
-    parser.add_argument("--out", type=Path, help="default runs/SUITE-DATA")
+    parser.add_argument("--out", type=Path, help="folder of the trials (default: runs/SUITE-DATA)")
     parser.add_argument("--report-only", action="store_true", help="train nothing")
     return parser
 

@@ -15,7 +15,10 @@ import mpkernels
 
 def _commit() -> str | None:
     """The commit of this checkout; None if this is no checkout or git is not installed."""
-    command = ["git", "-C", str(Path(__file__).parent), "describe", "--always", "--dirty"]
+    root = Path(__file__).resolve().parents[1]
+    if not (root / ".git").exists():  # installed, maybe within a repository of somebody's own
+        return None
+    command = ["git", "-C", str(root), "describe", "--always", "--dirty"]
     try:
         return subprocess.run(command, capture_output=True, text=True).stdout.strip() or None
     except FileNotFoundError:

@@ -1,4 +1,4 @@
-"""Evaluates trained networks: `python -m models.evaluate RUN [RUN ...]`.
+"""Evaluates trained networks.
 
 A run is a folder or a checkpoint; several are an ensemble, whose probabilities are averaged.
 """
@@ -17,7 +17,7 @@ import torch
 from torch import Tensor, nn
 
 from . import data
-from .cli import add_classes, add_device, add_folder, add_workers, device_of
+from .cli import add_classes, add_device, add_folder, add_workers, device_of, parser_for
 from .data import DataSet
 from .environment import environment
 from .networks import registry
@@ -95,10 +95,10 @@ def markdown(result: dict[str, Any]) -> str:
 
 def command_line() -> argparse.ArgumentParser:
     """The command line."""
-    parser = argparse.ArgumentParser(prog="python -m models.evaluate", description=__doc__)
+    parser = parser_for("evaluate", __doc__, "runs/basecnn_2_cc-digits --ablate")
     parser.add_argument("runs", nargs="+", type=Path, metavar="RUN", help="a folder or checkpoint")
     parser.add_argument(
-        "--data", choices=list(data.SETS), help="needed if a run does not name its own"
+        "--data", choices=list(data.SETS), help="what to evaluate on (default: what the run names)"
     )
     add_folder(parser)
     add_classes(parser)
@@ -108,11 +108,9 @@ def command_line() -> argparse.ArgumentParser:
         "--ablate", action="store_true",
         help="also with other gates (means, shuffled, uniform, argmax), in all routers and in each",
     )  # fmt: skip
-    parser.add_argument(
-        "--batch-size", type=int, default=128, help="crops at a time, default %(default)s"
-    )
+    parser.add_argument("--batch-size", type=int, default=128, help="crops at a time")
     add_device(parser)
-    parser.add_argument("--out", type=Path, help="folder of the results, default that of the run")
+    parser.add_argument("--out", type=Path, help="folder of the results (default: that of the run)")
     return parser
 
 

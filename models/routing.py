@@ -1,8 +1,8 @@
-"""Does the routing route? `python -m models.routing --data fashion-mnist`: see docs/routing.md.
+"""Does the routing route? The experiment on it.
 
 Trains networks with gates that start in three ways, and controls without gates of their own, seed
-by seed. The same command goes on where it stopped; `--report-only` writes the report from the
-trials that are there.
+by seed: see docs/routing.md. The same command goes on where it stopped; `--report-only` writes the
+report from the trials that are there.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ import torch
 import mpkernels
 
 from . import create, data
-from .cli import add_device, add_folder, device_of
+from .cli import add_device, add_folder, device_of, parser_for
 from .compare import scaled
 from .data import DataSet
 from .networks import registry
@@ -109,22 +109,22 @@ def read(out: Path, plan: Plan) -> routing.Matrix:
 
 def command_line() -> argparse.ArgumentParser:
     """The command line; the defaults are what docs/routing.md registers."""
-    parser = argparse.ArgumentParser(
-        prog="python -m models.routing", description=(__doc__ or "").partition("\n")[0]
-    )
-    parser.add_argument("--data", required=True, choices=list(data.SETS))
+    parser = parser_for("routing", __doc__, "--data fashion-mnist --out runs/routing")
+    parser.add_argument("--data", required=True, choices=list(data.SETS), help="what to train on")
     add_folder(parser)
-    parser.add_argument("--limit", type=int, help="number of training images, default all")
-    parser.add_argument("--seeds", type=int, default=5, help="default %(default)s")
-    parser.add_argument("--scale", type=float, default=0.5, help="of widths, default %(default)s")
-    parser.add_argument("--epochs", type=int, default=4, help="default %(default)s")
+    parser.add_argument("--limit", type=int, help="number of training images (default: all)")
+    parser.add_argument("--seeds", type=int, default=5, help="trainings of each arm")
+    parser.add_argument("--scale", type=float, default=0.5, help="factor on the widths")
+    parser.add_argument("--epochs", type=int, default=4, help="of each training")
     parser.add_argument(
         "--networks", nargs="+", default=list(NETWORKS), choices=NETWORKS,
-        help="train these alone: commands side by side share a folder, default both",
+        help="train these alone: commands side by side share a folder",
     )  # fmt: skip
-    parser.add_argument("--threads", type=int, help="number of CPU threads")
+    parser.add_argument("--threads", type=int, help="number of CPU threads (default: PyTorch's)")
     add_device(parser)
-    parser.add_argument("--out", type=Path, default=Path("runs/routing"), help="%(default)s")
+    parser.add_argument(
+        "--out", type=Path, default=Path("runs/routing"), help="folder of the trials"
+    )
     parser.add_argument("--report-only", action="store_true", help="train nothing")
     return parser
 

@@ -1,4 +1,4 @@
-"""Parameters of every network beside the paper's figures: `python -m models.table`.
+"""Parameters of every network beside the paper's figures.
 
 train   trainable parameters
 total   the same with the running statistics of batch norm
@@ -20,6 +20,7 @@ import torch
 from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
+from .cli import parser_for
 from .columns import columns
 from .networks import registry
 from .paper.tables import ROWS, Printed
@@ -147,14 +148,17 @@ def as_json(table: list[Line]) -> str:
 FORMATS = {"text": as_text, "markdown": as_markdown, "json": as_json}
 
 
+def command_line() -> argparse.ArgumentParser:
+    """The command line."""
+    parser = parser_for("table", __doc__, "'*_cc' --format markdown")
+    parser.add_argument("pattern", nargs="?", default="*", help="of names")
+    parser.add_argument("--format", choices=list(FORMATS), default="text", help="of the table")
+    return parser
+
+
 def main(arguments: list[str] | None = None) -> int:
     """Prints the table and returns the exit status."""
-    parser = argparse.ArgumentParser(
-        prog="python -m models.table", description=__doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )  # fmt: skip
-    parser.add_argument("pattern", nargs="?", default="*", help='of names, such as "*_cc"')
-    parser.add_argument("--format", choices=list(FORMATS), default="text")
+    parser = command_line()
     options = parser.parse_args(arguments)
     table = lines(options.pattern)
     if not table:

@@ -1,4 +1,4 @@
-"""Trains a network: `python -m models.train basecnn_2_cc --data digits`."""
+"""Trains a network."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ import torch
 from torch import nn
 
 from . import create, data
-from .cli import add_classes, add_device, add_folder, add_workers, device_of
+from .cli import add_classes, add_device, add_folder, add_workers, device_of, parser_for
 from .data import DataSet
 from .networks import registry
 from .training import checkpoint, parallel
@@ -43,20 +43,27 @@ _VALUES: tuple[tuple[str, str, Any, str], ...] = (
 
 def command_line() -> argparse.ArgumentParser:
     """The command line; defaults are the paper's recipe for the network."""
-    parser = argparse.ArgumentParser(prog="python -m models.train", description=__doc__)
+    parser = parser_for("train", __doc__, "basecnn_2_cc --data digits --epochs 4")
     known = registry.list_models()
     parser.add_argument("name", choices=known, metavar="NAME", help=", ".join(known))
-    parser.add_argument("--data", required=True, choices=list(data.SETS))
+    parser.add_argument("--data", required=True, choices=list(data.SETS), help="what to train on")
     add_folder(parser)
-    parser.add_argument("--limit", type=int, help="number of training images to use")
+    parser.add_argument("--limit", type=int, help="number of training images (default: all)")
     add_classes(parser)
     add_workers(parser)
-    parser.add_argument("--recipe", help=f"a TOML file, or one of {', '.join(names())}")
+    parser.add_argument(
+        "--recipe",
+        help=f"a TOML file, or one of {', '.join(names())} (default: the paper's for the network)",
+    )
+    values = parser.add_argument_group("values of the recipe", "default: those of --recipe")
     for flag, field, kind, text in _VALUES:
-        parser.add_argument(flag, dest=field, type=kind, help=text)
-    parser.add_argument("--amp", choices=("off", "bf16", "fp16"))
-    parser.add_argument("--routers", choices=("fused", "eager"), default="fused")
-    parser.add_argument("--channels-last", action="store_true")
+        values.add_argument(flag, dest=field, type=kind, help=text)
+    values.add_argument("--amp", choices=("off", "bf16", "fp16"), help="dtype of autocast")
+    parser.add_argument(
+        "--routers", choices=("fused", "eager"), default="fused",
+        help="the kernels, or the definition in plain PyTorch",
+    )  # fmt: skip
+    parser.add_argument("--channels-last", action="store_true", help="keep maps in channels_last")
     parser.add_argument(
         "--option", action="append", default=[], metavar="NAME=VALUE",
         help="any other option of the network; may be repeated",
@@ -68,11 +75,11 @@ def command_line() -> argparse.ArgumentParser:
     )  # fmt: skip
     parser.add_argument("--parallel", choices=parallel.KINDS, help="for torchrun")
     add_device(parser)
-    parser.add_argument("--out", type=Path, help="the run's folder, default runs/NAME-DATA")
+    parser.add_argument("--out", type=Path, help="the run's folder (default: runs/NAME-DATA)")
     parser.add_argument("--resume", action="store_true", help="go on from the checkpoint in --out")
     parser.add_argument(
         "--save-every", type=float, default=SAVE_EVERY, metavar="SECONDS",
-        help="time between checkpoints within an epoch, default %(default)s",
+        help="time between checkpoints within an epoch",
     )  # fmt: skip
     parser.add_argument("--tensorboard", action="store_true", help="write TensorBoard events too")
     parser.add_argument("--dry-run", action="store_true", help="only tell what it would train")

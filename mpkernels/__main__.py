@@ -1,28 +1,17 @@
-"""`python -m mpkernels`: the environment report, then a self-test of every backend that works."""
+"""`python -m mpkernels`: the report with its self-test; with a command, what `mpkernels` does."""
 
 from __future__ import annotations
 
-import argparse
 import sys
 
-from mpkernels import report, selftest
+from mpkernels import command
 
 
 def main() -> int:
-    """Prints the report and the self-test; returns 0 only if every check passed."""
-    parser = argparse.ArgumentParser(prog="python -m mpkernels", description=__doc__)
-    parser.add_argument(
-        "--self-test",
-        choices=selftest.BACKENDS,
-        metavar="BACKEND",
-        help="only the self-test, of one backend: " + ", ".join(selftest.BACKENDS),
-    )
-    arguments = parser.parse_args()
-    if arguments.self_test:
-        return 0 if selftest.run([arguments.self_test]) else 1
-    print(report.report())
-    print()
-    return 0 if selftest.run(selftest.BACKENDS) else 1
+    """Runs the named command, by default the report; returns its exit status."""
+    words = sys.argv[1:]
+    named = bool(words) and not words[0].startswith("-")
+    return command.main(words if named else ["report", *words])
 
 
 if __name__ == "__main__":

@@ -1,13 +1,20 @@
-"""The environment report of `python -m mpkernels`: what was built, found, loaded, and works."""
+"""What was built, found and loaded here; then a self-test.
+
+The self-test is of every backend that works here, or of one alone.
+"""
 
 from __future__ import annotations
 
+import argparse
 import importlib.metadata
 import platform
+import sys
 from collections.abc import Iterator
+from pathlib import Path
 
 import torch
 
+from mpkernels import selftest
 from mpkernels.ops import native, nodes
 from mpkernels.ops.backend import BACKENDS, DEVICES, why_no_gpu, why_not_here
 from mpkernels.version import __version__
@@ -94,3 +101,22 @@ def report() -> str:
     entries = [*versions(), *build(), *libraries(), *backends()]
     width = max(len(key) for key, _ in entries) + 1
     return "\n".join(f"{key + ':':<{width}} {value}" for key, value in entries)
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Prints the report and the self-test; returns 0 only if every check passed."""
+    installed = Path(sys.argv[0]).name == "mpkernels"
+    parser = argparse.ArgumentParser(
+        prog="mpkernels report" if installed else "python -m mpkernels", description=__doc__,
+        epilog="example: %(prog)s --self-test eager",
+    )  # fmt: skip
+    parser.add_argument(
+        "--self-test", choices=selftest.BACKENDS, metavar="BACKEND",
+        help="only the self-test, of one backend: " + ", ".join(selftest.BACKENDS),
+    )  # fmt: skip
+    options = parser.parse_args(arguments)
+    if options.self_test:
+        return 0 if selftest.run([options.self_test]) else 1
+    print(report())
+    print()
+    return 0 if selftest.run(selftest.BACKENDS) else 1

@@ -1,6 +1,6 @@
 """Writes what serve.cpp reads: a compiled network, and batches with the logits of each.
 
-Run from the root: PYTHONPATH=. python examples/cpp/export.py FOLDER
+Run: python examples/cpp/export.py FOLDER
 """
 
 import sys
@@ -8,7 +8,7 @@ from pathlib import Path
 
 import torch
 
-from models import create
+from mpkernels.models import create
 
 
 def main(folder: Path) -> None:

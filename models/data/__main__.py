@@ -1,4 +1,7 @@
-"""Measures how fast training images are read, without a network: `python -m models.data NAME`."""
+"""Measures how fast training images are read.
+
+No network is in the way: this is what the readers of a data set can do.
+"""
 
 from __future__ import annotations
 
@@ -10,7 +13,7 @@ import time
 
 import torch
 
-from ..cli import add_classes, add_device, add_folder, device_of
+from ..cli import add_classes, add_device, add_folder, device_of, parser_for
 from .images import DataMissing, DataSet
 from .sets import SETS, load
 
@@ -41,16 +44,14 @@ def rates(images: DataSet, batch_size: int, workers: int, device: str) -> list[f
 
 def command_line() -> argparse.ArgumentParser:
     """The command line."""
-    parser = argparse.ArgumentParser(
-        prog="python -m models.data", description="Measures how fast training images are read."
-    )
-    parser.add_argument("name", choices=list(SETS))
+    parser = parser_for("data", __doc__, "imagenet --data-dir DIR --workers 1 4 16")
+    parser.add_argument("name", choices=list(SETS), help="the data set")
     add_folder(parser)
     add_classes(parser)
     parser.add_argument(
         "--workers", type=int, nargs="+", default=[0], help="processes that read imagenet"
     )
-    parser.add_argument("--batch-size", type=int, default=128, help="default %(default)s")
+    parser.add_argument("--batch-size", type=int, default=128, help="images at a time")
     add_device(parser)
     return parser
 

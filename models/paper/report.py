@@ -188,7 +188,7 @@ def markdown(
     about = ", ".join(f"{name} {value}" for name, value in plan.items())
     lines = [
         f"# {plan['suite']} on {plan['data']}", "",
-        f"Written by `python -m models.compare`: {about}. Percent of wrong test images after the "
+        f"Written by `mpkernels compare`: {about}. Percent of wrong test images after the "
         "last epoch; seeds are 0, 1, ... of the trials. best: the smallest error after any epoch "
         "of any trial, chosen on the test set, as the paper reports it. The paper's figures are "
         "those of its data set at full size.", "",

@@ -1,4 +1,4 @@
-"""Training on several processes: `torchrun --nproc-per-node N -m models.train ... --parallel ddp`.
+"""Training on several processes: `torchrun --nproc-per-node N -m mpkernels train ...`.
 
 Every process takes its part of each global batch, so that N processes train as one would with the
 same batch size; only batch norm sees a single part (on GPUs it is synchronised). However it is
@@ -107,7 +107,7 @@ def start(kind: str | None, device: str) -> Processes:
     if not under:
         raise ValueError(
             f"parallel {kind} needs several processes: "
-            "torchrun --nproc-per-node N -m models.train ..."
+            "torchrun --nproc-per-node N -m mpkernels train ..."
         )
     if device == "cuda":
         device = f"cuda:{os.environ['LOCAL_RANK']}"

@@ -1,0 +1,59 @@
+"""The command `mpkernels`: each of its commands is a module, imported when it is asked for."""
+
+from __future__ import annotations
+
+import difflib
+import sys
+from importlib import import_module
+
+# Command -> its module, and what it does: the first line of the module's docstring.
+COMMANDS = {
+    "train": ("mpkernels.models.train", "Trains a network."),
+    "evaluate": ("mpkernels.models.evaluate", "Evaluates trained networks."),
+    "compare": ("mpkernels.models.compare", "Trains a table of the paper and reports on it."),
+    "table": (
+        "mpkernels.models.table",
+        "Parameters of every network beside the paper's figures.",
+    ),
+    "routing": ("mpkernels.models.routing", "Does the routing route? The experiment on it."),
+    "data": ("mpkernels.models.data.__main__", "Measures how fast training images are read."),
+    "report": ("mpkernels.report", "What was built, found and loaded here; then a self-test."),
+}
+WIDTH = max(map(len, COMMANDS))
+
+
+def listed() -> str:
+    """All commands, one a line."""
+    lines = [f"  {name:<{WIDTH}}  {about}" for name, (_, about) in COMMANDS.items()]
+    return "\n".join(
+        ["usage: mpkernels COMMAND ...", "", *lines, "", "mpkernels COMMAND --help says more."]
+    )
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Runs the command that the first argument names.
+
+    Returns:
+        the exit status: that of the command, or 2 where there is no such command or the packages
+        that it needs are not installed.
+    """
+    words = sys.argv[1:] if arguments is None else arguments
+    if not words or words[0] in ("-h", "--help"):
+        print(listed())
+        return 0
+    name, *rest = words
+    if name not in COMMANDS:
+        close = difflib.get_close_matches(name, COMMANDS, n=1)
+        hint = f"did you mean {close[0]}?" if close else f"it is one of {', '.join(COMMANDS)}"
+        print(f"mpkernels: there is no command {name!r}; {hint}", file=sys.stderr)
+        return 2
+    try:
+        status: int = import_module(COMMANDS[name][0]).main(rest)
+    except ModuleNotFoundError as error:
+        missing = (error.name or "").partition(".")[0]
+        if missing in ("", "mpkernels"):
+            raise
+        hint = f"{missing} is not installed: pip install 'mpkernels[models]'"
+        print(f"mpkernels {name}: {hint}", file=sys.stderr)
+        return 2
+    return status
