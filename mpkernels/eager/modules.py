@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
+from typing import Literal
 
 import torch
 from torch import Tensor, nn
@@ -35,7 +37,12 @@ def he(weight: Tensor, bias: Tensor | None, fan_in: int) -> None:
 
 
 # How the weights and biases of gates start.
-GATE_INITS = {"linear": uniform, "glorot": glorot, "he": he}
+GateInit = Literal["linear", "glorot", "he"]
+GATE_INITS: dict[GateInit, Callable[[Tensor, Tensor | None, int], None]] = {
+    "linear": uniform,
+    "glorot": glorot,
+    "he": he,
+}
 
 
 class Gated(Router):
@@ -46,8 +53,8 @@ class Gated(Router):
 
     b1: nn.Parameter | None
     b2: nn.Parameter | None
-    kind = "softmax"
-    gate_init = "linear"
+    kind: functional.Kind = "softmax"
+    gate_init: GateInit = "linear"
 
     def __init__(
         self,
@@ -58,7 +65,7 @@ class Gated(Router):
         bias: bool,
         device: torch.device | str | None,
         dtype: torch.dtype | None,
-        gate_init: str,
+        gate_init: GateInit,
     ) -> None:
         super().__init__()
         inputs, outputs, hidden = check_sizes(inputs=inputs, outputs=outputs, hidden=hidden)
@@ -125,8 +132,8 @@ class CrossConnect(Gated):
         bias: bool = True,
         device: torch.device | str | None = None,
         dtype: torch.dtype | None = None,
-        kind: str = "softmax",
-        gate_init: str = "linear",
+        kind: functional.Kind = "softmax",
+        gate_init: GateInit = "linear",
     ) -> None:
         (channels,) = check_sizes(channels=channels)
         check_flags(bias=bias)
