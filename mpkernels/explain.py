@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 from dataclasses import dataclass
 from functools import partial
-from typing import Any
+from typing import Any, overload
 
 import torch
 from torch import Tensor, nn
@@ -13,7 +13,7 @@ from torch.overrides import TorchFunctionMode
 
 from mpkernels import eager, modules
 from mpkernels.eager.arguments import check_dtype
-from mpkernels.eager.router import as_paths
+from mpkernels.eager.router import Router, as_paths
 from mpkernels.fold import why_not_folded
 from mpkernels.ops.backend import DEVICES, chosen, why_no_gpu, why_not
 from mpkernels.ops.batching import why_not_served
@@ -22,7 +22,7 @@ from mpkernels.ops.chip import chip_of
 from mpkernels.ops.internals import without_transforms
 from mpkernels.ops.layout import empty_map, geometry_of, is_channels_last, strides_in_place
 from mpkernels.ops.onchip import OnChip, forced_on_chip
-from mpkernels.ops.switch import active_backend
+from mpkernels.ops.switch import Backend, active_backend
 from mpkernels.triton.launch import ASSUMED as CARD
 from mpkernels.triton.launch import Walk, cross_connect_launch, kept_elements, most_kept
 from mpkernels.triton.tuned import launch_for
@@ -38,7 +38,7 @@ class Kernel:
     """One operator of a router's forward or backward, and what serves it."""
 
     operator: str
-    backend: str  # "native", "triton" or "eager"
+    backend: Backend
     # The instruction set on a CPU. Of cross_connect on a GPU by Triton "resident", "streamed" or
     # "split", by CUDA C++ "shared" or "cluster".
     method: str | None
@@ -77,6 +77,16 @@ class Explanations(dict[str, Explanation]):
         for name, explanation in self.items():
             alike.setdefault(explanation, []).append(name)
         return "\n".join(f"{', '.join(names)}: {one}" for one, names in alike.items())
+
+
+@overload
+def explain(model: Router, inputs: Any, device: str | None = None) -> Explanation: ...
+
+
+@overload
+def explain(
+    model: nn.Module, inputs: Any, device: str | None = None
+) -> Explanation | Explanations: ...
 
 
 def explain(model: nn.Module, inputs: Any, device: str | None = None) -> Explanation | Explanations:
@@ -213,7 +223,9 @@ def _written(operator: str, results: Any) -> list[Tensor]:
     return list({"gate": (), "cross_connect": results[:-2]}.get(operator, results))
 
 
-def _served(router: nn.Module, operators: list[str], device: str) -> tuple[list[str], list[str]]:
+def _served(
+    router: nn.Module, operators: list[str], device: str
+) -> tuple[list[Backend], list[str]]:
     """The backend of each operator on a type of device, and why these are no faster ones."""
     if not isinstance(router, _KERNELS):
         how = "swaps in the fused one" if type(router) in _FUSED else "leaves subclasses alone"
@@ -232,7 +244,9 @@ def _served(router: nn.Module, operators: list[str], device: str) -> tuple[list[
     return served, notes
 
 
-def _method(operator: str, backend: str, args: Any, device: str) -> tuple[str | None, list[str]]:
+def _method(
+    operator: str, backend: Backend, args: Any, device: str
+) -> tuple[str | None, list[str]]:
     """How the kernel runs, and why in no simpler way."""
     if backend == "eager" or why_not(operator, backend, device):
         return None, []
@@ -265,7 +279,7 @@ def _method(operator: str, backend: str, args: Any, device: str) -> tuple[str | 
     return launch.method, [f"{operator} walks a sample twice: {why}"]
 
 
-def _copies(operator: str, backend: str, maps: list[Tensor]) -> list[str]:
+def _copies(operator: str, backend: Backend, maps: list[Tensor]) -> list[str]:
     """Why each copy is made of a map that the kernel cannot read or write where it lies."""
     # The gradient of gates reads no map, and Triton has that of cross_predict in parts only.
     none = ("gate_backward", backend), ("cross_predict_backward", "triton")

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from torch import Tensor
 from torch.nn.functional import linear
 
-from mpkernels.eager.functional import follow_autocast, kind_of
+from mpkernels.eager.functional import Kind, follow_autocast, kind_of
 from mpkernels.ops import backend as backend  # registers the kernels
 from mpkernels.ops.check import check_cross_predict, check_flag, check_tensors, paths_of
 from mpkernels.ops.combine import combine as _combine
@@ -25,7 +25,7 @@ def cross_connect(
     w2: Tensor,
     b2: Tensor | None,
     *,
-    kind: str = "softmax",
+    kind: Kind = "softmax",
 ) -> tuple[tuple[Tensor, ...], Tensor]:
     """Pools, gates and mixes m paths into n in one operator (paper Eq. 1 to 3 and 5).
 
@@ -67,7 +67,7 @@ def gate(
     w2: Tensor,
     b2: Tensor | None,
     *,
-    kind: str = "softmax",
+    kind: Kind = "softmax",
 ) -> Tensor:
     """Pools m paths and computes their gates over n outputs (paper Eq. 1 to 3).
 
@@ -164,7 +164,7 @@ def cross_predict(
     scale: Tensor | None = None,
     shift: Tensor | None = None,
     *,
-    kind: str = "softmax",
+    kind: Kind = "softmax",
 ) -> tuple[tuple[Tensor, ...], Tensor]:
     """A whole layer of cross-predictions of vectors (paper Eq. 2 to 4).
 

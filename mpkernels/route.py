@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
+from typing import Literal
 
 import torch
 from torch import Tensor, nn
@@ -12,7 +13,8 @@ from mpkernels.eager.router import Router
 from mpkernels.record import routers_of
 
 Own = Callable[[], Tensor]  # computes the router's own gates
-Rule = str | Tensor | Callable[[Tensor], Tensor]
+Named = Literal["learned", "mean", "uniform", "shuffled", "argmax"]
+Rule = Named | Tensor | Callable[[Tensor], Tensor]
 
 
 def _mean(router: Router, own: Own) -> Tensor:
@@ -34,7 +36,7 @@ def _argmax(router: Router, own: Own) -> Tensor:
     return torch.zeros_like(gates).scatter_(2, gates.argmax(2, keepdim=True), 1)
 
 
-RULES: dict[str, Callable[[Router, Own], Tensor] | None] = {
+RULES: dict[Named, Callable[[Router, Own], Tensor] | None] = {
     "learned": None,  # the router goes its own way, to the bit
     "mean": _mean,
     "uniform": _uniform,

@@ -20,7 +20,7 @@ from mpkernels import eager, functional
 from mpkernels.nearness import share_of_bound, slack
 from mpkernels.ops import backend
 from mpkernels.ops.operator import OPERATORS as ALL
-from mpkernels.ops.switch import active_backend, use_backend
+from mpkernels.ops.switch import Backend, active_backend, use_backend
 
 BACKENDS = tuple(sorted(backend.BACKENDS))
 OPERATORS = tuple(name for name in ALL if not name.endswith("_backward"))
@@ -88,7 +88,7 @@ def largest_error(operator: str, problem: Problem, device: str) -> float:
     return share_of_bound(results, exact, plain, slack(torch.float32, terms), ulps)
 
 
-def _check(name: str, device: str) -> bool:
+def _check(name: Backend, device: str) -> bool:
     where = f"{name} on {device}".replace("triton on cpu", "triton in its interpreter")
     passed = True
     with use_backend(name):
@@ -103,7 +103,7 @@ def _check(name: str, device: str) -> bool:
     return passed
 
 
-def run(names: Iterable[str]) -> bool:
+def run(names: Iterable[Backend]) -> bool:
     """Whether the named backends pass on every device where they work, at least one of them."""
     verdicts: list[bool] = []
     for name in names:

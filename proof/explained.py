@@ -24,7 +24,7 @@ def conv(module=mpk, **options):
 ROUTERS = {
     "cross_connect": (lambda module=mpk: module.CrossConnect(4, 2, 3), maps),
     "cross_connect of vectors": (lambda module=mpk: module.CrossConnect(4, 2, 3), vectors),
-    "mix": (lambda module=mpk: module.CrossStitch(3, inputs=2), maps),
+    "mix": (lambda module=mpk: module.CrossStitch(inputs=2, outputs=3), maps),
     "mix by channel": (lambda module=mpk: module.CrossStitch(2, channels=4), maps),
     "combine": (conv, maps),
     "norms": (lambda module=mpk: conv(module, batch_norm=True), maps),

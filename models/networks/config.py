@@ -133,7 +133,7 @@ class PathsConfig(Config):
         kinds = router_kind(self.routers)
         router: nn.Module
         if self.kind == "stitch":
-            router = kinds.CrossStitch(self.paths, inputs=inputs)
+            router = kinds.CrossStitch(inputs=inputs, outputs=self.paths)
         else:
             router = kinds.CrossConnect(
                 channels, inputs, self.paths, self.hidden, gate_init=self.gate_init

@@ -10,7 +10,7 @@ from __future__ import annotations
 import math
 import operator
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
@@ -27,11 +27,12 @@ from mpkernels.eager.arguments import (
     hint_of_stack,
     shape,
 )
-from mpkernels.eager.modules import Gated, uniform
+from mpkernels.eager.modules import Gated, GateInit, uniform
 from mpkernels.eager.norms import why_watched
 from mpkernels.eager.router import Routed
 
 Sizes = int | tuple[int, int]
+Padding = Sizes | Literal["same", "valid"]
 
 
 def _pair(name: str, value: Sizes, least: int) -> tuple[int, int]:
@@ -73,7 +74,7 @@ class CrossPredict(Gated):
         norm: Callable[..., nn.Module] | None,
         device: torch.device | str | None,
         dtype: torch.dtype | None,
-        gate_init: str,
+        gate_init: GateInit,
     ) -> None:
         check_flags(bias=bias, gate_bias=gate_bias, relu=relu)
         super().__init__(in_channels, inputs, outputs, hidden, gate_bias, device, dtype, gate_init)
@@ -193,7 +194,7 @@ class CrossPredictConv2d(CrossPredict):
         inputs: int,
         outputs: int,
         stride: Sizes = 1,
-        padding: Sizes | str = 0,
+        padding: Padding = 0,
         hidden: int = 16,
         bias: bool = True,
         batch_norm: bool = False,
@@ -202,7 +203,7 @@ class CrossPredictConv2d(CrossPredict):
         gate_bias: bool = True,
         device: torch.device | str | None = None,
         dtype: torch.dtype | None = None,
-        gate_init: str = "linear",
+        gate_init: GateInit = "linear",
     ) -> None:
         in_channels, out_channels = check_sizes(in_channels=in_channels, out_channels=out_channels)
         check_flags(batch_norm=batch_norm)
@@ -296,7 +297,7 @@ class CrossPredictLinear(CrossPredict):
         gate_bias: bool = True,
         device: torch.device | str | None = None,
         dtype: torch.dtype | None = None,
-        gate_init: str = "linear",
+        gate_init: GateInit = "linear",
     ) -> None:
         in_features, out_features = check_sizes(in_features=in_features, out_features=out_features)
         check_flags(batch_norm=batch_norm)

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from contextlib import AbstractContextManager, nullcontext
+from typing import Literal, get_args
 
 import torch
 from torch import Tensor
@@ -17,7 +18,8 @@ from torch.nn.functional import linear
 from mpkernels.eager.arguments import AUTOCAST, is_dense
 
 # Kinds of gates, in the order in which operators number them: a softmax over the outputs.
-KINDS = ("softmax",)
+Kind = Literal["softmax"]
+KINDS: tuple[Kind, ...] = get_args(Kind)
 SOFTMAX = 0
 
 _CAST = (torch.float32, torch.bfloat16, torch.float16)
@@ -53,7 +55,7 @@ def pool(x: Tensor) -> Tensor:
     return x.flatten(2).mean(2) if x.dim() > 2 else x
 
 
-def kind_of(function: str, name: str) -> int:
+def kind_of(function: str, name: Kind) -> int:
     """The number of a kind of gates; raises ValueError unless there is one of this name."""
     if name not in KINDS:
         raise ValueError(f"{function}: kind must be one of {', '.join(KINDS)}, got {name!r}")
@@ -83,7 +85,7 @@ def gate(
     w2: Tensor,
     b2: Tensor | None,
     *,
-    kind: str = "softmax",
+    kind: Kind = "softmax",
 ) -> Tensor:
     """G_i = softmax_j(W2_i relu(W1_i Z_i + b1_i) + b2_i) (Eq. 1 to 3).
 
@@ -137,7 +139,7 @@ def cross_connect(
     w2: Tensor,
     b2: Tensor | None,
     *,
-    kind: str = "softmax",
+    kind: Kind = "softmax",
 ) -> tuple[tuple[Tensor, ...], Tensor]:
     """Y_j = sum_i g_ij X_i with G = gate(xs) (Eq. 1 to 3 and 5).
 
@@ -215,7 +217,7 @@ def cross_predict(
     scale: Tensor | None = None,
     shift: Tensor | None = None,
     *,
-    kind: str = "softmax",
+    kind: Kind = "softmax",
 ) -> tuple[tuple[Tensor, ...], Tensor]:
     """combine(us, gate(xs)) with U_i = W_i X_i (Eq. 2 to 4), for vectors.
 

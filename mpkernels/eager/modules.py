@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
+from typing import Literal
 
 import torch
 from torch import Tensor, nn
 
 from mpkernels.eager import functional
 from mpkernels.eager.arguments import check_flags, check_maps, check_parameter_dtype, check_sizes
+from mpkernels.eager.renamed import renamed_arguments, warn_of
 from mpkernels.eager.router import Routed, Router, check_channels
 
 
@@ -35,7 +38,12 @@ def he(weight: Tensor, bias: Tensor | None, fan_in: int) -> None:
 
 
 # How the weights and biases of gates start.
-GATE_INITS = {"linear": uniform, "glorot": glorot, "he": he}
+GateInit = Literal["linear", "glorot", "he"]
+GATE_INITS: dict[GateInit, Callable[[Tensor, Tensor | None, int], None]] = {
+    "linear": uniform,
+    "glorot": glorot,
+    "he": he,
+}
 
 
 class Gated(Router):
@@ -46,8 +54,8 @@ class Gated(Router):
 
     b1: nn.Parameter | None
     b2: nn.Parameter | None
-    kind = "softmax"
-    gate_init = "linear"
+    kind: functional.Kind = "softmax"
+    gate_init: GateInit = "linear"
 
     def __init__(
         self,
@@ -55,10 +63,10 @@ class Gated(Router):
         inputs: int,
         outputs: int,
         hidden: int,
-        bias: bool,
+        gate_bias: bool,
         device: torch.device | str | None,
         dtype: torch.dtype | None,
-        gate_init: str,
+        gate_init: GateInit,
     ) -> None:
         super().__init__()
         inputs, outputs, hidden = check_sizes(inputs=inputs, outputs=outputs, hidden=hidden)
@@ -72,9 +80,9 @@ class Gated(Router):
             return nn.Parameter(torch.empty(shape, device=device, dtype=dtype))
 
         self.w1 = parameter(inputs, hidden, channels)
-        self.register_parameter("b1", parameter(inputs, hidden) if bias else None)
+        self.register_parameter("b1", parameter(inputs, hidden) if gate_bias else None)
         self.w2 = parameter(inputs, outputs, hidden)
-        self.register_parameter("b2", parameter(inputs, outputs) if bias else None)
+        self.register_parameter("b2", parameter(inputs, outputs) if gate_bias else None)
 
     def reset_parameters(self) -> None:
         """Draws the gates' weights and biases, as `gate_init` says."""
@@ -103,7 +111,7 @@ class CrossConnect(Gated):
         inputs: m, number of input paths. One is a one-to-many router.
         outputs: n, number of output paths.
         hidden: K, hidden units of each gate.
-        bias: whether the gates have biases.
+        gate_bias: whether the gates have biases.
         device, dtype: of the parameters.
         kind: of the gates: "softmax".
         gate_init: how the parameters start: "linear" (as `nn.Linear`), or with biases 0
@@ -116,22 +124,23 @@ class CrossConnect(Gated):
         ValueError: a size is not positive, or there is no such kind or start.
     """
 
+    @renamed_arguments(gone="0.2", bias="gate_bias")
     def __init__(
         self,
         channels: int,
         inputs: int,
         outputs: int,
         hidden: int = 16,
-        bias: bool = True,
+        gate_bias: bool = True,
         device: torch.device | str | None = None,
         dtype: torch.dtype | None = None,
-        kind: str = "softmax",
-        gate_init: str = "linear",
+        kind: functional.Kind = "softmax",
+        gate_init: GateInit = "linear",
     ) -> None:
         (channels,) = check_sizes(channels=channels)
-        check_flags(bias=bias)
+        check_flags(gate_bias=gate_bias)
         functional.kind_of("CrossConnect", kind)
-        super().__init__(channels, inputs, outputs, hidden, bias, device, dtype, gate_init)
+        super().__init__(channels, inputs, outputs, hidden, gate_bias, device, dtype, gate_init)
         self.channels, self.kind = channels, kind
         self.reset_parameters()
 
@@ -153,7 +162,7 @@ class CrossConnect(Gated):
         kind += self._start()
         return (
             f"channels={self.channels}, inputs={self.inputs}, outputs={self.outputs}, "
-            f"hidden={self.hidden}, bias={self.b1 is not None}{kind}"
+            f"hidden={self.hidden}, gate_bias={self.b1 is not None}{kind}"
         )
 
 
@@ -164,52 +173,54 @@ class CrossStitch(Router):
     has weights of its own, alpha_ijc, as in the original method (Misra et al., arXiv 1604.03539).
 
     Args:
-        paths: number of output paths, and of input paths where `inputs` is not given.
-        inputs: number of input paths if it differs from `paths`.
+        outputs: n, number of output paths.
+        inputs: m, number of input paths; n of them where it is not given.
         channels: C of every path for one weight a channel; None for one weight a map.
         device, dtype: of the parameter.
 
-    Parameter: alpha [inputs, paths] or [inputs, paths, C], the identity softened (0.9 kept, the
-    rest shared) where both numbers agree; otherwise each output starts as the mean of the inputs.
+    Parameter: alpha [m, n] or [m, n, C], the identity softened (0.9 kept, the rest shared) where
+    both numbers agree; otherwise each output starts as the mean of the inputs.
 
     Raises:
         TypeError: a size is no integer, a flag no bool, or parameters cannot have the dtype.
         ValueError: a size is not positive.
     """
 
+    @renamed_arguments(gone="0.2", paths="outputs")
     def __init__(
         self,
-        paths: int,
+        outputs: int,
         inputs: int | None = None,
         channels: int | None = None,
         device: torch.device | str | None = None,
         dtype: torch.dtype | None = None,
     ) -> None:
         super().__init__()
-        (self.paths,) = check_sizes(paths=paths)
-        self.inputs = self.paths if inputs is None else check_sizes(inputs=inputs)[0]
+        (self.outputs,) = check_sizes(outputs=outputs)
+        self.inputs = self.outputs if inputs is None else check_sizes(inputs=inputs)[0]
         self.channels = None if channels is None else check_sizes(channels=channels)[0]
         check_parameter_dtype(dtype)
-        sizes = [self.inputs, self.paths] + ([] if self.channels is None else [self.channels])
+        sizes = [self.inputs, self.outputs] + ([] if self.channels is None else [self.channels])
         self.alpha = nn.Parameter(torch.empty(sizes, device=device, dtype=dtype))
         self.reset_parameters()
 
     def reset_parameters(self) -> None:
         """Sets alpha to the softened identity, or to the mean of the inputs."""
         with torch.no_grad():
-            if self.inputs != self.paths or self.paths == 1:
+            if self.inputs != self.outputs or self.outputs == 1:
                 self.alpha.fill_(1 / self.inputs)
             else:
-                self.alpha.fill_(0.1 / (self.paths - 1)).diagonal().fill_(0.9)
+                self.alpha.fill_(0.1 / (self.outputs - 1)).diagonal().fill_(0.9)
 
     def gates(self, batch: int) -> Tensor:
-        """The parameter alpha as gates [B, inputs, paths(, C)]: a view, expanded over B."""
+        """The parameter alpha as gates [B, m, n] or [B, m, n, C]: a view, expanded over B."""
         return self.alpha.expand(batch, *self.alpha.shape)
 
     @property
-    def outputs(self) -> int:  # type: ignore[override]
-        """The number of output paths."""
-        return self.paths
+    def paths(self) -> int:
+        """The old name of `outputs`."""
+        warn_of("CrossStitch.paths", "outputs", gone="0.2")
+        return self.outputs
 
     def _gate_sizes(self) -> tuple[int, ...]:
         return tuple(self.alpha.shape)
@@ -236,4 +247,4 @@ class CrossStitch(Router):
     def extra_repr(self) -> str:
         """Sizes, as the constructor takes them."""
         channels = "" if self.channels is None else f", channels={self.channels}"
-        return f"paths={self.paths}, inputs={self.inputs}{channels}"
+        return f"inputs={self.inputs}, outputs={self.outputs}{channels}"

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any, Literal, overload
 
 from torch import Tensor, nn
 
@@ -19,11 +19,13 @@ from mpkernels.eager.arguments import (
 from mpkernels.eager.functional import follow_autocast
 from mpkernels.eager.tracing import record, tracer_of
 
+Paths = Tensor | Sequence[Tensor]
+Maps = tuple[Tensor, ...]
 Rule = Callable[["Router", Callable[[], Tensor]], Tensor]
-Routed = tuple[tuple[Tensor, ...], Tensor, Tensor | None]
+Routed = tuple[Maps, Tensor, Tensor | None]
 
 
-def as_paths(xs: Tensor | Sequence[Tensor], router: Router) -> list[Tensor]:
+def as_paths(xs: Paths, router: Router) -> list[Tensor]:
     """The paths as a list; a single tensor counts as one path.
 
     Raises:
@@ -65,12 +67,24 @@ class Router(nn.Module):
     # Of `mpkernels.record` while it is open, given (router, paths, gates, pooled inputs if known).
     _listener: Callable[..., None] | None = None
 
+    @overload
     def forward(
-        self,
-        xs: Tensor | Sequence[Tensor],
-        return_gates: bool = False,
-        gates: Tensor | None = None,
-    ) -> tuple[Tensor, ...] | tuple[tuple[Tensor, ...], Tensor]:
+        self, xs: Paths, return_gates: Literal[False] = False, gates: Tensor | None = None
+    ) -> Maps: ...
+
+    @overload
+    def forward(
+        self, xs: Paths, return_gates: Literal[True], gates: Tensor | None = None
+    ) -> tuple[Maps, Tensor]: ...
+
+    @overload
+    def forward(
+        self, xs: Paths, return_gates: bool, gates: Tensor | None = None
+    ) -> Maps | tuple[Maps, Tensor]: ...
+
+    def forward(
+        self, xs: Paths, return_gates: bool = False, gates: Tensor | None = None
+    ) -> Maps | tuple[Maps, Tensor]:
         """Routes the paths.
 
         Args:
@@ -95,9 +109,27 @@ class Router(nn.Module):
             ys, used = self._observed(paths, gates)
         return (ys, used) if return_gates else ys
 
-    def _observed(
-        self, paths: list[Tensor], gates: Tensor | None
-    ) -> tuple[tuple[Tensor, ...], Tensor]:
+    if TYPE_CHECKING:  # as it runs it is nn.Module's own, whose types say nothing
+
+        @overload
+        def __call__(
+            self, xs: Paths, return_gates: Literal[False] = False, gates: Tensor | None = None
+        ) -> Maps: ...
+
+        @overload
+        def __call__(
+            self, xs: Paths, return_gates: Literal[True], gates: Tensor | None = None
+        ) -> tuple[Maps, Tensor]: ...
+
+        @overload
+        def __call__(
+            self, xs: Paths, return_gates: bool, gates: Tensor | None = None
+        ) -> Maps | tuple[Maps, Tensor]: ...
+
+        def __call__(self, *arguments: Any, **named: Any) -> Any:
+            """Routes the paths, as `forward` does, and runs hooks."""
+
+    def _observed(self, paths: list[Tensor], gates: Tensor | None) -> tuple[Maps, Tensor]:
         """The maps and the gates, which the caller, `mpkernels.route` or the router chooses."""
         check_maps(follow_autocast(paths))
         self._check_paths(paths)
@@ -151,6 +183,6 @@ class Router(nn.Module):
         """New maps, gates, and the pooled inputs [B, m, C] if they are at hand."""
         raise NotImplementedError
 
-    def _route_by(self, xs: list[Tensor], gates: Tensor) -> tuple[Tensor, ...]:
+    def _route_by(self, xs: list[Tensor], gates: Tensor) -> Maps:
         """New maps, by these gates."""
         raise NotImplementedError

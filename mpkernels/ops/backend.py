@@ -17,7 +17,7 @@ import re
 import warnings
 from collections.abc import Callable
 from functools import cache
-from typing import Any
+from typing import Any, get_args
 
 import torch
 from torch import Tensor
@@ -26,12 +26,13 @@ from mpkernels.ops import below, lazy, native, onchip  # noqa: F401  (lazy regis
 from mpkernels.ops.internals import has_kernel, tensors_of
 from mpkernels.ops.operator import OPERATORS
 from mpkernels.ops.schema import KINDS, SCHEMAS, library
-from mpkernels.ops.switch import active_backend
+from mpkernels.ops.switch import Backend, Choice, active_backend
 
 _log = logging.getLogger("mpkernels")
-BACKENDS = ("native", "triton", "eager")
+BACKENDS: tuple[Backend, ...] = get_args(Backend)
 DEVICES = ("cpu", "cuda")
-_BY_DEVICE = {"cpu": "native", "cuda": "triton"}  # what "auto" takes where it can
+# What "auto" takes where it can.
+_BY_DEVICE: dict[str, Backend] = {"cpu": "native", "cuda": "triton"}
 
 
 def why_no_gpu() -> str | None:
@@ -94,7 +95,7 @@ def _stem(operator: str) -> str:
     return operator.removesuffix("_backward")
 
 
-def why_not(operator: str, backend: str, device: str) -> str | None:
+def why_not(operator: str, backend: Backend, device: str) -> str | None:
     """Why a backend has no kernel of an operator for such tensors, GPU present or not, or None."""
     if backend == "eager":
         return None
@@ -112,7 +113,7 @@ def why_not(operator: str, backend: str, device: str) -> str | None:
     return reason
 
 
-def chosen(operator: str, device: str) -> tuple[str, str | None]:
+def chosen(operator: str, device: str) -> tuple[Backend, str | None]:
     """The backend that serves such tensors where none is forced, and why no faster one does."""
     if device not in DEVICES:
         return "eager", f"no kernel exists for {device} tensors; only CPU and CUDA have one"
@@ -121,14 +122,14 @@ def chosen(operator: str, device: str) -> tuple[str, str | None]:
     return ("eager", f"{backend} cannot run: {reason}") if reason else (backend, None)
 
 
-def why_not_here(backend: str, device: str) -> str | None:
+def why_not_here(backend: Backend, device: str) -> str | None:
     """Why a backend runs no operator on a device of this machine, or None."""
     reasons = [why_not(operator, backend, device) for operator in OPERATORS]
     reason = None if None in reasons else reasons[0]
     return reason or (why_no_gpu() if device == "cuda" else None)
 
 
-def kernel_of(operator: str, backend: str, device: str) -> Callable[..., list[Tensor]]:
+def kernel_of(operator: str, backend: Backend, device: str) -> Callable[..., list[Tensor]]:
     """A kernel that Python calls: all but those of the CPU library. Imports triton where needed."""
     if backend == "eager":
         return OPERATORS[operator].run_eager
@@ -138,7 +139,7 @@ def kernel_of(operator: str, backend: str, device: str) -> Callable[..., list[Te
     return getattr(module, operator)  # type: ignore[no-any-return]
 
 
-def _why_refused(operator: str, backend: str, device: str) -> str | None:
+def _why_refused(operator: str, backend: Choice, device: str) -> str | None:
     """What a call says where a forced backend cannot run it, or None."""
     if backend == "auto" or (reason := why_not(operator, backend, device)) is None:
         return None

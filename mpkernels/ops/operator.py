@@ -44,7 +44,7 @@ from mpkernels.ops.internals import (
 )
 from mpkernels.ops.layout import empty_map, in_format_of
 from mpkernels.ops.schema import SCHEMAS, library
-from mpkernels.ops.switch import active_backend, thread_runs
+from mpkernels.ops.switch import Choice, active_backend, thread_runs
 
 if importlib.util.find_spec("mpkernels.ops.short_way"):
     from mpkernels.ops.short_way import kernel_checks, nothing_above, recorder_of
@@ -200,7 +200,8 @@ class Operator:
 
     def gradients(self, ctx: Any, *grads: Tensor | None) -> tuple[Any, ...]:
         """Those of `compute`'s arguments, in whichever thread: by the forward's backend."""
-        if (backend := getattr(ctx, "backend", "auto")) == active_backend():
+        backend: Choice = getattr(ctx, "backend", "auto")
+        if backend == active_backend():
             return (None, *self.derive(ctx, grads))
         with thread_runs(backend):
             return (None, *self.derive(ctx, grads))
@@ -280,8 +281,7 @@ class Routed(Operator):
         *arguments, wanted = rest
         flat = self.flatten(*arguments)
         flags = flags_of(wanted, len(flat))
-        results = iter(self._gradient(grads, *arguments, flags))
-        paths = len(arguments[0])
+        paths, results = len(arguments[0]), iter(self._gradient(grads, *arguments, flags))
         return [
             in_format_of(next(results), t) if q < paths else next(results).contiguous()
             for q, t in enumerate(flat)

@@ -12,13 +12,15 @@ import sys
 import threading
 from collections.abc import Callable, Iterator
 from types import TracebackType
-from typing import Any
+from typing import Any, Literal, get_args
 
 import torch
 
 from mpkernels.ops import native
 
-BACKENDS = ("auto", "eager", "native", "triton")
+Backend = Literal["eager", "native", "triton"]
+Choice = Literal["auto", Backend]
+CHOICES: tuple[Choice, ...] = get_args(Choice)
 
 _order = itertools.count()
 
@@ -26,7 +28,7 @@ _order = itertools.count()
 class _Setting:
     """One use of `use_backend`, in the list of the place where it is in force."""
 
-    def __init__(self, name: str, place: list[_Setting]) -> None:
+    def __init__(self, name: Choice, place: list[_Setting]) -> None:
         self.name, self.order, self.place = name, next(_order), place
 
 
@@ -45,7 +47,7 @@ _forced: set[_Setting] = set()  # all in force anywhere that are not "auto"
 _told: list[Callable[[bool], Any]] = []
 
 
-def active_backend() -> str:
+def active_backend() -> Choice:
     """The backend in force in this thread: "auto" unless `use_backend` says otherwise."""
     if not _forced:
         return "auto"
@@ -55,7 +57,7 @@ def active_backend() -> str:
         return (_own.entered or _process)[-1].name
 
 
-def _put(name: str, place: list[_Setting]) -> _Setting:
+def _put(name: Choice, place: list[_Setting]) -> _Setting:
     setting = _Setting(name, place)
     place.append(setting)
     if name != "auto":
@@ -111,7 +113,7 @@ def _drop(setting: _Setting) -> None:
 
 
 @contextlib.contextmanager
-def thread_runs(name: str) -> Iterator[None]:
+def thread_runs(name: Choice) -> Iterator[None]:
     """Forces the backend of the calling thread."""
     with _lock:
         setting = _put(name, _own.entered)
@@ -150,16 +152,14 @@ class use_backend:  # noqa: N801  (reads as a verb, like torch.no_grad)
 
     _plain: _Setting | None = None
 
-    def __init__(self, name: str) -> None:
+    def __init__(self, name: Choice) -> None:
         if torch.compiler.is_compiling():
             raise RuntimeError(
                 "use_backend: put it around the call of compiled code, not into the code: "
                 "the operators ask for the backend as they run"
             )
-        if name not in BACKENDS:
-            raise ValueError(
-                f"use_backend: name must be one of {', '.join(BACKENDS)}, got {name!r}"
-            )
+        if name not in CHOICES:
+            raise ValueError(f"use_backend: name must be one of {', '.join(CHOICES)}, got {name!r}")
         self._name = name
         self._entered: list[_Setting] = []
         with _lock:

@@ -9,7 +9,7 @@ import mpkernels
 
 ROUTERS = {
     "CrossConnect": lambda kinds: kinds.CrossConnect(4, 2, 3),
-    "CrossStitch": lambda kinds: kinds.CrossStitch(3, inputs=2),
+    "CrossStitch": lambda kinds: kinds.CrossStitch(inputs=2, outputs=3),
     "CrossPredictConv2d": lambda kinds: kinds.CrossPredictConv2d(4, 4, 3, 2, 3, batch_norm=True),
     "CrossPredictLinear": lambda kinds: kinds.CrossPredictLinear(4, 5, 2, 3),
 }

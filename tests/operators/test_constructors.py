@@ -10,7 +10,7 @@ import mpkernels as mpk
 
 GOOD = {
     "CrossConnect": {"channels": 4, "inputs": 2, "outputs": 3, "hidden": 5},
-    "CrossStitch": {"paths": 3, "inputs": 2, "channels": 4},
+    "CrossStitch": {"inputs": 2, "outputs": 3, "channels": 4},
     "CrossPredictConv2d": {
         "in_channels": 4, "out_channels": 5, "kernel_size": 3, "inputs": 2, "outputs": 3,
         "stride": 1, "padding": 1, "hidden": 5, "dilation": 1,
@@ -21,7 +21,7 @@ GOOD = {
 }  # fmt: skip
 PAIRS = {"kernel_size": 1, "stride": 1, "padding": 0, "dilation": 1}
 FLAGS = {
-    "CrossConnect": ["bias"],
+    "CrossConnect": ["gate_bias"],
     "CrossStitch": [],
     "CrossPredictConv2d": ["bias", "batch_norm", "relu", "gate_bias"],
     "CrossPredictLinear": ["bias", "batch_norm", "relu", "gate_bias"],
@@ -38,7 +38,7 @@ def test_sizes(name, module):
     for argument in GOOD[name]:
         if argument in PAIRS:
             continue
-        optional = name == "CrossStitch" and argument != "paths"
+        optional = name == "CrossStitch" and argument != "outputs"
         for bad in NO_SIZES if optional else [*NO_SIZES, None]:
             with pytest.raises(TypeError, match=rf"^{argument} must be an integer, got "):
                 make(**{**GOOD[name], argument: bad})

@@ -125,7 +125,7 @@ def test_modules():
         mpk.CrossConnect(4, 0, 2)
     with pytest.raises(ValueError, match=re.escape("outputs must be at least 1, got -1")):
         mpk.CrossConnect(4, 2, -1)
-    with pytest.raises(ValueError, match=re.escape("paths must be at least 1, got 0")):
+    with pytest.raises(ValueError, match=re.escape("outputs must be at least 1, got 0")):
         mpk.CrossStitch(0)
     with pytest.raises(ValueError, match=re.escape("xs must hold inputs = 2 paths, got 1")):
         mpk.CrossConnect(4, 2, 2)(torch.zeros(A))

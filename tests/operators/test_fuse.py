@@ -22,7 +22,7 @@ def eager_model():
     return nn.ModuleDict(
         {
             "connect": eager.CrossConnect(4, 2, 3),
-            "nested": nn.Sequential(eager.CrossConnect(4, 1, 2, hidden=5, bias=False)),
+            "nested": nn.Sequential(eager.CrossConnect(4, 1, 2, hidden=5, gate_bias=False)),
             "stitch": eager.CrossStitch(2),
             "conv": eager.CrossPredictConv2d(4, 3, 1, 2, 2, batch_norm=True),
             "dense": eager.CrossPredictLinear(4, 3, 2, 2),

@@ -21,7 +21,7 @@ def test_parameters_are_as_linear_layers_initialise_them():
     for p, fan_in in zip(router.parameters(), (64, 64, 32, 32)):
         bound = fan_in**-0.5
         assert bound * 0.7 < p.abs().max() <= bound
-    assert mpk.CrossConnect(4, 1, 2, bias=False).b1 is None
+    assert mpk.CrossConnect(4, 1, 2, gate_bias=False).b1 is None
 
 
 STARTS = {
@@ -64,12 +64,14 @@ def test_stitches_start_as_softened_identities():
     assert (
         torch.equal(three.diagonal(), torch.full((3,), 0.9)) and three[0, 1] == three[2, 0] == 0.05
     )
-    assert torch.equal(mpk.CrossStitch(2, inputs=1).alpha, torch.ones(1, 2))
+    assert torch.equal(mpk.CrossStitch(inputs=1, outputs=2).alpha, torch.ones(1, 2))
     assert torch.equal(mpk.CrossStitch(1).alpha, torch.ones(1, 1))
 
     by_channel = mpk.CrossStitch(3, channels=4).alpha
     assert torch.equal(by_channel, three.unsqueeze(-1).expand(3, 3, 4))
-    assert torch.equal(mpk.CrossStitch(2, inputs=3, channels=2).alpha.sum(0), torch.ones(2, 2))
+    assert torch.equal(
+        mpk.CrossStitch(inputs=3, outputs=2, channels=2).alpha.sum(0), torch.ones(2, 2)
+    )
 
 
 STITCHES = pytest.mark.parametrize("channels", [None, 4], ids=["by_map", "by_channel"])
@@ -77,7 +79,7 @@ STITCHES = pytest.mark.parametrize("channels", [None, 4], ids=["by_map", "by_cha
 
 @STITCHES
 def test_a_stitch_sums_its_gradient_over_batch_and_space(channels, backend):
-    stitch = mpk.CrossStitch(2, inputs=3, channels=channels).double()
+    stitch = mpk.CrossStitch(inputs=3, outputs=2, channels=channels).double()
     with torch.no_grad():
         stitch.alpha.normal_()
     xs = [torch.randn(3, 4, 5, 5, dtype=torch.float64, requires_grad=True) for _ in range(3)]

@@ -20,7 +20,7 @@ MAPS, VECTORS = (4, 6, 6), (4,)
 ROUTERS = {
     "CrossConnect": (lambda: mpk.CrossConnect(4, 2, 3), MAPS),
     "CrossConnect of vectors": (lambda: mpk.CrossConnect(4, 2, 3), VECTORS),
-    "CrossConnect without biases": (lambda: mpk.CrossConnect(4, 2, 2, bias=False), MAPS),
+    "CrossConnect without biases": (lambda: mpk.CrossConnect(4, 2, 2, gate_bias=False), MAPS),
     "CrossPredictConv2d": (
         lambda: mpk.CrossPredictConv2d(4, 5, 3, 2, 3, padding=1, batch_norm=True),
         MAPS,

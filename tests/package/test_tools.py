@@ -25,7 +25,7 @@ ROUTERS = {
         maps(5, 5),
     ),
     "CrossPredictLinear": (lambda package: package.CrossPredictLinear(4, 5, 2, 3), maps()),
-    "CrossStitch": (lambda package: package.CrossStitch(3, inputs=2), maps(5, 5)),
+    "CrossStitch": (lambda package: package.CrossStitch(inputs=2, outputs=3), maps(5, 5)),
 }
 router = pytest.mark.parametrize("name", ROUTERS)
 package = pytest.mark.parametrize("package", [mpk, mpk.eager], ids=["fused", "eager"])
