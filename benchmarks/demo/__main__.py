@@ -103,8 +103,8 @@ def _announcement(recipe: Recipe, images: Images, options: argparse.Namespace) -
         f"{NAME} learns {images.train_count} scanned digits with fused and with eager routers:\n"
         f"{recipe.epochs} epochs each, SGD at {recipe.learning_rate:g} in batches of "
         f"{recipe.batch_size}; then both are timed in {options.rounds} rounds.\n"
-        f"{EPOCHS} epochs and {ROUNDS} rounds take about a minute and a half on two cores, and 1.5 GB of "
-        f"memory.\n{options.out} will hold demo.json and demo.png, less than 1 MB.\n"
+        f"{EPOCHS} epochs and {ROUNDS} rounds take about two minutes on two cores, and "
+        f"1.5 GB of memory.\n{options.out} will hold demo.json and demo.png, less than 1 MB.\n"
     )
 
 
