@@ -9,7 +9,7 @@
 # make self-test environment report and a check of every backend that works here
 #
 # TORCH is what pip installs as torch. A CPU torch takes a fifth of the disk:
-#   make demo TORCH="torch --index-url https://download.pytorch.org/whl/cpu"
+#   make demo TORCH="torch --index-url INDEX", the index of PyTorch that has its builds for CPUs
 PYTHON ?= python3
 TORCH ?= torch
 VENV := .venv
@@ -81,7 +81,7 @@ $(INSTALLED) $(FOR_DEMO): pyproject.toml setup.py $(CSRC)
 	@command -v "$${CXX:-c++}" >/dev/null || echo "warning: no C++ compiler ($${CXX:-c++}):" \
 	  "the package will run on its eager definition; on Debian and Ubuntu: apt install g++" >&2
 	@echo "$(VENV) takes about 6 GB of disk space with the torch for GPUs that Linux gets by default," \
-	  "about 1.3 GB with a CPU torch: TORCH=\"torch --index-url https://download.pytorch.org/whl/cpu\""
+	  "about 1.3 GB with a CPU torch: TORCH=\"torch --index-url INDEX\""
 	$(PYTHON) -m venv $(VENV)
 	$(RUN) -m pip install $(TORCH) $(VISION)
 	$(RUN) -m pip install 'setuptools>=77' ninja numpy
