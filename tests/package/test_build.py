@@ -131,11 +131,13 @@ def test_a_source_tree_that_is_not_built_says_so(tmp_path):
         ignored = shutil.ignore_patterns("*.so", "build.json", "__pycache__", "models")
         shutil.copytree(PACKAGE, folder / "mpkernels", ignore=ignored)
     (tree / "csrc").mkdir()
-    said = succeeds(RUNS_ON_THE_DEFINITION, path=tree).stdout
+    # This very checkout may be installed here too.
+    alone = f"import sys\nsys.path = [p for p in sys.path if p != {str(ROOT)!r}]\n"
+    said = succeeds(f"{alone}{RUNS_ON_THE_DEFINITION}", path=tree).stdout
     assert f"This is the source tree {tree}: build it with a C++20 compiler" in said
     assert f"pip install --no-build-isolation -e {tree}" in said
     (site / "mpkernels/_C.so").write_bytes(b"")
-    beside = f"import sys\nsys.path.append({str(site)!r})\n{RUNS_ON_THE_DEFINITION}"
+    beside = f"{alone}sys.path.append({str(site)!r})\n{RUNS_ON_THE_DEFINITION}"
     said = succeeds(beside, path=tree).stdout
     assert f"the source tree {tree}, and not the mpkernels installed in {site}" in said
     (site / "mpkernels/_C.so").unlink()
