@@ -64,11 +64,7 @@ COMPILER = shlex.split(os.environ.get("CXX") or "c++")
 os.environ.setdefault("TORCH_CUDA_ARCH_LIST", "8.0;9.0;10.0+PTX")
 
 import torch  # noqa: E402
-from torch.utils.cpp_extension import (  # noqa: E402
-    BuildExtension,
-    include_paths,
-    library_paths,
-)
+from torch.utils.cpp_extension import BuildExtension, include_paths, library_paths  # noqa: E402
 
 # The libraries use torch's interfaces as of 2.11 and load on every later torch.
 STABLE_ABI = ["-DTORCH_TARGET_VERSION=0x020b000000000000"]
@@ -205,40 +201,45 @@ def described(library: Path) -> dict[str, int | str]:
     return {"size": len(content), "sha256": hashlib.sha256(content).hexdigest()}
 
 
+END = b"\0 that was all\n"
+
+
 @contextmanager
 def errors(found: list[str]) -> Iterator[None]:
     """Adds to `found` the lines with errors of what compilers print, which goes by sys.stderr."""
-    sys.stdout.flush(), sys.stderr.flush()
     kept, (read, write) = (os.dup(1), os.dup(2)), os.pipe()
 
     def copy() -> None:
-        with open(read, errors="replace") as lines:
-            for line in lines:
-                os.write(kept[1], line.encode())
-                if re.search(r"\berror\b.*:|undefined reference", line):
-                    found.append(line.strip().replace(f"{ROOT}/", ""))
+        with open(read, "rb") as lines:
+            # Not until the pipe is closed: a compiler may leave a process that holds it open.
+            for line in iter(lines.readline, END):
+                os.write(kept[1], line)
+                text = line.decode(errors="replace").strip()
+                if re.search(r"\berror\b.*:|undefined reference", text):
+                    found.append(text.replace(f"{ROOT}/", ""))
 
     copier = threading.Thread(target=copy)
     copier.start()
     try:
         for number in (1, 2):
             os.dup2(write, number)
-        os.close(write)
         yield
     finally:
-        sys.stdout.flush(), sys.stderr.flush()
+        sys.stdout.flush()
+        sys.stderr.flush()
         for number, before in zip((1, 2), kept):
             os.dup2(before, number)
-        copier.join()  # the pipe's last writer is gone
-        for before in kept:
-            os.close(before)
+        os.write(write, END)
+        copier.join()
+        for number in (*kept, write):
+            os.close(number)
 
 
-class BuildEmpty(build):
-    """Builds into a folder of its own making: what an older build left there is no part of us."""
+class FreshBuild(build):
+    """Builds the package anew: what an older build left in the folder is no part of it."""
 
     def run(self) -> None:
-        shutil.rmtree(self.build_lib, ignore_errors=True)
+        shutil.rmtree(Path(self.build_lib, "mpkernels"), ignore_errors=True)
         super().run()
 
 
@@ -342,7 +343,7 @@ setup(
     ext_modules=extensions(),
     cmdclass={
         "bdist_wheel": Wheel,
-        "build": BuildEmpty,
+        "build": FreshBuild,
         "build_ext": Build.with_options(no_python_abi_suffix=True),
     },
 )

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import ctypes
 import struct
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -17,8 +16,6 @@ from elftools.elf.elffile import ELFFile
 from elftools.elf.gnuversions import GNUVerNeedSection, GNUVerSymSection
 
 FIRST = {"EM_X86_64": "GLIBC_2.2.5", "EM_AARCH64": "GLIBC_2.17"}  # glibc's first on a machine
-OLD = ["GLIBC_2.3", "GLIBC_2.3.2", "GLIBC_2.3.3", "GLIBC_2.3.4"]
-OLD += [f"GLIBC_2.{minor}" for minor in range(4, 29)]
 HOMES = ("libc.so.6", "libm.so.6")
 ANY = 1  # index of "whichever version the library has"
 
@@ -70,6 +67,13 @@ def _has(name: str, version: str) -> bool:
     return any(libc.dlvsym(h._handle, name.encode(), version.encode()) for h in homes)
 
 
+def _is_older(name: str, newest: str) -> bool:
+    """Whether glibc had the function in `newest` or before."""
+    versions = [f"2.3.{patch}" for patch in (2, 3, 4)]
+    versions += [f"2.{minor}" for minor in range(3, _number(newest)[1] + 1)]
+    return any(_has(name, f"GLIBC_{version}") for version in versions)
+
+
 def bind(library: Path, newest: str) -> list[str]:
     """Rewrites the library in its place.
 
@@ -94,14 +98,9 @@ def bind(library: Path, newest: str) -> list[str]:
             struct.pack_into("<I", content, place + 8, strings.index(f"{first}\0".encode()))
             for name, own in symbols:
                 if not _has(name, first):
-                    if not any(_has(name, old) for old in OLD if _number(old) <= _number(newest)):
+                    if not _is_older(name, newest):
                         raise ValueError(f"{library}: {name} is newer than {newest}")
                     struct.pack_into("<H", content, own, ANY)
                 bound.append(name)
     library.write_bytes(content)
     return bound
-
-
-if __name__ == "__main__":
-    for path in sys.argv[1:]:
-        print(path, *bind(Path(path), "GLIBC_2.28"))

@@ -102,14 +102,13 @@ def check(wheel: Path, sdist: Path, work: Path) -> None:
 
 
 def main() -> None:
-    """Builds, checks, and only then replaces what dist/ holds."""
+    """Builds, checks, and only then writes to dist/."""
     with tempfile.TemporaryDirectory() as folder:
         work = Path(folder)
         sdist, built = build(work)
         wheel = for_old_systems(built, work)
         check(wheel, sdist, work)
-        shutil.rmtree(DIST, ignore_errors=True)
-        DIST.mkdir()
+        DIST.mkdir(exist_ok=True)
         for path in (sdist, wheel):
             print(f"{shutil.copy(path, DIST)}: {path.stat().st_size / 1e6:.1f} MB")
 

@@ -107,3 +107,11 @@ def test_a_small_run_and_its_report(tmp_path, monkeypatch, capsys):
     assert (tmp_path / "basecnn_2_cc-he/seed0/trial.json").stat().st_mtime_ns == before
     assert command.main([*arguments[:-2], "--out", str(tmp_path), "--scale", "0.2"]) == 2
     assert "has scale 0.1, got 0.2" in capsys.readouterr().err
+
+
+def test_commands_side_by_side_train_networks_of_their_own(tmp_path, monkeypatch):
+    trained = []
+    monkeypatch.setattr(command, "trial", lambda *arguments: trained.append(arguments[:3]))
+    arguments = ["--data", "digits", "--limit", "8", "--seeds", "2", "--out", str(tmp_path)]
+    assert command.main([*arguments, "--networks", "basecnn_3_cc"]) == 0
+    assert trained == [("basecnn_3_cc", arm, seed) for seed in (0, 1) for arm in command.ARMS]

@@ -10,9 +10,10 @@ import zipfile
 
 import pytest
 
+import mpkernels as mpk
 from proof.fresh import PACKAGE, RUNS_ON_THE_DEFINITION, succeeds
 
-ROOT = PACKAGE.parent
+ROOT, VERSION = PACKAGE.parent, mpk.__version__
 pytestmark = pytest.mark.skipif(not (ROOT / "setup.py").exists(), reason="no source tree")
 # What a build must not find: a toolkit, whose kernels take minutes.
 QUICK = {"CUDA_HOME": "/nonexistent", "CUDA_PATH": "", "PATH": "/usr/bin:/bin", "LDFLAGS": ""}
@@ -82,9 +83,11 @@ def test_what_an_older_build_left_is_no_part_of_a_wheel(tmp_path):
     old = tmp_path / "lib/mpkernels/_of_an_older_build.so"
     old.parent.mkdir(parents=True)
     old.write_bytes(b"old")
+    other = tmp_path / "lib/of_somebody_else"
+    other.touch()
     result = setup("build", *folders(tmp_path), CXX="no-such-compiler")
     assert result.returncode == 0, result.stderr
-    assert not old.exists() and (tmp_path / "lib/mpkernels/__init__.py").exists()
+    assert not old.exists() and other.exists() and (tmp_path / "lib/mpkernels/__init__.py").exists()
 
 
 def test_a_wheel_for_every_torch_is_one_for_every_python(tmp_path):
@@ -100,9 +103,12 @@ def test_a_wheel_for_every_torch_is_one_for_every_python(tmp_path):
         )  # fmt: skip
         assert result.returncode == 0, result.stderr
         (wheel,) = folder.glob("*.whl")
-        assert wheel.name.startswith(f"mpkernels-0.1.0-{tag}linux_")
+        assert wheel.name.startswith(f"mpkernels-{VERSION}-{tag}linux_")
         names = zipfile.ZipFile(wheel).namelist()
-        assert {name.split("/")[0] for name in names} == {"mpkernels", "mpkernels-0.1.0.dist-info"}
+        assert {name.split("/")[0] for name in names} == {
+            "mpkernels",
+            f"mpkernels-{VERSION}.dist-info",
+        }
         assert "mpkernels/ops/schemas.def" in names and "mpkernels/build.json" in names
 
 
