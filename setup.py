@@ -9,7 +9,7 @@ mpkernels/build.json  what was built by which compiler, why a part is missing, a
                       each part: mpkernels loads only what is as it was built
 
 A part that fails to build does not fail the installation: mpkernels says at import what is
-missing and runs on its eager definition. Two variables change that:
+missing and runs on its eager definition. Two environment variables:
 
 MPKERNELS_REQUIRE_NATIVE=1  a part that fails to build fails the installation
 MPKERNELS_EVERY_TORCH=1     a wheel for every Python and torch, without _nodes (`make wheel`)
@@ -60,7 +60,7 @@ STRIP = ["-Wl,-s"] if LINUX else []
 LOCAL = [*STRIP, f"-Wl,--version-script={CSRC}/exports.map"] if LINUX else []
 EVERY_TORCH = os.environ.get("MPKERNELS_EVERY_TORCH") == "1"
 REQUIRE_NATIVE = os.environ.get("MPKERNELS_REQUIRE_NATIVE") == "1"
-COMPILER = shlex.split(os.environ.get("CXX") or "c++")
+COMPILER = shlex.split(os.environ.get("CXX", "")) or ["c++"]
 os.environ.setdefault("TORCH_CUDA_ARCH_LIST", "8.0;9.0;10.0+PTX")
 
 import torch  # noqa: E402
@@ -96,7 +96,7 @@ else:
 
 REGISTERED = ("cross_connect", "mix", "combine", "cross_predict")
 GLUE_SOURCES = [
-    *("csrc/cpu/processor.cpp", "csrc/cpu/library.cpp", "csrc/older_libstdcxx.cpp"),
+    *("csrc/cpu/processor.cpp", "csrc/cpu/library.cpp", "csrc/older_systems.cpp"),
     *(f"csrc/cpu/register_{name}.cpp" for name in REGISTERED),
     *(f"csrc/launches/{name}.cpp" for name in ("call", "driver", "plan", "register")),
 ]
@@ -167,7 +167,7 @@ def extensions() -> list[Extension]:
         return for_all
     cuda = Extension(
         "mpkernels._C_cuda",
-        [*(f"csrc/cuda/{name}.cu" for name in CUDA_SOURCES), "csrc/older_libstdcxx.cpp"],
+        [*(f"csrc/cuda/{name}.cu" for name in CUDA_SOURCES), "csrc/older_systems.cpp"],
         depends=[str(path) for path in Path("csrc").rglob("*.*h") if "cpu" not in path.parts],
         include_dirs=[CSRC, *include_paths(), str(CUDA_TOOLKIT / "include")],
         library_dirs=[*library_paths(), str(CUDA_TOOLKIT / "lib64")],
@@ -207,16 +207,21 @@ END = b"\0 that was all\n"
 @contextmanager
 def errors(found: list[str]) -> Iterator[None]:
     """Adds to `found` the lines with errors of what compilers print, which goes by sys.stderr."""
+    sys.stdout.flush()
+    sys.stderr.flush()
     kept, (read, write) = (os.dup(1), os.dup(2)), os.pipe()
 
     def copy() -> None:
         with open(read, "rb") as lines:
-            # Not until the pipe is closed: a compiler may leave a process that holds it open.
-            for line in iter(lines.readline, END):
+            for line in lines:
+                # Not until the pipe is closed: a compiler may leave a process that holds it open.
+                line, end, _ = line.partition(END)
                 os.write(kept[1], line)
                 text = line.decode(errors="replace").strip()
-                if re.search(r"\berror\b.*:|undefined reference", text):
+                if re.search(r"\berror\b.*:|undefined reference|cannot find -l", text):
                     found.append(text.replace(f"{ROOT}/", ""))
+                if end:
+                    break
 
     copier = threading.Thread(target=copy)
     copier.start()

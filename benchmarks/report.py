@@ -84,12 +84,15 @@ def table(result: dict[str, Any]) -> list[str]:
     return lines
 
 
-def step_cells(result: dict[str, Any]) -> list[list[str]]:
-    """Case, threads, images per second of eager, compile, fused, and shares of routers alone."""
+def steps(result: dict[str, Any]) -> list[str]:
+    """Images per second, and the share of a step that its routers take."""
     both: dict[tuple[str, int], dict[str, Row]] = {}
     for row in result["rows"]:
         both.setdefault((row["case"], row["threads"]), {})[row["part"]] = row
-    lines = []
+    lines = [
+        "| network | threads | eager, images/s | compile | fused | routers' share, eager | fused |",
+        "|---|---|---|---|---|---|---|",
+    ]
     for (case, threads), parts in both.items():
         (whole_part,) = parts.keys() - {"routers alone"}
         step, routers = (parts[part]["values"] for part in (whole_part, "routers alone"))
@@ -104,52 +107,46 @@ def step_cells(result: dict[str, Any]) -> list[list[str]]:
             one, whole = routers.get(name, ""), step.get(name, "")
             known = isinstance(one, dict) and isinstance(whole, dict)
             cells.append(f"{one['median'] / whole['median']:.1%}" if known else str(one))
-        lines.append(cells)
+        lines.append(f"| {' | '.join(cells)} |")
     return lines
-
-
-def steps(result: dict[str, Any]) -> list[str]:
-    """Images per second, and the share of a step that its routers take."""
-    return [
-        "| network | threads | eager, images/s | compile | fused | routers' share, eager | fused |",
-        "|---|---|---|---|---|---|---|",
-        *(f"| {' | '.join(cells)} |" for cells in step_cells(result)),
-    ]
 
 
 def _times_fused(rows: list[Row]) -> list[str]:
     """How many times fused's time eager and compiled take: the least and the largest ratio."""
     cells = []
-    for names in (("loops", "eager"), ("compile",)):
-        values = [row["values"] for row in rows]
-        ratios = sorted(
-            each[name]["median"] / each["fused"]["median"]
-            for each in values for name in names if isinstance(each.get(name), dict)
-        )  # fmt: skip
-        ends = dict.fromkeys(f"{ratio:.2f}" for ratio in (*ratios[:1], *ratios[-1:]))
+    for names in (("loops", "stacked", "eager"), ("compile",)):
+        ratios = []
+        for values in (row["values"] for row in rows):
+            # Of two spellings in plain PyTorch, the faster one.
+            times = [each["median"] for n in names if isinstance(each := values.get(n), dict)]
+            if times and isinstance(values.get("fused"), dict):
+                ratios.append(min(times) / values["fused"]["median"])
+        ends = dict.fromkeys(f"{end(ratios):.2f}" for end in (min, max) if ratios)
         cells.append(" to ".join(ends))
     return cells
 
 
 def _in_short(results: Results) -> list[tuple[str, list[Row]]]:
     """The rows that the README sums up, all in float32 with all threads, and what it calls them."""
-    routers = results["routers"]["rows"]
-    most = max(row["threads"] for row in routers)
+    rows = {name: result["rows"] for name, result in results.items()}
+    most = max(row["threads"] for row in rows["routers"])
+    for name in rows:
+        rows[name] = [row for row in rows[name] if row["threads"] == most]
     bars = {str(case) for case in BARS if case.layout == LAYOUTS[0] and case.dtype == "fp32"}
-    both = [row for row in routers if row["threads"] == most and row["case"] in bars]
-    parts = {part: [row for row in both if row["part"] == part] for part in PARTS}
-    told = [(f"router of 1 to 4 paths, {part}", rows) for part, rows in parts.items()]
-    for part in PARTS:
-        many = [
-            row for row in results.get("scaling", {}).get("rows", [])
-            if row["part"] == part and any(f" {n}->{n} " in row["case"] for n in range(5, 9))
-        ]  # fmt: skip
-        told += [(f"router of 5 to 8 paths, {part}", many)] if many else []
-    steps = results.get("steps", {}).get("rows", [])
+    few = [row for row in rows["routers"] if row["case"] in bars]
+    many = [
+        row for row in rows.get("scaling", [])
+        if any(f" {paths}->{paths} fp32 " in row["case"] for paths in range(5, 9))
+    ]  # fmt: skip
+    told = []
+    for name, of_routers in (("2 or 4", few), ("5 to 8", many)):
+        for part in PARTS if of_routers else ():
+            told.append(
+                (f"router of {name} paths, {part}", [r for r in of_routers if r["part"] == part])
+            )
+    steps = [r for r in rows.get("steps", []) if r["part"] == "step" and "fp32" in r["case"]]
     largest = max((row["batch"] for row in steps), default=0)
-    for row in steps:
-        if row["threads"] == most and row["batch"] == largest and row["part"] == "step":
-            told.append((f"training step, {row['case']}", [row]))
+    told += [(f"training step, {r['case']}", [r]) for r in steps if r["batch"] == largest]
     return told
 
 

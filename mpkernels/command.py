@@ -48,7 +48,7 @@ def main(arguments: list[str] | None = None) -> int:
         print(f"mpkernels: there is no command {name!r}; {hint}", file=sys.stderr)
         return 2
     try:
-        status: int = import_module(COMMANDS[name][0]).main(rest)
+        module = import_module(COMMANDS[name][0])
     except ModuleNotFoundError as error:
         missing = (error.name or "").partition(".")[0]
         if missing in ("", "mpkernels"):
@@ -56,4 +56,5 @@ def main(arguments: list[str] | None = None) -> int:
         hint = f"{missing} is not installed: pip install 'mpkernels[models]'"
         print(f"mpkernels {name}: {hint}", file=sys.stderr)
         return 2
+    status: int = module.main(rest)
     return status

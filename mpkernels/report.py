@@ -108,7 +108,7 @@ def main(arguments: list[str] | None = None) -> int:
     installed = Path(sys.argv[0]).name == "mpkernels"
     parser = argparse.ArgumentParser(
         prog="mpkernels report" if installed else "python -m mpkernels", description=__doc__,
-        epilog="example: %(prog)s --self-test eager",
+        epilog="example: %(prog)s --self-test eager; `mpkernels` lists the other commands",
     )  # fmt: skip
     parser.add_argument(
         "--self-test", choices=selftest.BACKENDS, metavar="BACKEND",

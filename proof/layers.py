@@ -158,13 +158,14 @@ ALLOWED = {
     "setup.py": set(),
 }
 ROOMS = ("mpkernels", "models", "proof", "benchmarks", "tests", "examples")
-LINK = "mpkernels.models."
+NETWORKS = "mpkernels.models."
 PROJECT = (*ROOMS, "hubconf", "setup", "triton")
 
 
 def sources() -> list[str]:
-    """All Python files of the project, relative to its root."""
+    """All Python files of the project, relative to its root; the networks by their short name."""
     paths = [path for room in ROOMS for path in (ROOT / room).rglob("*.py")]
+    paths = [path for path in paths if ROOT / "mpkernels/models" not in path.parents]
     paths += [ROOT / "hubconf.py", ROOT / "setup.py"]
     return sorted(path.relative_to(ROOT).as_posix() for path in paths)
 
@@ -199,8 +200,8 @@ def imported(path: str, source: str) -> Iterator[tuple[str, bool]]:
             if isinstance(argument, ast.Constant):
                 names = [str(argument.value).rstrip(".")]
         for name in names:
-            # The link mpkernels/models leads to models/.
-            name = name.removeprefix("mpkernels.") if f"{name}.".startswith(LINK) else name
+            # The link models leads to mpkernels/models.
+            name = name.removeprefix("mpkernels.") if f"{name}.".startswith(NETWORKS) else name
             if name.partition(".")[0] in PROJECT:
                 yield name, id(node) in within
 

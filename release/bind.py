@@ -14,6 +14,7 @@ from pathlib import Path
 
 from elftools.elf.elffile import ELFFile
 from elftools.elf.gnuversions import GNUVerNeedSection, GNUVerSymSection
+from elftools.elf.hash import ELFHashTable
 
 FIRST = {"EM_X86_64": "GLIBC_2.2.5", "EM_AARCH64": "GLIBC_2.17"}  # glibc's first on a machine
 HOMES = ("libc.so.6", "libm.so.6")
@@ -47,15 +48,6 @@ def newer(elf: ELFFile, newest: str) -> Iterator[tuple[int, list[tuple[str, int]
                 yield at, symbols.get(entry["vna_other"], [])
             at += entry["vna_next"]
         place += need["vn_next"]
-
-
-def _hash(name: str) -> int:
-    """That of the ELF format."""
-    value = 0
-    for byte in name.encode():
-        value = (value << 4) + byte
-        value = (value ^ (value >> 24 & 0xF0)) & 0x0FFFFFFF
-    return value
 
 
 def _has(name: str, version: str) -> bool:
@@ -94,7 +86,7 @@ def bind(library: Path, newest: str) -> list[str]:
         strings = elf.get_section_by_name(".dynstr").data()
         for place, symbols in newer(elf, newest):
             # struct Elf64_Vernaux: hash, flags, index; offset of the name, of the next entry
-            struct.pack_into("<I", content, place, _hash(first))
+            struct.pack_into("<I", content, place, ELFHashTable.elf_hash(first))
             struct.pack_into("<I", content, place + 8, strings.index(f"{first}\0".encode()))
             for name, own in symbols:
                 if not _has(name, first):

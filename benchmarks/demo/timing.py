@@ -7,7 +7,7 @@ from typing import Any
 
 from torch import nn
 
-from benchmarks.measure import CudaClock, Spread, Step, WallClock, apart, contest, spread
+from benchmarks.measure import CudaClock, Spread, Step, WallClock, contest, spread
 from benchmarks.training import router_step, training_step
 from models.data import Images, normalise
 
@@ -46,7 +46,7 @@ def ratios(times: Times, part: str) -> list[float]:
 
 def verdict(ratio: Spread) -> str:
     """What the spread of the ratios says: "faster" or "slower", or "not apart" if it holds 1."""
-    if not apart(ratio, spread([1.0, 1.0])):
+    if ratio["low"] <= 1 <= ratio["high"]:
         return "not apart"
     return "faster" if ratio["low"] > 1 else "slower"
 

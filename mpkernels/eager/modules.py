@@ -173,7 +173,7 @@ class CrossStitch(Router):
     has weights of its own, alpha_ijc, as in the original method (Misra et al., arXiv 1604.03539).
 
     Args:
-        outputs: n, number of output paths.
+        outputs: n, number of output paths; by position it comes before `inputs`.
         inputs: m, number of input paths; n of them where it is not given.
         channels: C of every path for one weight a channel; None for one weight a map.
         device, dtype: of the parameter.

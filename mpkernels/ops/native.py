@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ctypes
+import os
 import shlex
 import sys
 import warnings
@@ -14,7 +15,7 @@ from mpkernels.ops.record import PACKAGE, path_of, why_unusable
 from mpkernels.ops.record import build_record as build_record
 
 
-def _advice() -> str:
+def advice() -> str:
     """What to do about a part that is missing or damaged here."""
     tree = PACKAGE.parent
     if not (tree / "csrc").is_dir():
@@ -25,15 +26,12 @@ def _advice() -> str:
     build = f"pip install --no-build-isolation -e {shlex.quote(str(tree))}"
     for folder in map(Path, sys.path):
         installed = (folder / "mpkernels").resolve()
-        if installed != PACKAGE and (installed / "_C.so").exists():
+        if installed != PACKAGE and os.path.exists(installed / "_C.so"):
             return (
                 f"This is the source tree {tree}, and not the mpkernels installed in {folder}: "
                 f"run in another folder to use that one, or build the tree: {build}"
             )
     return f"This is the source tree {tree}: build it with a C++20 compiler: {build}"
-
-
-ADVICE = _advice()
 
 
 def _built_for() -> str:
@@ -91,14 +89,14 @@ why_no_cuda = _load_cuda()
 if why_no_cpu is not None:
     warnings.warn(
         f"mpkernels runs on its eager definition, which is several times slower: {why_no_cpu}. "
-        f"{ADVICE}",
+        f"{advice()}",
         RuntimeWarning,
         stacklevel=2,
     )
 # A machine without nvcc builds none, which is no news; one that is there and damaged is.
 elif torch.version.cuda is not None and path_of("_C_cuda").exists() and why_no_cuda is not None:
     warnings.warn(
-        f"mpkernels runs without its CUDA C++ kernels: {why_no_cuda}. {ADVICE}",
+        f"mpkernels runs without its CUDA C++ kernels: {why_no_cuda}. {advice()}",
         RuntimeWarning,
         stacklevel=2,
     )

@@ -35,7 +35,7 @@ def _load() -> tuple[Any, str | None]:
     if reason := why_unusable("_nodes"):
         if path_of("_nodes").exists():
             warnings.warn(
-                f"mpkernels runs its autograd nodes in Python: {reason}. {native.ADVICE}",
+                f"mpkernels runs its autograd nodes in Python: {reason}. {native.advice()}",
                 RuntimeWarning,
                 stacklevel=2,
             )

@@ -152,15 +152,15 @@ def test_the_report_shows_what_was_measured(tmp_path):
     both = [row(bar, part, threads=2, **speed) for part in cpu_routers.PARTS]
     routers = {**HEAD, "rows": [*both, row("another", **speed)]}
     steps = {**HEAD, "rows": [
-        row("net", "step", threads=2, eager=around(1000.0), fused=around(800.0)),
-        row("net", "routers alone", threads=2, eager=around(300.0), fused=around(80.0)),
+        row("net fp32", "step", threads=2, eager=around(1000.0), fused=around(800.0)),
+        row("net fp32", "routers alone", threads=2, eager=around(300.0), fused=around(80.0)),
     ]}  # fmt: skip
     block = report.readme_block({"routers": routers, "steps": steps})
-    assert "| router of 1 to 4 paths, forward | 2.50 |  |" in block
-    assert "| training step, net | 1.25 |  |" in block
+    assert "| router of 2 or 4 paths, forward | 2.50 |  |" in block
+    assert "| training step, net fp32 | 1.25 |  |" in block
     assert "5 to 8" not in block and "P, 2 cores, avx2; torch 2" in block
     page = report.document({"routers": routers, "steps": steps})
-    assert "| net | 2 | 8000 |  | 10000 | 30.0% | 10.0% |" in page
+    assert "| net fp32 | 2 | 8000 |  | 10000 | 30.0% | 10.0% |" in page
     assert "| another | 1 | forward | 10 [9, 11] us | **2.50** | failed |" in page
     assert report.NOTHING in report.document({}) and report.readme_block({}) == report.NOTHING
     plots.speedups(routers, tmp_path / "speedups.svg")

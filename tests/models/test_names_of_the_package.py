@@ -3,6 +3,7 @@
 import importlib
 import pickle
 import pkgutil
+import shutil
 import subprocess
 import sys
 
@@ -96,6 +97,18 @@ assert model(torch.randn(2, 3, 8, 8)).shape == (2, 7)
 @pytest.mark.parametrize("before", [MINE, ""], ids=["imported", "in the folder"])
 def test_torch_hub_beside_another_models(before, own):
     succeeds(before + HUB + MINE, path=own)
+
+
+def test_torch_hub_from_an_archive_without_links(tmp_path):
+    """As zipfile, and so torch.hub, unpacks one: a link becomes a file that holds its target."""
+    ignored = shutil.ignore_patterns("__pycache__")
+    shutil.copytree(ROOT / "mpkernels", tmp_path / "mpkernels", ignore=ignored)
+    shutil.copy(ROOT / "hubconf.py", tmp_path)
+    links = [path for path in ROOT.iterdir() if path.is_symlink()]
+    assert [path.name for path in links] == ["models"]
+    assert not [path for path in (ROOT / "mpkernels").rglob("*") if path.is_symlink()]
+    (tmp_path / "models").write_text(str(links[0].readlink()))
+    succeeds(HUB.replace(str(ROOT), str(tmp_path)), path=tmp_path)
 
 
 @pytest.fixture(scope="module")

@@ -15,7 +15,7 @@ import mpkernels
 
 def _commit() -> str | None:
     """The commit of this checkout; None if this is no checkout or git is not installed."""
-    root = Path(__file__).resolve().parents[1]
+    root = Path(__file__).resolve().parents[2]
     if not (root / ".git").exists():  # installed, maybe within a repository of somebody's own
         return None
     command = ["git", "-C", str(root), "describe", "--always", "--dirty"]

@@ -1,5 +1,5 @@
-// What the library needs of libstdc++ and glibc that those of glibc 2.28 do not have: defined here,
-// so that a library built on a newer system loads on the oldest that PyTorch's own wheels serve.
+// What newer versions of libstdc++ and glibc have and a system with glibc 2.28 lacks: defined here,
+// so that a library built on a newer system loads on every one that PyTorch's own wheels serve.
 #include <new>
 #include <sstream>
 

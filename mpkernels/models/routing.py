@@ -75,7 +75,7 @@ def trial(
         return
     sizes = {"num_classes": images.classes, "size": images.size}
     own = scaled(registry.options(network), plan.scale)
-    # channels_last changes only rounding; a step on a CPU takes a quarter less time.
+    # channels_last is faster on a CPU and changes only rounding.
     options = {**sizes, **own, **ARMS[arm], "channels_last": True}
     torch.manual_seed(seed)
     model = create(network, **options)

@@ -1,6 +1,6 @@
 """The networks of the paper, built on mpkernels' routers: the package `mpkernels.models`.
 
-In a checkout mpkernels/models is a link to models/, whose files can thus be found as `models` too.
+In a checkout models is a link to mpkernels/models, whose files can thus be found as `models` too.
 """
 
 if __name__ == "models":

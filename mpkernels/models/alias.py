@@ -43,7 +43,6 @@ class _Finder(MetaPathFinder):
             return None
         spec = ModuleSpec(name, _Same(known), origin=known.origin)
         spec.submodule_search_locations = known.submodule_search_locations
-        spec.has_location = known.has_location
         return spec
 
 
