@@ -10,6 +10,7 @@ from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.tensor import Replicate, Shard, distribute_module, distribute_tensor
 
 import mpkernels as mpk
+from mpkernels.models.training import parallel
 from proof.problems.functions import ROUTERS
 from proof.problems.routers import TwoRouters
 
@@ -56,7 +57,7 @@ def compare(rank, port, batch):
                 assert [y.shape[0] for y in ys] == [batch] * len(ys)
             for a, b in zip(*found, strict=True):
                 torch.testing.assert_close(b, a, rtol=1e-12, atol=1e-12, msg=f"{name} {placement}")
-    dist.destroy_process_group()
+    parallel.finish()
 
 
 @pytest.mark.parametrize("batch", [4, 5, 1])  # of one, a process has none
@@ -76,7 +77,7 @@ def record(rank, port):
         assert len(each) == WORLD
         torch.testing.assert_close(each.gates, gates.detach())
         torch.testing.assert_close(each.scores.softmax(-1), gates.detach())
-    dist.destroy_process_group()
+    parallel.finish()
 
 
 def test_two_processes_record_what_one_does():
@@ -86,7 +87,7 @@ def test_two_processes_record_what_one_does():
 @pytest.fixture
 def mesh():
     yield join(0, 1, free_port())
-    dist.destroy_process_group()
+    parallel.finish()
 
 
 def test_what_is_refused(mesh):

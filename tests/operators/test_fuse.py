@@ -15,6 +15,7 @@ from torch.nn.utils import parametrizations, parametrize, prune
 
 import mpkernels as mpk
 from mpkernels import eager
+from mpkernels.models.training import parallel
 from proof.problems.cross_predictions import F64, assert_same
 
 
@@ -289,7 +290,7 @@ def mesh():
         pytest.skip("this torch has no gloo")
     dist.init_process_group("gloo", store=dist.HashStore(), rank=0, world_size=1)
     yield init_device_mesh("cpu", (1,))
-    dist.destroy_process_group()
+    parallel.finish()
 
 
 @pytest.mark.parametrize("laid", ["plain", "parametrized"])

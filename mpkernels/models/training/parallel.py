@@ -9,6 +9,7 @@ processes, or with one.
 from __future__ import annotations
 
 import os
+import time
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from typing import Any
@@ -130,6 +131,9 @@ def finish() -> None:
     """Leaves the other processes, if there are any."""
     if dist.is_initialized():
         dist.destroy_process_group()
+        # A thread of gloo may still hold a tensor of the last exchange. If it lets go of it while
+        # Python ends, the process aborts (pytorch/pytorch#190489).
+        time.sleep(0.2)
 
 
 def attempt() -> int:
