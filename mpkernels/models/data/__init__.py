@@ -1,6 +1,18 @@
-"""Image sets: `load(name)` reads one of `SETS`."""
+"""Image sets: `load(name)` reads one of `SETS`, `prepare(path, preparation)` a single picture."""
 
-from .images import DataMissing, DataSet, Images, normalise
+from .decoding import prepare
+from .images import DataMissing, DataSet, Images, Preparation, normalise
+from .loaders import Loaders
 from .sets import SETS, load
 
-__all__ = ["SETS", "DataMissing", "DataSet", "Images", "load", "normalise"]
+__all__ = [
+    "SETS",
+    "DataMissing",
+    "DataSet",
+    "Images",
+    "Loaders",
+    "Preparation",
+    "load",
+    "normalise",
+    "prepare",
+]

@@ -13,7 +13,7 @@ import time
 
 import torch
 
-from ..cli import add_classes, add_device, add_folder, device_of, parser_for
+from ..cli import add_classes, add_device, add_folder, device_of, parse, parser_for
 from .images import DataMissing, DataSet
 from .sets import SETS, load
 
@@ -58,7 +58,7 @@ def command_line() -> argparse.ArgumentParser:
 
 def main(arguments: list[str] | None = None) -> int:
     """Runs the command and returns its exit status: 0, or 2 for bad input."""
-    options = command_line().parse_args(arguments)
+    options = parse(command_line(), arguments)
     device = device_of(options)
     print(f"images per second on {device}, batches of {options.batch_size}; "
           f"{os.cpu_count()} cores, load before {os.getloadavg()[0]:.2f}; "

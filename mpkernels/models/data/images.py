@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
-from typing import Protocol
+import math
+import reprlib
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass, fields
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor
@@ -15,8 +17,9 @@ RGB = tuple[float, float, float]
 # Mean and deviation of the training pixels scaled to [0, 1], as a network sees the images. They are
 # computed for a set without an entry.
 STATISTICS: dict[str, tuple[RGB, RGB]] = {
-    # `pixel_statistics` of the enlarged digits and of the padded clothes; tests recompute them.
+    # `pixel_statistics` of the enlarged or padded images; tests recompute them.
     "digits": ((0.305106,) * 3, (0.323816,) * 3),
+    "mnist-5k": ((0.100384,) * 3, (0.275432,) * 3),
     "fashion-mnist": ((0.219000,) * 3, (0.331811,) * 3),
     # The usual figures for the 50,000 training images of each set.
     "cifar10": ((0.491400, 0.482158, 0.446531), (0.247032, 0.243485, 0.261588)),
@@ -30,8 +33,85 @@ class DataMissing(RuntimeError):
     """Images or the library that reads them are missing; the message says how to get them."""
 
 
+def _three(value: Any, above: float) -> bool:
+    return (
+        isinstance(value, (list, tuple)) and len(value) == 3
+        and all(type(v) in (int, float) and above < v < math.inf for v in value)
+    )  # fmt: skip
+
+
+def _different_texts(value: Any) -> bool:
+    return (
+        isinstance(value, (list, tuple)) and all(isinstance(v, str) for v in value)
+        and 0 < len(value) == len(set(value))
+    )  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Preparation:
+    """How images become what a network sees; a checkpoint keeps it.
+
+    Args:
+        names: classes by label.
+        mean, std: mean and deviation of the training pixels scaled to [0, 1], per channel.
+        size: height and width of what the network sees, cut from the middle.
+        resized: height and width to which both sides are scaled first; `size` if nothing is cut.
+    """
+
+    names: tuple[str, ...]
+    mean: RGB
+    std: RGB
+    size: int
+    resized: int
+
+    def as_dict(self) -> dict[str, Any]:
+        """Plain values, as JSON has them."""
+        values = {field.name: getattr(self, field.name) for field in fields(self)}
+        return {k: list(v) if isinstance(v, tuple) else v for k, v in values.items()}
+
+    @classmethod
+    def from_dict(cls, values: Any) -> Preparation:
+        """The preparation that `as_dict` described.
+
+        Raises:
+            ValueError: a key is missing, unknown, or has a value that cannot be.
+        """
+        if not isinstance(values, Mapping):
+            raise ValueError(f"preparation must have keys and values, got {reprlib.repr(values)}")
+        for key, (wanted, holds) in _WANTED.items():
+            if key not in values:
+                raise ValueError(f"preparation has no {key}")
+            if not holds(values[key]):
+                raise ValueError(
+                    f"{key} of a preparation must be {wanted}, got {reprlib.repr(values[key])}"
+                )
+        if unknown := sorted(map(str, values.keys() - _WANTED.keys())):
+            raise ValueError(f"preparation has the unknown key {unknown[0]}")
+        if values["resized"] < values["size"]:
+            raise ValueError(
+                f"resized of a preparation must be at least its size {values['size']}, "
+                f"got {values['resized']}"
+            )
+        names, mean, std = (tuple(values[key]) for key in ("names", "mean", "std"))
+        return cls(names, mean, std, values["size"], values["resized"])
+
+
+_COUNT = "a whole number above 0", lambda value: type(value) is int and value > 0
+_WANTED: dict[str, tuple[str, Callable[[Any], bool]]] = {
+    "names": ("a list of different texts", _different_texts),
+    "mean": ("three numbers", lambda value: _three(value, -math.inf)),
+    "std": ("three numbers above 0", lambda value: _three(value, 0)),
+    "size": _COUNT,
+    "resized": _COUNT,
+}
+
+
 class DataSet(Protocol):
     """What training and evaluation need of a data set."""
+
+    @property
+    def preparation(self) -> Preparation | None:
+        """How its images become what a network sees; None where only their transforms know."""
 
     @property
     def names(self) -> tuple[str, ...]:
@@ -114,6 +194,11 @@ class Images:
     def size(self) -> int:
         """Height and width of the images."""
         return self.train_x.shape[-1]
+
+    @property
+    def preparation(self) -> Preparation:
+        """How these images became what a network sees: they are of its size already."""
+        return Preparation(self.names, self.mean, self.std, self.size, self.size)
 
     @property
     def train_count(self) -> int:

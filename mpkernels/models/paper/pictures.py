@@ -7,6 +7,9 @@ from pathlib import Path
 from typing import NamedTuple
 
 from ..training.curves import pyplot, save
+from .labels import one_line
+
+LONGEST = 40
 
 
 class Point(NamedTuple):
@@ -44,6 +47,8 @@ def confusion(path: Path, title: str, names: list[str], table: list[list[int]]) 
     axes.set_ylabel("label")
     axes.set_title(title)
     if len(table) <= 20:
+        names = [one_line(name) for name in names]
+        names = [name if len(name) <= LONGEST else f"{name[:LONGEST]}…" for name in names]
         axes.set_xticks(range(len(names)), names, rotation=90)
         axes.set_yticks(range(len(names)), names)
         for row, values in enumerate(table):

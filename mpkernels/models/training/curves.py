@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +12,7 @@ Metrics = list[dict[str, float]]
 
 
 def pyplot() -> Any:
-    """matplotlib.pyplot, which draws into files here and needs no screen.
+    """matplotlib.pyplot, which draws into files here and needs no screen; a $ is just a $.
 
     Raises:
         ImportError: matplotlib is not installed.
@@ -19,14 +20,17 @@ def pyplot() -> Any:
     import matplotlib
 
     matplotlib.use("Agg")
+    matplotlib.rcParams["text.parse_math"] = False
     import matplotlib.pyplot as plt
 
     return plt
 
 
 def save(figure: Any, path: Path, dpi: int = 120) -> None:
-    """Writes a figure as a whole PNG and closes it."""
-    write_whole(path, lambda to: figure.savefig(to, dpi=dpi))
+    """Writes a figure as a whole PNG and closes it. Letters that no font has become boxes."""
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "Glyph .* missing from")
+        write_whole(path, lambda to: figure.savefig(to, dpi=dpi))
     pyplot().close(figure)
 
 
