@@ -109,7 +109,9 @@ CUDA_SOURCES = ("register", "cross_connect", "cross_connect_backward")
 
 @functools.cache
 def nvcc_version() -> str:
-    said = subprocess.run([CUDA_TOOLKIT / "bin/nvcc", "--version"], capture_output=True, text=True)
+    said = subprocess.run(
+        [CUDA_TOOLKIT / "bin/nvcc", "--version"], capture_output=True, encoding="utf-8"
+    )
     found = re.search(r"release (\d+\.\d+)", said.stdout)
     return found[1] if found else ""
 
@@ -134,7 +136,7 @@ def why_no_compiler() -> str | None:
 
 
 def compiler_version() -> str:
-    said = subprocess.run([*COMPILER, "--version"], capture_output=True, text=True)
+    said = subprocess.run([*COMPILER, "--version"], capture_output=True, encoding="utf-8")
     return said.stdout.partition("\n")[0]
 
 
@@ -295,7 +297,7 @@ class Build(BuildExtension):
         # Whole or not there: a process that imports mpkernels meanwhile reads the old one.
         temporary = path.with_name(f".{path.name}.{os.getpid()}")
         try:
-            temporary.write_text(json.dumps(record, indent=2) + "\n")
+            temporary.write_text(json.dumps(record, indent=2) + "\n", "utf-8")
             os.replace(temporary, path)
         finally:
             temporary.unlink(missing_ok=True)

@@ -10,6 +10,7 @@ from importlib import import_module
 COMMANDS = {
     "train": ("mpkernels.models.train", "Trains a network."),
     "evaluate": ("mpkernels.models.evaluate", "Evaluates trained networks."),
+    "predict": ("mpkernels.models.predict", "Labels pictures with a trained network."),
     "compare": ("mpkernels.models.compare", "Trains a table of the paper and reports on it."),
     "table": (
         "mpkernels.models.table",

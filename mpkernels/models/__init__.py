@@ -17,6 +17,7 @@ from torch import nn
 
 from .networks.registry import build, options
 from .networks.registry import list_models as list
+from .networks.registry import options as known_options
 
 __all__ = ["create", "list", "options"]
 
@@ -27,7 +28,8 @@ def create(name: str, *, pretrained: str | Path | None = None, **options: Any) -
     Args:
         name: one of `models.list()`.
         pretrained: a checkpoint that training wrote (`models.train` or `models.training.fit`);
-            its weights are loaded, whichever kind of routers it was trained with.
+            its weights are loaded, whichever kind of routers it was trained with. Where it tells
+            another number of classes, a warning names the layers that start anew.
         options: `num_classes`, `in_channels` (3) and `channels_last` (False) of every network;
             those that can have routers also take `routers` ("fused" or "eager"), `paths`, `kind`
             ("cc", "cp", "stitch" or None: what joins the paths) and `hidden` (units per gate). All
@@ -55,7 +57,9 @@ def create(name: str, *, pretrained: str | Path | None = None, **options: Any) -
     model = build(name, **options)
     if pretrained is not None:
         # Networks alone need nothing of what training needs.
-        from .training.checkpoint import load_weights
+        from .training.weights import load_weights
 
-        load_weights(model, name, Path(pretrained))
+        load_weights(
+            model, name, Path(pretrained), {**known_options(name), **options}["num_classes"]
+        )
     return model

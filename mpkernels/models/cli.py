@@ -3,8 +3,12 @@
 from __future__ import annotations
 
 import argparse
+import difflib
+import io
+import re
 import sys
 from pathlib import Path
+from typing import NoReturn
 
 import torch
 
@@ -29,6 +33,20 @@ class _Help(argparse.RawDescriptionHelpFormatter):
         return f"{action.help or ''} (default: {shown.replace('%', '%%')})".strip()
 
 
+class _Parser(argparse.ArgumentParser):
+    """Names the nearest word where one is not known."""
+
+    def error(self, message: str) -> NoReturn:
+        """Ends with status 2, as every argparse does."""
+        wrong = re.search(r"invalid choice: '([^']+)'|unrecognized arguments: (--[\w-]+)", message)
+        known = [word for action in self._actions for word in action.option_strings]
+        known += [str(word) for action in self._actions for word in action.choices or ()]
+        for word in filter(None, wrong.groups() if wrong else ()):
+            if close := difflib.get_close_matches(word, known, n=1):
+                message += f"; did you mean {close[0]}?"
+        super().error(message)
+
+
 def parser_for(command: str, about: str | None, example: str) -> argparse.ArgumentParser:
     """A command line whose help shows defaults and an example.
 
@@ -37,10 +55,21 @@ def parser_for(command: str, about: str | None, example: str) -> argparse.Argume
         about: what it does; the docstring of its module.
         example: arguments that somebody might give.
     """
-    return argparse.ArgumentParser(
+    return _Parser(
         prog=program(command), description=about, formatter_class=_Help,
         epilog=f"example:\n  %(prog)s {example}",
     )  # fmt: skip
+
+
+def parse(parser: argparse.ArgumentParser, arguments: list[str] | None) -> argparse.Namespace:
+    """The options of a command; from here on it can print any text.
+
+    A terminal's encoding may lack characters, as of a class's name; they are written as escapes.
+    """
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")
+    return parser.parse_args(arguments)
 
 
 def add_folder(parser: argparse.ArgumentParser) -> None:

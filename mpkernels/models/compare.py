@@ -12,7 +12,6 @@ the learning rate at the same fractions.
 from __future__ import annotations
 
 import argparse
-import json
 import sys
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -22,7 +21,7 @@ import numpy as np
 import torch
 
 from . import create, data
-from .cli import add_device, add_folder, device_of, parser_for
+from .cli import add_device, add_folder, device_of, parse, parser_for
 from .data import DataSet
 from .networks import registry
 from .paper import report
@@ -30,7 +29,8 @@ from .paper.scores import predict
 from .paper.suites import ENSEMBLES, SUITES, Entry
 from .resumable import remember, status_of
 from .training.checkpoint import file_of
-from .training.files import write_text, write_whole
+from .training.files import write_json, write_whole
+from .training.locks import locked
 from .training.loop import fit
 from .training.recipe import Recipe, recipe_for
 
@@ -115,11 +115,10 @@ def train(
         folder / "predictions.npz",
         lambda to: np.savez(to, probabilities=probabilities, labels=labels),
     )
-    text = json.dumps({
+    write_json(done, {
         "name": name, "trial": trial, "seed": trial, "metrics": metrics,
         "parameters": sum(p.numel() for p in model.parameters() if p.requires_grad),
     })  # fmt: skip
-    write_text(done, text)
     last = metrics[-1]
     print(f"{name}, trial {trial}: {100 * (1 - last['test_accuracy']):.2f} % errors", flush=True)
 
@@ -205,9 +204,10 @@ def run(options: argparse.Namespace) -> None:
             recipe = recipe_for(entry.name, epochs=epochs, seed=trial)
             folder = out / entry.name / f"trial{trial}"
             try:
-                train(entry.name, trial, plan, recipe, images, device, folder)
+                with locked(folder.parent):  # the trial's own lock ends with its training
+                    train(entry.name, trial, plan, recipe, images, device, folder)
             except FloatingPointError as error:
-                write_text(folder / "failed.json", json.dumps(str(error)))
+                write_json(folder / "failed.json", str(error))
                 print(f"{entry.name}, trial {trial} failed: {error}", file=sys.stderr, flush=True)
         report.write(out, asdict(plan), entries, left_out)
     report.write(out, asdict(plan), entries, left_out)
@@ -220,7 +220,7 @@ def main(arguments: list[str] | None = None) -> int:
     Returns:
         the exit status: 0, 2 for bad input, 130 for Ctrl-C, 143 for SIGTERM.
     """
-    options = command_line().parse_args(arguments)
+    options = parse(command_line(), arguments)
     return status_of(lambda: run(options))
 
 

@@ -20,7 +20,7 @@ def _commit() -> str | None:
         return None
     command = ["git", "-C", str(root), "describe", "--always", "--dirty"]
     try:
-        return subprocess.run(command, capture_output=True, text=True).stdout.strip() or None
+        return subprocess.run(command, capture_output=True, encoding="utf-8").stdout.strip() or None
     except FileNotFoundError:
         return None
 
@@ -28,7 +28,7 @@ def _commit() -> str | None:
 def _processor() -> str:
     """The processor's name, if the system tells it."""
     try:
-        lines = Path("/proc/cpuinfo").read_text().splitlines()
+        lines = Path("/proc/cpuinfo").read_text("utf-8", "replace").splitlines()
     except OSError:
         lines = []
     names = (line.partition(":")[2].strip() for line in lines if line.startswith("model name"))

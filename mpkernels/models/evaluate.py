@@ -1,12 +1,12 @@
 """Evaluates trained networks.
 
-A run is a folder or a checkpoint; several are an ensemble, whose probabilities are averaged.
+A run is a folder or a checkpoint; several are an ensemble, whose probabilities are averaged. Images
+are normalised as the checkpoint says, and labels go by the names of the classes.
 """
 
 from __future__ import annotations
 
 import argparse
-import json
 import statistics
 import sys
 import time
@@ -17,15 +17,16 @@ import torch
 from torch import Tensor, nn
 
 from . import data
-from .cli import add_classes, add_device, add_folder, add_workers, device_of, parser_for
-from .data import DataSet
+from .cli import add_classes, add_device, add_folder, add_workers, device_of, parse, parser_for
+from .data import DataSet, Preparation
 from .environment import environment
-from .networks import registry
 from .networks.ensemble import Ensemble
 from .paper import ablation, pictures, scores
+from .paper.labels import cell
 from .paper.scores import predict
-from .training.checkpoint import file_of, load_network
-from .training.files import write_text
+from .training.checkpoint import file_of
+from .training.files import write_json, write_text
+from .training.weights import load_network, num_classes
 
 WARM_UP, ROUNDS = 3, 15
 
@@ -86,7 +87,8 @@ def markdown(result: dict[str, Any]) -> str:
         "", "| class | recall | precision | images |", "|---|---|---|---|",
     ]  # fmt: skip
     images = map(sum, result["confusion"])
-    for row in zip(result["classes"], result["recall"], result["precision"], images):
+    classes = map(cell, result["classes"])
+    for row in zip(classes, result["recall"], result["precision"], images):
         lines.append("| {} | {:.4f} | {:.4f} | {} |".format(*row))
     if "gates" in result:
         lines += ablation.markdown(result["gates"])
@@ -95,7 +97,7 @@ def markdown(result: dict[str, Any]) -> str:
 
 def command_line() -> argparse.ArgumentParser:
     """The command line."""
-    parser = parser_for("evaluate", __doc__, "runs/basecnn_2_cc-digits --ablate")
+    parser = parser_for("evaluate", __doc__, "runs/basecnn_2_cc-digits-seed0 --ablate")
     parser.add_argument("runs", nargs="+", type=Path, metavar="RUN", help="a folder or checkpoint")
     parser.add_argument(
         "--data", choices=list(data.SETS), help="what to evaluate on (default: what the run names)"
@@ -103,6 +105,9 @@ def command_line() -> argparse.ArgumentParser:
     add_folder(parser)
     add_classes(parser)
     add_workers(parser)
+    parser.add_argument(
+        "--part", choices=("val", "test"), help="of folders that hold both (default: test)"
+    )
     parser.add_argument("--ten-crop", action="store_true", help="also on ten crops of each image")
     parser.add_argument(
         "--ablate", action="store_true",
@@ -117,11 +122,11 @@ def command_line() -> argparse.ArgumentParser:
 Loaded = list[tuple[nn.Module, dict[str, Any]]]
 
 
-def _images(options: argparse.Namespace, loaded: Loaded) -> tuple[str, DataSet]:
-    """The name of the runs' data set, and the set.
+def _name_of(options: argparse.Namespace, loaded: Loaded) -> str:
+    """The data set that the runs, or else the user, name.
 
     Raises:
-        ValueError: the runs have different data sets, or another number of classes.
+        ValueError: there is none, or there are several.
     """
     sets = {known["data"] for _, known in loaded if known.get("data")}
     if options.data:
@@ -129,10 +134,52 @@ def _images(options: argparse.Namespace, loaded: Loaded) -> tuple[str, DataSet]:
     if len(sets) != 1:
         names = ", ".join(sorted(sets)) or "none; name it with --data"
         raise ValueError(f"runs must be trained on one data set, which --data must be, got {names}")
-    name = sets.pop()
-    images = data.load(name, options.data_dir, classes=options.classes, workers=options.workers)
+    return str(sets.pop())
+
+
+def _preparation(runs: list[Path], loaded: Loaded) -> Preparation | None:
+    """How images become what all of the runs see; None if no checkpoint knows it.
+
+    Raises:
+        ValueError: two runs see images in different ways, or tell different classes.
+    """
+    first: Preparation | None = loaded[0][1]["preparation"]
+    for path, (_, known) in zip(runs, loaded):
+        held = known["preparation"]
+        if held is None or first is None:
+            if held is not first:
+                raise ValueError(f"{file_of(path)} and {file_of(runs[0])}: only one knows classes")
+            continue
+        for part, value in held.as_dict().items():
+            if value != (wanted := first.as_dict()[part]):
+                raise ValueError(
+                    f"runs must see the same images: {part} must be {wanted} as in "
+                    f"{file_of(runs[0])}, {file_of(path)} has {value}"
+                )
+    return first
+
+
+def _images(options: argparse.Namespace, loaded: Loaded) -> tuple[str, DataSet]:
+    """The name of the runs' data set, and the set.
+
+    Raises:
+        ValueError: the runs have different data sets, classes or preparations, or another number
+            of classes than the set.
+    """
+    name = _name_of(options, loaded)
+    preparation = _preparation(options.runs, loaded)
+    if preparation is None:
+        print(
+            f"{file_of(options.runs[0])} knows neither its classes' names nor its normalisation: "
+            "both are taken from the data",
+            file=sys.stderr,
+        )
+    images = data.load(
+        name, options.data_dir, classes=options.classes, workers=options.workers,
+        part=options.part, preparation=preparation,
+    )  # fmt: skip
     for path, (_, known) in zip(options.runs, loaded):
-        classes = {**registry.options(known["name"]), **known["network"]}["num_classes"]
+        classes = num_classes(known["name"], known)
         if classes != images.classes:
             hint = "; --classes takes the first so many" if name == "imagenet" else ""
             raise ValueError(
@@ -180,7 +227,7 @@ def evaluate(options: argparse.Namespace) -> dict[str, Any]:
 def keep(folder: Path, result: dict[str, Any]) -> None:
     """Writes the figures, and the confusion matrix if matplotlib is installed."""
     write_text(folder / "evaluation.md", markdown(result))
-    write_text(folder / "evaluation.json", json.dumps(result, indent=1))
+    write_json(folder / "evaluation.json", result, indent=1)
     title = ", ".join(result["networks"])
     try:
         pictures.confusion(folder / "confusion.png", title, result["classes"], result["confusion"])
@@ -190,16 +237,16 @@ def keep(folder: Path, result: dict[str, Any]) -> None:
 
 def main(arguments: list[str] | None = None) -> int:
     """Runs the command and returns its exit status: 0, 2 for bad input, 130 for Ctrl-C."""
-    options = command_line().parse_args(arguments)
+    options = parse(command_line(), arguments)
     try:
         result = evaluate(options)
+        print(markdown(result), flush=True)
         keep(options.out or file_of(options.runs[0]).parent, result)
     except KeyboardInterrupt:
         return 130
-    except (data.DataMissing, ValueError, OSError) as error:
+    except (data.DataMissing, ValueError, OSError, FloatingPointError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
-    print(markdown(result))
     return 0
 
 

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from .data import DataMissing
-from .training.files import write_text
+from .training.files import write_json
 from .training.loop import Interrupted
 
 
@@ -22,11 +22,11 @@ def remember(plan: dict[str, Any], out: Path) -> None:
     """
     path = out / "plan.json"
     if path.exists():
-        held = json.loads(path.read_text())
+        held = json.loads(path.read_text("utf-8"))
         for name, value in plan.items():
             if held.get(name) != value:
                 raise ValueError(f"out: {out} has {name} {held.get(name)!r}, got {value!r}")
-    write_text(path, json.dumps(plan))
+    write_json(path, plan)
 
 
 def status_of(run: Callable[[], None]) -> int:

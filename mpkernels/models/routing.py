@@ -20,7 +20,7 @@ import torch
 import mpkernels
 
 from . import create, data
-from .cli import add_device, add_folder, device_of, parser_for
+from .cli import add_device, add_folder, device_of, parse, parser_for
 from .compare import scaled
 from .data import DataSet
 from .networks import registry
@@ -29,7 +29,8 @@ from .paper.ablation import ablation
 from .paper.scores import predict, top
 from .resumable import remember, status_of
 from .training.checkpoint import file_of
-from .training.files import write_text
+from .training.files import write_json, write_text
+from .training.locks import locked
 from .training.loop import fit
 from .training.recipe import recipe_for
 
@@ -92,7 +93,7 @@ def trial(
     }  # fmt: skip
     if arm in routing.STARTS:
         result["gates"] = ablation(model, images, device)
-    write_text(folder / "trial.json", json.dumps(result))
+    write_json(folder / "trial.json", result)
     print(f"{network}, {arm}, seed {seed}: {100 * result['accuracy']:.2f} %", flush=True)
 
 
@@ -102,7 +103,7 @@ def read(out: Path, plan: Plan) -> routing.Matrix:
     for network in NETWORKS:
         for arm in ARMS:
             paths = {s: out / f"{network}-{arm}" / f"seed{s}/trial.json" for s in range(plan.seeds)}
-            held = {s: json.loads(p.read_text()) for s, p in paths.items() if p.exists()}
+            held = {s: json.loads(p.read_text("utf-8")) for s, p in paths.items() if p.exists()}
             matrix[network, arm] = held
     return matrix
 
@@ -153,7 +154,8 @@ def run(options: argparse.Namespace) -> None:
         for network in options.networks:
             for arm in ARMS:
                 folder = options.out / f"{network}-{arm}" / f"seed{seed}"
-                trial(network, arm, seed, plan, images, device, folder)
+                with locked(folder.parent):  # the trial's own lock ends with its training
+                    trial(network, arm, seed, plan, images, device, folder)
     text = routing.markdown(read(options.out, plan), asdict(plan))
     write_text(options.out / "report.md", text)
     print(text)
@@ -165,7 +167,7 @@ def main(arguments: list[str] | None = None) -> int:
     Returns:
         the exit status: 0, 2 for bad input, 130 for Ctrl-C, 143 for SIGTERM.
     """
-    options = command_line().parse_args(arguments)
+    options = parse(command_line(), arguments)
     return status_of(lambda: run(options))
 
 

@@ -20,7 +20,7 @@ import torch
 from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
-from .cli import parser_for
+from .cli import parse, parser_for
 from .columns import columns
 from .networks import registry
 from .paper.tables import ROWS, Printed
@@ -159,7 +159,7 @@ def command_line() -> argparse.ArgumentParser:
 def main(arguments: list[str] | None = None) -> int:
     """Prints the table and returns the exit status."""
     parser = command_line()
-    options = parser.parse_args(arguments)
+    options = parse(parser, arguments)
     table = lines(options.pattern)
     if not table:
         parser.error(f"no network matches {options.pattern!r}")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import ast
+import difflib
 import sys
 from pathlib import Path
 from typing import Any
@@ -12,30 +13,26 @@ import torch
 from torch import nn
 
 from . import create, data
-from .cli import add_classes, add_device, add_folder, add_workers, device_of, parser_for
+from .cli import add_classes, add_device, add_folder, add_workers, device_of, parse, parser_for
 from .data import DataSet
 from .networks import registry
 from .training import checkpoint, parallel
 from .training.loop import SAVE_EVERY, Interrupted, estimate, fit
-from .training.recipe import Recipe, names, recipe_for
+from .training.recipe import AMP, SCHEDULES, Recipe, default_name, names, recipe_for
 from .training.step import COMPILE_MODES, Trainer
 
 # Values of the recipe: flag, field, type, help.
 _VALUES: tuple[tuple[str, str, Any, str], ...] = (
     ("--epochs", "epochs", int, "the milestones move with them"),
     ("--batch-size", "batch_size", int, "images per update, on all processes together"),
-    ("--lr", "learning_rate", float, "learning rate before the first milestone"),
+    ("--lr", "learning_rate", float, "the largest learning rate"),
+    ("--warm-up", "warm_up", int, "epochs in which the rate grows to --lr"),
     ("--weight-decay", "weight_decay", float, "weight decay of SGD"),
     ("--label-smoothing", "label_smoothing", float, "label smoothing of the cross-entropy"),
     ("--balance", "balance", float, "weight of the gates' imbalance in the loss"),
     ("--gate-entropy", "gate_entropy", float, "weight of the gates' entropy in the loss"),
     ("--clip", "clip", float, "largest norm that gradients keep"),
-    (
-        "--accumulate",
-        "accumulate",
-        int,
-        "parts in which a batch goes through the network",
-    ),
+    ("--accumulate", "accumulate", int, "parts in which a batch goes through the network"),
     ("--ema", "ema", float, "decay of an average of the weights, which evaluation then uses"),
     ("--seed", "seed", int, "seed of weights, order and augmentation"),
 )
@@ -58,7 +55,8 @@ def command_line() -> argparse.ArgumentParser:
     values = parser.add_argument_group("values of the recipe", "default: those of --recipe")
     for flag, field, kind, text in _VALUES:
         values.add_argument(flag, dest=field, type=kind, help=text)
-    values.add_argument("--amp", choices=("off", "bf16", "fp16"), help="dtype of autocast")
+    values.add_argument("--schedule", choices=SCHEDULES, help="how the learning rate falls")
+    values.add_argument("--amp", choices=AMP, help="dtype of autocast")
     parser.add_argument(
         "--routers", choices=("fused", "eager"), default="fused",
         help="the kernels, or the definition in plain PyTorch",
@@ -75,8 +73,12 @@ def command_line() -> argparse.ArgumentParser:
     )  # fmt: skip
     parser.add_argument("--parallel", choices=parallel.KINDS, help="for torchrun")
     add_device(parser)
-    parser.add_argument("--out", type=Path, help="the run's folder (default: runs/NAME-DATA)")
+    parser.add_argument("--out", type=Path, help="the run's folder (default: runs/NAME-DATA-seedN)")
     parser.add_argument("--resume", action="store_true", help="go on from the checkpoint in --out")
+    parser.add_argument(
+        "--extend", action="store_true",
+        help="with --resume: to more --epochs than before; the milestones stay",
+    )  # fmt: skip
     parser.add_argument(
         "--save-every", type=float, default=SAVE_EVERY, metavar="SECONDS",
         help="time between checkpoints within an epoch",
@@ -103,8 +105,10 @@ def _network_options(options: argparse.Namespace, images: DataSet) -> dict[str, 
     for text in options.option:
         option, _, value = text.partition("=")
         if option not in known or not value:
+            near = difflib.get_close_matches(option, known, n=1)
+            hint = f" (did you mean {near[0]}?)" if near and near[0] != option else ""
             raise ValueError(
-                f"option must be NAME=VALUE with one of {', '.join(known)}, got {text!r}"
+                f"option must be NAME=VALUE with one of {', '.join(known)}, got {text!r}{hint}"
             )
         try:
             network[option] = ast.literal_eval(value)
@@ -113,20 +117,34 @@ def _network_options(options: argparse.Namespace, images: DataSet) -> dict[str, 
     return network
 
 
-def _tell(
+def _about(
     options: argparse.Namespace, model: nn.Module, images: DataSet, recipe: Recipe, device: str
-) -> None:
+) -> str:
+    """What is trained, on what, how and where."""
     count = sum(p.numel() for p in model.parameters() if p.requires_grad)
-    print(f"{options.name}: {registry.about(options.name)}\n{count:,} trainable parameters")
-    print(f"{images.train_count} training and {images.test_count} test images\n")
-    print(recipe.as_toml())
+    by = options.recipe or default_name(options.name, options.classes)
+    return (
+        f"{options.name}: {registry.about(options.name)}\n"
+        f"{count:,} trainable parameters on {device}\n"
+        f"{options.data}: {images.classes} classes, {images.train_count} training and "
+        f"{images.test_count} test images of {images.size}x{images.size}\n"
+        f"recipe {by}: {recipe.epochs} epochs, batches of {recipe.batch_size}, "
+        f"rate {recipe.learning_rate}, seed {recipe.seed}"
+    )
+
+
+def _estimate(model: nn.Module, images: DataSet, recipe: Recipe, device: str) -> None:
+    print(f"\n{recipe.as_toml()}")
     seconds = estimate(Trainer(model, images, recipe, parallel.Processes(device=device)))
     print(f"about {seconds / 3600:.2f} hours on {device}, by the first steps")
 
 
-def _run(options: argparse.Namespace, device: str, out: Path) -> list[dict[str, float]] | None:
+def _run(options: argparse.Namespace, device: str) -> list[dict[str, float]] | None:
     values = {field: getattr(options, field) for _, field, _, _ in _VALUES}
-    recipe = recipe_for(options.name, options.recipe, options.classes, amp=options.amp, **values)
+    values.update(schedule=options.schedule, amp=options.amp)
+    recipe = recipe_for(options.name, options.recipe, options.classes, **values)
+    folder = f"{options.name}-{options.data}-seed{recipe.seed}"
+    out = options.out = options.out or Path("runs") / folder
     if recipe.amp == "fp16" and device != "cuda":
         raise ValueError("amp fp16 needs --device cuda; bf16 runs on both")
     images = data.load(
@@ -136,15 +154,19 @@ def _run(options: argparse.Namespace, device: str, out: Path) -> list[dict[str, 
     torch.manual_seed(recipe.seed)
     model = create(options.name, pretrained=options.pretrained, **network)
     if options.dry_run:
-        _tell(options, model, images, recipe, device)
+        print(_about(options, model, images, recipe, device))
+        _estimate(model, images, recipe, device)
         return None
     resume = options.resume or (parallel.attempt() > 0 and checkpoint.file_of(out).exists())
     processes = parallel.start(options.parallel, device)
+    if processes.rank == 0:
+        print(_about(options, model, images, recipe, processes.device), file=sys.stderr)
     try:
         metrics = fit(
-            model, images, recipe, out=out, resume=resume, processes=processes,
+            model, images, recipe, out=out, resume=resume, extend=options.extend,
+            processes=processes, compile=options.compile, save_every=options.save_every,
             names={"name": options.name, "data": options.data, "network": network},
-            compile=options.compile, save_every=options.save_every, tensorboard=options.tensorboard,
+            tensorboard=options.tensorboard,
         )  # fmt: skip
         parallel.wait()
         return metrics if processes.rank == 0 else None
@@ -159,19 +181,22 @@ def main(arguments: list[str] | None = None) -> int:
         the exit status: 0, 2 for bad input or a loss that is not finite, 130 for Ctrl-C, 143 for
         SIGTERM.
     """
-    options = command_line().parse_args(arguments)
+    options = parse(command_line(), arguments)
     device = device_of(options)
-    out = options.out or Path("runs") / f"{options.name}-{options.data}"
     try:
-        metrics = _run(options, device, out)
+        metrics = _run(options, device)
     except Interrupted as stop:
-        print(f"\nsaved in {out}; go on with the same command and --resume", file=sys.stderr)
+        print(
+            f"\nsaved in {options.out}; go on with the same command and --resume", file=sys.stderr
+        )
         return 128 + stop.signal
+    except KeyboardInterrupt:
+        return 130
     except (data.DataMissing, TypeError, ValueError, OSError, FloatingPointError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
     if metrics:
-        print(f"test accuracy {100 * metrics[-1]['test_accuracy']:.2f}%; results in {out}")
+        print(f"test accuracy {100 * metrics[-1]['test_accuracy']:.2f}%; results in {options.out}")
     return 0
 
 

@@ -11,7 +11,9 @@ from mpkernels.ops import native, record
 # By the name of the operator.
 SCHEMAS = {
     schema.partition("(")[0]: schema
-    for schema in re.findall(r'^OPERATOR\("(.+)"\)$', record.SCHEMAS.read_text(), re.MULTILINE)
+    for schema in re.findall(
+        r'^OPERATOR\("(.+)"\)$', record.SCHEMAS.read_text("utf-8"), re.MULTILINE
+    )
 }
 OPERATORS = tuple(SCHEMAS)
 # Types of the arguments, by the name of the operator.

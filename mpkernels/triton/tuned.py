@@ -72,7 +72,7 @@ def _method(ruled: Resident | Walk, launch: Resident | OnChip | Walk) -> str:
 def _table(path: Path) -> dict[str, list[object]]:
     """What the file holds; ValueError or OSError if that is no table."""
     try:
-        table = json.loads(path.read_text())
+        table = json.loads(path.read_text("utf-8"))
     except FileNotFoundError:
         return {}
     if not isinstance(table, dict):
@@ -205,7 +205,7 @@ def write(device: torch.device, entries: Mapping[str, list[object] | None]) -> P
         table = {}
     merged = {key: value for key, value in {**table, **entries}.items() if value is not None}
     partly = path.with_suffix(f".{os.getpid()}.part")
-    partly.write_text(json.dumps(merged, indent=1) + "\n")
+    partly.write_text(json.dumps(merged, indent=1) + "\n", "utf-8")
     partly.replace(path)
     _read.cache_clear()
     launch_for.cache_clear()

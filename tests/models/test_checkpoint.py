@@ -13,16 +13,26 @@ from torch import nn
 import models
 from models.data import Images
 from models.data.images import seeded
-from models.training import checkpoint, fit
+from models.training import checkpoint, fit, weights
 from models.training.recipe import Recipe, recipe_for
 from proof.where import ROOT
 
 STATE = {
+    "run": "0123",
     "options": {"name": "basecnn", "network": {"stages": [[4], [4]]}, "seed": 0},
     "model": {"a.weight": torch.randn(3, 4), "count": torch.tensor(7), "b": torch.ones(2).half()},
-    "optimizer": {"state": {0: {"momentum": torch.randn(3)}, 1: {}}, "groups": [{"lr": 0.1}]},
+    "optimizer": {
+        "state": {"a.weight": {"momentum_buffer": torch.randn(3, 4)}, "b": {}},
+        "param_groups": [
+            {"params": ["a.weight"], "lr": 0.1, "momentum": 0.9, "weight_decay": 0.0}
+        ],
+    },
     "average": None,
-    "tied": {"one": torch.arange(4.0), "tensor": 1, "items": 2},
+    "scaler": {},
+    "place": [0, 1],
+    "seen": [1.5, 2, 4],
+    "metrics": [],
+    "more": {0: torch.arange(4.0), "tensor": 1, "items": 2},
 }  # fmt: skip
 
 
@@ -69,7 +79,7 @@ from models.training import checkpoint
 signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
 resource.setrlimit(resource.RLIMIT_FSIZE, (65536, 65536))
 try:
-    checkpoint.save(Path(sys.argv[1]), {"options": {}, "model": {"w": torch.zeros(10**6)}})
+    checkpoint.save(Path(sys.argv[1]), {"model": {"w": torch.zeros(10**6)}})
 except OSError as error:
     print("OSError:", error)
 """
@@ -99,7 +109,7 @@ def test_damage_is_named(tmp_path):
     with pytest.raises(ValueError, match="names tensors-0.safetensors, which is not there"):
         checkpoint.load(tmp_path)
     tensors.write_bytes(whole)
-    path.write_text(text.replace("model.a.weight", "model.b.weight"))
+    path.write_text(text.replace('"model.a.weight"', '"model.b.weight"'))
     with pytest.raises(ValueError, match="safetensors lacks model.b.weight, which checkpoint.json"):
         checkpoint.load(tmp_path)
     for foreign in (text[:100], "{}", "[]", '{"format": "other"}'):
@@ -141,7 +151,7 @@ def test_a_network_comes_back_with_what_training_knew(tmp_path):
         recipe = recipe_for("basecnn_2_cc", epochs=1, batch_size=4, ema=0.5)
         names = {"name": "basecnn_2_cc", "data": "digits", "network": {"routers": routers, **SMALL}}
         fit(model, images_of(), recipe, out=tmp_path / routers, names=names, progress=False)
-        network, record = checkpoint.load_network(tmp_path / routers)
+        network, record = weights.load_network(tmp_path / routers)
         assert not network.training and record["data"] == "digits" and len(record["metrics"]) == 1
         # The network comes back with the average, which was evaluated.
         state = checkpoint.load(tmp_path / routers)
@@ -153,7 +163,7 @@ def test_a_network_comes_back_with_what_training_knew(tmp_path):
 
 
 def test_checkpoints_that_do_not_fit(tmp_path):
-    state = {"options": {"name": "basecnn"}, "model": {}, "average": None, "metrics": []}
+    state = {**STATE, "options": {"name": "basecnn"}, "model": {}}
     checkpoint.save(tmp_path, state)
     with pytest.raises(ValueError, match="holds basecnn, not widecnn"):
         models.create("widecnn", pretrained=tmp_path)
@@ -162,14 +172,14 @@ def test_checkpoints_that_do_not_fit(tmp_path):
     layer = {"weight": torch.zeros(2, 2), "more": torch.zeros(1)}
     checkpoint.save(tmp_path, {**state, "options": {}, "model": layer})
     with pytest.raises(ValueError, match="does not fit own: (?s:.*)Unexpected key.*more"):
-        checkpoint.load_weights(nn.Linear(2, 2, bias=False), "own", tmp_path)
+        weights.load_weights(nn.Linear(2, 2, bias=False), "own", tmp_path)
     with pytest.raises(ValueError, match="does not name its network"):
-        checkpoint.load_network(tmp_path)
+        weights.load_network(tmp_path)
 
 
 def test_a_run_that_began_before_a_value_of_the_recipe_existed(tmp_path):
     now = {"name": "basecnn", **Recipe().as_dict()}
     older = {name: value for name, value in now.items() if name != "balance"}
-    checkpoint.check_options(tmp_path, older, now)
+    weights.check_options(tmp_path, older, now)
     with pytest.raises(ValueError, match="resume: balance must be 0.0 as in .*, got 0.5"):
-        checkpoint.check_options(tmp_path, older, {**now, "balance": 0.5})
+        weights.check_options(tmp_path, older, {**now, "balance": 0.5})

@@ -102,7 +102,7 @@ def test_runs_that_do_not_fit(tmp_path, capsys):
         (('"data": "digits"', '"data": null'), [], "got none; name it with --data"),
         (('"data": "digits"', '"data": "cifar10"'), ["--data-dir", str(tmp_path)], "download=True"),
         (('"data": "digits"', '"data": "fashion"'), [], "data must be one of"),
-        (('"num_classes": 10', '"num_classes": 9'), [], "does not fit basecnn_2_cc"),
+        (('"num_classes": 10', '"num_classes": 9'), [], "names 10 classes, its network tells 9"),
         (('"name": "basecnn_2_cc"', '"name": "basecnn"'), [], "does not fit basecnn:"),
         (('"format"', '"form"'), [], "is not a checkpoint that training wrote"),
     ):
@@ -125,18 +125,25 @@ def images_of(folder, classes):
     return folder
 
 
-def test_another_number_of_classes(tmp_path, capsys):
+def test_other_classes(tmp_path, capsys):
+    """They are mapped by name; by number where a checkpoint does not know their names."""
     pytest.importorskip("torchvision", reason="torchvision is not installed")
     trained(tmp_path / "run", 0)
     path, folder = tmp_path / "run" / "checkpoint.json", images_of(tmp_path / "images", 2)
-    whole = path.read_text()
-    for name, reason in (
+    whole = json.loads(path.read_text())
+    for name, nameless in (
         ("folder", "has 10 classes, folder has 2\n"),
         ("imagenet", "has 10 classes, imagenet has 2; --classes takes the first so many\n"),
     ):
-        path.write_text(whole.replace('"data": "digits"', f'"data": "{name}"'))
-        assert main([str(path), "--data-dir", str(folder)]) == 2
-        assert capsys.readouterr().err == f"error: {path} {reason}"
+        known = {**whole["options"], "data": name}
+        for preparation, reason in (
+            (known.pop("preparation"), "val has the class class0, which the network has not; it"),
+            (None, f"error: {path} {nameless}"),
+        ):
+            held = {**known, "preparation": preparation} if preparation else known
+            path.write_text(json.dumps({**whole, "options": held}))
+            assert main([str(path), "--data-dir", str(folder)]) == 2
+            assert reason in capsys.readouterr().err
 
 
 class Pooled(torch.nn.Module):

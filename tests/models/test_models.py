@@ -202,7 +202,7 @@ def test_pretrained(tmp_path):
     with pytest.raises(ValueError, match="checkpoint.json holds basecnn_2_cc, not basecnn_3_cc"):
         models.create("basecnn_3_cc", pretrained=path)
     with pytest.raises(ValueError, match="(?s)does not fit basecnn_2_cc: .*size mismatch"):
-        models.create("basecnn_2_cc", pretrained=path, num_classes=7)
+        models.create("basecnn_2_cc", pretrained=path, dense=(9, 9))
     with pytest.raises(FileNotFoundError, match="pretrained: there is no checkpoint at"):
         models.create("basecnn_2_cc", pretrained=tmp_path / "none.json")
     torch.save({"weights": {}}, tmp_path / "other.pt")

@@ -12,7 +12,7 @@ import torch
 
 from models import data
 from models.networks.skipping import Draws
-from models.training import checkpoint
+from models.training import checkpoint, weights
 from models.training.step import evaluate
 from proof.where import ROOT
 
@@ -109,7 +109,7 @@ def test_what_is_evaluated_is_what_the_checkpoint_holds(kind, tmp_path):
     arguments = [*ARGUMENTS, "--option", "dense=(4,4)", "--batch-size", "8", "--lr", "0.2"]
     arguments[2] = "basecnn_2_cc"
     run(*TWO, *arguments, "--parallel", kind, "--out", tmp_path)
-    network, record = checkpoint.load_network(tmp_path)
+    network, record = weights.load_network(tmp_path)
     loss, accuracy, _ = evaluate(network, data.load("digits", limit=70))
     assert abs(record["metrics"][-1]["test_loss"] - loss) <= 2**-24 * 1e3 * loss
     assert record["metrics"][-1]["test_accuracy"] == accuracy
@@ -180,11 +180,3 @@ def test_processes_draw_different_numbers(monkeypatch):
     monkeypatch.undo()
     draws.drawn = 0
     assert torch.equal(numbers[0], draws(8, device="cpu")) and not (numbers[0] == numbers[1]).any()
-
-
-def test_kinds_need_torchrun(capsys):
-    from models.train import main
-
-    assert main(["highway", "--data", "digits", "--limit", "4", "--parallel", "ddp"]) == 2
-    assert "parallel ddp needs several processes: torchrun" in capsys.readouterr().err
-    assert not torch.distributed.is_initialized()

@@ -1,6 +1,8 @@
 """Recipes: the paper's figures, files, and bad values."""
 
 import pytest
+import torch
+from torch.optim.lr_scheduler import CosineAnnealingLR, LinearLR, SequentialLR
 
 from models.training.recipe import Recipe, default_name, names, read, recipe_for
 
@@ -41,6 +43,20 @@ def test_milestones_move_with_the_epochs():
     assert rates == [0.1, 0.1, 0.1 / 10, 0.1 / 10, 0.1 / 100, 0.1 / 100]
 
 
+def test_a_cosine_and_a_warm_up_are_those_of_torch():
+    recipe = Recipe(epochs=12, schedule="cosine", warm_up=3, learning_rate=0.4)
+    optimizer = torch.optim.SGD([torch.zeros(1, requires_grad=True)], lr=0.4)
+    warm_up = LinearLR(optimizer, 1 / 4, 1, total_iters=3)
+    cosine = CosineAnnealingLR(optimizer, T_max=9)
+    expected = SequentialLR(optimizer, [warm_up, cosine], milestones=[3])
+    for epoch in range(12):
+        assert recipe.rate(epoch) == pytest.approx(expected.get_last_lr()[0], rel=1e-12), epoch
+        optimizer.step()
+        expected.step()
+    steps = Recipe(epochs=9, milestones=(5,), warm_up=1)
+    assert [steps.rate(epoch) for epoch in (0, 1, 4, 5)] == [0.05, 0.1, 0.1, 0.1 / 10]
+
+
 def test_a_recipe_is_read_as_it_was_written(tmp_path):
     recipe = Recipe(epochs=7, milestones=(2, 5), weight_decay=5e-4, amp="bf16", clip=1.5, ema=0.99)
     (tmp_path / "mine.toml").write_text(recipe.as_toml())
@@ -51,7 +67,10 @@ def test_a_recipe_is_read_as_it_was_written(tmp_path):
     ("text", "message"),
     [
         ("epochs = ", "is not TOML"),
-        ("epoch = 3", "epoch is none of epochs, batch_size"),
+        ("schedule = 'cosin'", "schedule must be steps or cosine, got 'cosin'"),
+        ("epochs = 5\nwarm_up = 5", "warm_up must be below epochs = 5, got 5"),
+        ("warm_up = -1", "warm_up must not be negative, got -1"),
+        ("epoch = 3", "epoch is not one of epochs, batch_size.*did you mean epochs"),
         ("epochs = 2.5", r"epochs must be int, got 2\.5"),
         ("epochs = true", "epochs must be int, got True"),
         ("learning_rate = '0.1'", "learning_rate must be float, got '0.1'"),
@@ -71,6 +90,12 @@ def test_files_that_are_no_recipe(text, message, tmp_path):
 
 
 def test_values_that_cannot_be():
+    assert Recipe(milestones=[1, 2]) == Recipe(milestones=(1, 2))
+    with pytest.raises(ValueError, match="epochs must be int, got 2.5"):
+        Recipe(epochs=2.5)
+    for seed in (-1, 2**63):
+        with pytest.raises(ValueError, match="seed must be from 0 to below 2.63, got"):
+            Recipe(seed=seed)
     with pytest.raises(ValueError, match="recipe must be a file or one of cifar_cnn, .*'none'"):
         read("none")
     for wrong in ({"epochs": 0}, {"batch_size": -1}, {"learning_rate": 0.0}, {"amp": "fp8"}):

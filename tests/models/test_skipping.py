@@ -5,10 +5,13 @@ import torch
 from torch import nn
 
 import models
+from models import data
 from models.networks.aig import GatedBlock, gumbel_gate
 from models.networks.blockdrop import Decided, policy_loss, reward
 from models.networks.skipping import Draws, SkippableBlock
 from models.training import checkpoint
+from models.training.recipe import recipe_for
+from models.training.step import Trainer
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
@@ -222,7 +225,9 @@ def test_a_stage_starts_from_the_weights_of_the_one_before(tmp_path):
             assert torch.equal(model.backbone.head[-1].bias, bias)
         with torch.no_grad():
             bias = model.backbone.head[-1].bias.add_(1).clone()
-        checkpoint.save(tmp_path, {"options": {}, "model": model.state_dict()})
+        images = data.load("digits", limit=2)
+        trainer = Trainer(model, images, recipe_for("own", batch_size=2))
+        checkpoint.save(tmp_path, {"run": "1", **trainer.state({})})
         previous = tmp_path
 
 

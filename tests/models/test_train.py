@@ -14,7 +14,6 @@ from models.data.images import augment
 from models.environment import environment
 from models.train import main
 from models.training import fit, judge
-from models.training.nonfinite import culprit
 from models.training.parallel import Processes
 from models.training.recipe import read, recipe_for
 from models.training.runs import Run
@@ -153,66 +152,6 @@ def test_a_network_without_one_has_cross_entropy():
     for output in (logits, (logits, "more")):
         loss, judged = judge(torch.nn.Identity(), output, y)
         assert loss == expected and judged is logits
-
-
-def test_a_loss_that_is_not_finite_stops():
-    images = data.load("digits", limit=64)
-    recipe = recipe_for("basecnn", epochs=3, batch_size=32, learning_rate=1e30)
-    message = "the loss is not finite in epoch .*, step .*: .* not finite.*; try a lower --lr"
-    with pytest.raises(FloatingPointError, match=message):
-        fit(models.create("basecnn"), images, recipe, progress=False)
-
-
-def changing(change):
-    """A hook that changes the maps of a router, which may come with gates."""
-
-    def hook(module, inputs, outputs):
-        ys, *gates = outputs if isinstance(outputs, tuple) else (outputs,)
-        ys = [change(y) for y in ys]
-        return (ys, *gates) if gates else ys
-
-    return hook
-
-
-def test_the_layer_that_is_not_finite_is_named():
-    model = models.create("basecnn_2_cc", stages=((4,), (4,)), dense=(4, 4))
-    x = torch.randn(4, 3, 32, 32)
-
-    def named(x):
-        return culprit(model, x, lambda x: model(x).square().sum())
-
-    assert named(x) is None
-    assert named(x / 0) == "the images hold values that are not finite"
-    router = model.routers[1]
-    # The hook adds zero, with the gradient 0 * inf.
-    hook = router.register_forward_hook(changing(lambda y: y + (y - y).sqrt()))
-    assert named(x).endswith(
-        "is the first, from the loss back, whose gradient is not finite, "
-        "the last router behind it CrossConnect routers.1"
-    )
-    hook.remove()
-    router.register_forward_hook(changing(lambda y: y * float("nan")))
-    assert named(x).startswith("CrossConnect routers.1 is the first that is not finite")
-    with torch.no_grad():
-        router.w1.fill_(float("inf"))
-    assert named(x) == "the parameter routers.1.w1 is not finite since the last update"
-
-
-class NoGradient(WithLoss):
-    """Its loss is finite, but its gradient is not."""
-
-    def loss(self, output, target):
-        return super().loss(output, target) + (output[0] - output[0]).sqrt().sum()
-
-
-def test_a_gradient_that_is_not_finite_stops_before_the_update():
-    images = data.load("digits", limit=64)
-    model = NoGradient()
-    before = model.head.weight.clone()
-    with pytest.raises(FloatingPointError, match="the gradient is not finite in epoch 0, step 0: "
-                       "Linear head is the first, from the loss back"):  # fmt: skip
-        fit(model, images, recipe_for("own", epochs=1, batch_size=32), progress=False)
-    assert torch.equal(model.head.weight, before)
 
 
 def trained(images, compile=None, **values):

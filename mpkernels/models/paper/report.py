@@ -53,7 +53,7 @@ def read(out: Path, name: str) -> Result | None:
     paths = sorted((out / name).glob("trial*/trial.json"))
     if not paths:
         return None
-    trials = [json.loads(path.read_text()) for path in paths]
+    trials = [json.loads(path.read_text("utf-8")) for path in paths]
     errors = [[100 * (1 - line["test_accuracy"]) for line in trial["metrics"]] for trial in trials]
     return Result(
         tuple(of_trial[-1] for of_trial in errors),
@@ -66,7 +66,7 @@ def failures(out: Path, name: str) -> list[str]:
     """The failed trials of a network, with their reasons."""
     paths = sorted((out / name).glob("trial*/failed.json"))
     return [
-        f"{path.parent.name}: {json.loads(path.read_text())}"
+        f"{path.parent.name}: {json.loads(path.read_text('utf-8'))}"
         for path in paths
         if not (path.parent / "trial.json").exists()  # else it was trained after all
     ]
@@ -77,7 +77,7 @@ def machines(out: Path, entries: tuple[Entry, ...]) -> list[str]:
     lines: dict[str, None] = {}
     for entry in entries:
         for path in sorted((out / entry.name).glob("trial*/environment.json")):
-            held = json.loads(path.read_text())
+            held = json.loads(path.read_text("utf-8"))
             lines[
                 f"{held['device']}, {held['threads']} threads, torch {held['torch']}, "
                 f"mpkernels {held['mpkernels']}, commit {held['commit']}"

@@ -2,12 +2,20 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from torch import Tensor, nn
 
 from ..data import DataSet
 
 BINS = 15
+
+
+def probabilities_of(output: Any) -> Tensor:
+    """The softmax of what a network returns: logits [N, classes], or a tuple that begins so."""
+    logits: Tensor = output if isinstance(output, Tensor) else output[0]
+    return logits.float().softmax(-1)
 
 
 def predict(
@@ -21,20 +29,27 @@ def predict(
     """Probabilities [N, classes], averaged over crops, and labels [N]; both on the CPU.
 
     The test images come as they are, or in this order [N].
+
+    Raises:
+        FloatingPointError: the network returns numbers that are not finite.
     """
     numbers = torch.arange(images.test_count) if order is None else order
     parts = numbers.split(max(1, batch_size // crops))
     batches, labels = [], []
     with torch.no_grad():
         for x, y in images.test_batches(parts, device, crops):
-            output = model(x.flatten(0, 1) if crops > 1 else x)
-            logits = output if isinstance(output, Tensor) else output[0]
-            probabilities = logits.float().softmax(-1)
+            probabilities = probabilities_of(model(x.flatten(0, 1) if crops > 1 else x))
             if crops > 1:
                 probabilities = probabilities.unflatten(0, (-1, crops)).mean(1)
             batches.append(probabilities.cpu())
             labels.append(y.cpu())
-    return torch.cat(batches), torch.cat(labels)
+    whole = torch.cat(batches)
+    broken = int((~whole.isfinite()).any(1).sum())
+    if broken:
+        raise FloatingPointError(
+            f"the network's output is not finite for {broken} of {len(whole)} test images"
+        )
+    return whole, torch.cat(labels)
 
 
 def top(probabilities: Tensor, labels: Tensor, count: int) -> float:

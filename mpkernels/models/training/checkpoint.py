@@ -1,27 +1,32 @@
 """Checkpoints that are either whole or not there, and that run no code when read.
 
 A checkpoint is checkpoint.json, which holds everything but the tensors, and the safetensors file
-it names. Tensors are written first, under a new name; replacing checkpoint.json is the one step
-that makes the new checkpoint the current one. Until then, and when the disk is full, the previous
-checkpoint stays whole.
+that it names, with that file's SHA-256. Tensors are written first, under a new name; replacing
+checkpoint.json is the one step that makes the new checkpoint the current one. Until then, and when
+the disk is full, the previous checkpoint stays whole.
 """
 
 from __future__ import annotations
 
+import hashlib
 import json
+import math
+import re
 from pathlib import Path
 from typing import Any
 
+import safetensors.torch
 from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
-from torch import Tensor, nn
+from torch import Tensor
 
-from ..networks.registry import build
+from . import schema
 from .files import write_text, write_whole
-from .recipe import Recipe
 
 NAME = "checkpoint.json"
-FORMAT = "mpkernels checkpoint 1"
+FORMAT = "mpkernels checkpoint 2"
+OLDER = "mpkernels checkpoint 1"  # without "run" and "sha256"
+_TENSORS = re.compile(r"tensors-[0-9]{1,18}\.safetensors")
+_TRIES = 10  # of reading, while training replaces what is read
 
 
 def _without_tensors(value: Any, name: str, tensors: dict[str, Tensor]) -> Any:
@@ -36,16 +41,24 @@ def _without_tensors(value: Any, name: str, tensors: dict[str, Tensor]) -> Any:
         return {"items": list(items.items())}  # keys of a JSON object are strings
     if isinstance(value, (list, tuple)):
         return [_without_tensors(v, f"{name}.{at}", tensors) for at, v in enumerate(value)]
+    if isinstance(value, float) and not math.isfinite(value):
+        raise FloatingPointError(f"{name} is not finite: the checkpoint is not written")
     return value
 
 
 def _with_tensors(value: Any, tensors: dict[str, Tensor]) -> Any:
+    """The inverse of `_without_tensors`; takes from `tensors` what it uses.
+
+    Raises:
+        KeyError: `tensors` lacks one.
+        TypeError, ValueError: the value is none that `_without_tensors` returns.
+    """
     if isinstance(value, list):
         return [_with_tensors(v, tensors) for v in value]
     if not isinstance(value, dict):
         return value
     if "tensor" in value:
-        return tensors[value["tensor"]]
+        return tensors.pop(value["tensor"])
     items = value.get("items", value.items())
     return {key: _with_tensors(v, tensors) for key, v in items}
 
@@ -55,26 +68,30 @@ def save(folder: Path, state: dict[str, Any]) -> None:
 
     Raises:
         OSError: the checkpoint cannot be written; the previous one is unchanged.
+        FloatingPointError: a number is not finite; the previous checkpoint is unchanged.
     """
     tensors: dict[str, Tensor] = {}
     plain = {key: _without_tensors(value, key, tensors) for key, value in state.items()}
     path = folder / NAME
-    previous = json.loads(path.read_text())["tensors"] if path.exists() else None
-    number = int(Path(previous).stem.rpartition("-")[2]) + 1 if previous else 0
+    number = int(re.sub(r"\D", "", _named(path))) + 1 if path.exists() else 0
     own = f"tensors-{number}.safetensors"
+    data = safetensors.torch.save(tensors)
+    write_whole(folder / own, lambda to: to.write_bytes(data))
+    digest = hashlib.sha256(data).hexdigest()
+    head = {"format": FORMAT, "tensors": own, "sha256": digest}
+    write_text(path, json.dumps({**head, **plain}, indent=1))
+    tidy(folder)
 
-    def write(to: Path) -> None:
-        try:
-            save_file(tensors, to)
-        except SafetensorError as error:  # a full disk is reported as this
-            raise OSError(f"{folder / own} cannot be written: {error}") from error
-        to.chmod(0o644)  # safetensors lets only the owner read it
 
-    write_whole(folder / own, write)
-    text = json.dumps({"format": FORMAT, "tensors": own, **plain}, indent=1)
-    write_text(path, text)
-    for old in folder.glob("tensors-*.safetensors"):  # including leftovers of a run that was killed
-        if old.name != own:
+def tidy(folder: Path) -> None:
+    """Removes tensors that no checkpoint names, as a save that was killed leaves them.
+
+    The folder must be locked.
+    """
+    path = folder / NAME
+    named = _named(path) if path.exists() else ""
+    for old in folder.glob("tensors-*.safetensors"):
+        if old.name != named and _TENSORS.fullmatch(old.name):
             old.unlink(missing_ok=True)
 
 
@@ -83,8 +100,73 @@ def file_of(path: Path) -> Path:
     return path / NAME if path.is_dir() else path
 
 
+def _number(text: str) -> float:
+    number = float(text)
+    if not math.isfinite(number):
+        raise ValueError(f"{text} is not finite")
+    return number
+
+
+def _plain(path: Path, data: bytes) -> dict[str, Any]:
+    """What checkpoint.json holds: its own keys checked, the state's not."""
+    what = f"{path} is not a checkpoint that training wrote"
+    try:
+        plain = json.loads(data.decode(), parse_float=_number, parse_constant=_number)
+    except (ValueError, RecursionError) as error:
+        raise ValueError(f"{what}: {error}") from error
+    found = plain.get("format") if isinstance(plain, dict) else None
+    if not isinstance(plain, dict) or found not in (FORMAT, OLDER):
+        raise ValueError(f"{what}: format must be {FORMAT!r}, got {found!r}")
+    name = plain.get("tensors")
+    if not isinstance(name, str) or not _TENSORS.fullmatch(name):
+        raise ValueError(f"{path}: tensors must be tensors-N.safetensors beside it, got {name!r}")
+    return plain
+
+
+def _named(path: Path) -> str:
+    """The file of tensors that checkpoint.json names."""
+    return str(_plain(path, path.read_bytes())["tensors"])
+
+
+def _tensors(path: Path, plain: dict[str, Any]) -> dict[str, Tensor]:
+    """The tensors that checkpoint.json names, unharmed."""
+    held = path.parent / plain.pop("tensors")
+    if held.is_symlink():
+        raise ValueError(f"{held} is a link; a checkpoint holds its tensors itself")
+    if not held.is_file():
+        raise ValueError(f"{path} names {held.name}, which is not there")
+    data = held.read_bytes()
+    if plain.pop("format") != OLDER and plain.pop("sha256", None) != (
+        digest := hashlib.sha256(data).hexdigest()
+    ):
+        raise ValueError(
+            f"{held} is damaged or not whole: its SHA-256 is {digest}, {path.name} holds another"
+        )
+    try:
+        return safetensors.torch.load(data)
+    except (SafetensorError, KeyError, TypeError, ValueError, RuntimeError) as error:
+        raise ValueError(f"{held} is damaged or not whole: {error}") from error
+
+
+def _state(path: Path, data: bytes) -> dict[str, Any]:
+    plain = _plain(path, data)
+    run = {} if plain["format"] != OLDER else {"run": ""}
+    held = path.parent / plain["tensors"]
+    tensors = _tensors(path, plain)
+    try:
+        state = {**run, **{key: _with_tensors(value, tensors) for key, value in plain.items()}}
+        schema.check(state)
+        if tensors:
+            raise ValueError(f"{held.name} holds {min(tensors)}, which {path.name} does not name")
+    except KeyError as error:
+        raise ValueError(f"{held} lacks {error.args[0]}, which {path.name} names") from error
+    except (TypeError, ValueError, RecursionError) as error:
+        raise ValueError(f"{path}: {error}") from error
+    return state
+
+
 def load(path: Path) -> dict[str, Any]:
-    """Reads a checkpoint.
+    """Reads a checkpoint, which training may be replacing at the same time.
 
     Args:
         path: checkpoint.json, or the folder of a run.
@@ -94,86 +176,13 @@ def load(path: Path) -> dict[str, Any]:
         ValueError: a file is damaged or not a checkpoint; the message names it.
     """
     path = file_of(path)
-    if not path.exists():
-        raise FileNotFoundError(f"there is no checkpoint at {path}")
-    try:
-        plain = json.loads(path.read_text())
-    except (UnicodeDecodeError, json.JSONDecodeError) as error:
-        raise ValueError(f"{path} is not a checkpoint that training wrote: {error}") from error
-    if not isinstance(plain, dict) or plain.pop("format", None) != FORMAT:
-        raise ValueError(f"{path} is not a checkpoint that training wrote")
-    held = path.parent / plain.pop("tensors")
-    if not held.exists():
-        raise ValueError(f"{path} names {held.name}, which is not there")
-    try:
-        tensors = load_file(held)
-    except SafetensorError as error:
-        raise ValueError(f"{held} is damaged or not whole: {error}") from error
-    try:
-        return {key: _with_tensors(value, tensors) for key, value in plain.items()}
-    except KeyError as error:
-        raise ValueError(f"{held} lacks {error.args[0]}, which {path.name} names") from error
-
-
-def check_options(path: Path, held: dict[str, Any], options: dict[str, Any]) -> None:
-    """Raises ValueError naming the first option that differs from those of the checkpoint.
-
-    A value of the recipe that there was not yet when the run began had its default.
-    """
-    held = {**Recipe().as_dict(), **held}
-    for name, value in options.items():
-        if held.get(name) != value:
-            raise ValueError(
-                f"resume: {name} must be {held.get(name)!r} as in {file_of(path)}, got {value!r}"
-            )
-
-
-def load_weights(model: nn.Module, name: str, path: Path) -> None:
-    """Loads a checkpoint's weights, averaged ones if it has them, into the network `name`.
-
-    Raises:
-        OSError: there is no such checkpoint (FileNotFoundError), or it cannot be read.
-        ValueError: it is no checkpoint, or one of another network or of other sizes.
-    """
-    try:
-        state = load(path)
-    except FileNotFoundError as error:
-        hint = "a run's folder or its checkpoint.json is wanted, no weights come with the networks"
-        raise FileNotFoundError(f"pretrained: {error}; {hint}") from error
-    except (OSError, ValueError) as error:
-        raise type(error)(f"pretrained: {error}") from error
-    trained = state["options"].get("name", name)
-    if trained != name:
-        raise ValueError(f"pretrained: {file_of(path)} holds {trained}, not {name}")
-    try:
-        model.load_state_dict(state.get("average") or state["model"])
-    except RuntimeError as error:
-        raise ValueError(f"pretrained: {file_of(path)} does not fit {name}: {error}") from error
-
-
-def load_network(path: Path) -> tuple[nn.Module, dict[str, Any]]:
-    """The trained network of a run.
-
-    Args:
-        path: the run's folder or its checkpoint.
-
-    Returns:
-        the network in evaluation mode on the CPU; and what training knew: "name", "data",
-        "network" (its options), the values of the recipe, and "metrics".
-
-    Raises:
-        FileNotFoundError: there is no checkpoint.
-        ValueError: it is damaged, or does not fit the network it names.
-    """
-    state = load(path)
-    options = state["options"]
-    if "name" not in options:
-        raise ValueError(f"{file_of(path)} does not name its network")
-    network_options = {option: _tuples(value) for option, value in options["network"].items()}
-    network = build(options["name"], **network_options)
-    load_weights(network, options["name"], path)
-    return network.eval(), {**options, "metrics": state["metrics"]}
-
-
-def _tuples(value: Any) -> Any:
-    return tuple(map(_tuples, value)) if isinstance(value, list) else value
+    for left in reversed(range(_TRIES)):
+        if not path.is_file():
+            raise FileNotFoundError(f"there is no checkpoint at {path}")
+        data = path.read_bytes()
+        try:
+            return _state(path, data)
+        except (OSError, ValueError):
+            if not left or (path.is_file() and path.read_bytes() == data):
+                raise
+    raise AssertionError

@@ -127,7 +127,8 @@ def figures(watched: dict[str, Statistics]) -> dict[str, float]:
     found: dict[str, float] = {}
     for name, of in watched.items():
         found[f"gates/{name}/deviation"] = of.deviation
-        found[f"gates/{name}/entropy"] = math.nan if of.entropy is None else of.entropy
+        if of.entropy is not None:
+            found[f"gates/{name}/entropy"] = of.entropy
         found |= {f"gates/{name}/usage_{j}": share for j, share in enumerate(of.usage)}
         found[f"gates/{name}/dead_paths"] = len(of.dead())
     return found

@@ -5,9 +5,11 @@ from __future__ import annotations
 import json
 import signal
 import sys
+import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from types import FrameType
 from typing import Any
@@ -19,8 +21,9 @@ from ..data import DataSet
 from . import checkpoint
 from .parallel import Processes
 from .recipe import Recipe
-from .runs import Run
+from .runs import BEST, Run
 from .step import Trainer
+from .weights import check_options
 
 SAVE_EVERY = 600.0
 
@@ -41,7 +44,9 @@ def _stops() -> Iterator[list[int]]:
     def request(number: int, frame: FrameType | None) -> None:
         signals.append(number)
 
-    numbers = (signal.SIGINT, signal.SIGTERM)
+    # Only the main thread may set handlers.
+    main = threading.current_thread() is threading.main_thread()
+    numbers = (signal.SIGINT, signal.SIGTERM) if main else ()
     before = [signal.signal(number, request) for number in numbers]
     try:
         yield signals
@@ -94,9 +99,11 @@ class _Loop:
         self.save_every, self.shown = save_every, shown
         self.saved = time.monotonic()
 
-    def save(self) -> None:
-        """Makes the current state the checkpoint."""
+    def save(self, best: bool = False) -> None:
+        """Makes the current state the checkpoint, and the best one too if it is."""
         state = self.trainer.state(self.options)
+        if best:
+            self.run.save(state, BEST)
         self.run.save(state)
         self.saved = time.monotonic()
 
@@ -135,7 +142,8 @@ class _Loop:
                 raise Interrupted(number)
         trainer.finish_epoch(images, time.perf_counter() - begin)
         self.run.note(trainer.metrics)
-        self.save()
+        *before, now = [epoch["test_accuracy"] for epoch in trainer.metrics]
+        self.save(best=now > max(before, default=-1.0))
         progress.close(finished=True)
 
 
@@ -147,6 +155,7 @@ def fit(
     device: str = "cpu",
     out: Path | None = None,
     resume: bool = False,
+    extend: bool = False,
     progress: bool = True,
     names: dict[str, Any] | None = None,
     processes: Processes | None = None,
@@ -163,6 +172,8 @@ def fit(
         device: "cpu" or "cuda"; `processes` have their own.
         out: the run's folder (see `models.training.runs`); None writes nothing.
         resume: whether to go on from the checkpoint in `out`.
+        extend: whether the recipe has more epochs than the run that goes on; everything else is as
+            it was, the milestones too.
         progress: whether to show progress on standard error.
         names: further options that a resumed run must share, such as the model's name.
         processes: the processes that train together; by default this one alone.
@@ -175,34 +186,51 @@ def fit(
         images_per_second, seconds (of training, without evaluation).
 
     Raises:
+        BlockingIOError: another training is in `out`.
         FileExistsError: `out` holds a checkpoint and `resume` is false.
         FileNotFoundError, ValueError: `resume` is true and `out` holds no checkpoint, or one of a
             run with other options.
         Interrupted: Ctrl-C or SIGTERM; the state is saved.
-        FloatingPointError: the loss is not finite.
+        FloatingPointError: the loss, a weight or the test loss is not finite.
     """
+    if not save_every >= 0:
+        raise ValueError(f"save_every must be seconds from 0 on, got {save_every}")
     together = processes or Processes(device=device)
-    mine = {**(names or {}), "images": images.train_count, **recipe.as_dict()}
-    options: dict[str, Any] = json.loads(json.dumps(mine))
-    run = Run(out, together.rank == 0, tensorboard)
-    held: tuple[dict[str, Any], Path] | None = None
-    if out is not None and resume:
-        held = checkpoint.load(out), checkpoint.file_of(out)
-        checkpoint.check_options(out, held[0]["options"], options)
-    elif out is not None and checkpoint.file_of(out).exists():
-        raise FileExistsError(
-            f"{checkpoint.file_of(out)} exists: resume it, or choose another folder"
-        )
     trainer = Trainer(model, images, recipe, together, compile)
-    if held is not None:
-        trainer.restore(*held)
-    else:
-        run.begin(recipe, together.device)
-    loop = _Loop(trainer, run, options, save_every, progress and together.rank == 0)
-    with _stops() as stops:
-        while trainer.epoch < recipe.epochs:
-            loop.epoch(stops)
-    run.draw(str(options.get("name", "")), trainer.metrics)
+    path = None if out is None else out / checkpoint.NAME
+    if extend and not resume:
+        raise ValueError("extend: a run that goes on is wanted (resume)")
+    if extend and recipe.schedule == "cosine":
+        raise ValueError("extend: schedule must be steps; a cosine has come to its end")
+    if out is not None and out.name == BEST and (out.parent / checkpoint.NAME).exists():
+        raise ValueError(f"out: {out} is the best epoch of {out.parent}; choose another folder")
+    if path is not None and resume and not path.exists():
+        raise FileNotFoundError(f"there is no checkpoint at {path}")
+    with Run(out, together, tensorboard) as run:
+        held: dict[str, Any] | None = None
+        if path is not None and resume:
+            held = checkpoint.load(path)
+            if extend and isinstance(kept := held["options"].get("milestones"), list):
+                recipe = trainer.recipe = replace(recipe, milestones=tuple(kept))
+        elif path is not None and path.exists():
+            raise FileExistsError(f"{path} exists: resume it, or choose another folder")
+        known = {
+            "classes": list(images.names),
+            **(names or {}),
+            "images": images.train_count,
+            "preparation": images.preparation and images.preparation.as_dict(),
+            **recipe.as_dict(),
+        }
+        options: dict[str, Any] = json.loads(json.dumps(known))
+        if path is not None and held is not None:
+            check_options(path, held["options"], options, extend)
+            trainer.restore(held, path)
+        run.begin(recipe, together.device, held)
+        loop = _Loop(trainer, run, options, save_every, progress and together.rank == 0)
+        with _stops() as stops:
+            while trainer.epoch < recipe.epochs:
+                loop.epoch(stops)
+        run.draw(str(options.get("name", "")), trainer.metrics)
     return trainer.metrics
 
 

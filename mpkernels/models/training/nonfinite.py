@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from functools import partial
 from typing import Any
 
@@ -67,6 +67,11 @@ class _Watch:
             self.router = layer
 
 
+def broken(named: Iterable[tuple[str, Tensor]]) -> list[str]:
+    """The names of the tensors that are not finite."""
+    return [name for name, value in named if not _finite(value)]
+
+
 def culprit(model: nn.Module, x: Tensor, loss: Callable[[Tensor], Tensor]) -> str | None:
     """Runs a batch again, forward and backward, and names the first place that is not finite.
 
@@ -87,11 +92,12 @@ def culprit(model: nn.Module, x: Tensor, loss: Callable[[Tensor], Tensor]) -> st
         for name, module in model.named_modules()
         if not list(module.children()) or isinstance(module, ROUTERS)
     ]
-    parameters = [name for name, value in model.named_parameters() if not _finite(value)]
+    parameters = broken(model.named_parameters())
     try:
         value = loss(x)
         watch.router = "none"
-        value.backward()
+        if value.requires_grad:
+            value.backward()
     finally:
         for hook in hooks:
             hook.remove()

@@ -1,5 +1,7 @@
 """Training on several processes: `torchrun --nproc-per-node N -m mpkernels train ...`.
 
+They may be started by srun, mpirun or mpiexec too, whose variables say which process this is.
+
 Every process takes its part of each global batch, so that N processes train as one would with the
 same batch size; only batch norm sees a single part (on GPUs it is synchronised). However it is
 sharded, state is saved whole, under the parameters' names: a run may go on with another number of
@@ -9,6 +11,7 @@ processes, or with one.
 from __future__ import annotations
 
 import os
+import re
 import time
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
@@ -31,7 +34,17 @@ from torch.distributed.tensor import DTensor
 from torch.nn.parallel import DistributedDataParallel
 
 KINDS = ("ddp", "fsdp")
+# Launcher -> variables that hold a process's rank, the number of processes, and its rank on its
+# machine, in the order in which they count: mpirun passes on those of a batch job around it.
+LAUNCHERS = {
+    "torchrun": ("RANK", "WORLD_SIZE", "LOCAL_RANK"),
+    "mpirun": ("OMPI_COMM_WORLD_RANK", "OMPI_COMM_WORLD_SIZE", "OMPI_COMM_WORLD_LOCAL_RANK"),
+    "mpiexec": ("PMI_RANK", "PMI_SIZE", "MPI_LOCALRANKID"),
+    "srun": ("SLURM_PROCID", "SLURM_NTASKS", "SLURM_LOCALID"),
+}
 _WHOLE = StateDictOptions(full_state_dict=True, cpu_offload=True)
+# A parameter that had no gradient yet has no momentum: it then starts at 0, as it would have.
+_PART = StateDictOptions(full_state_dict=True, cpu_offload=True, strict=False)
 
 
 @dataclass(frozen=True)
@@ -94,31 +107,73 @@ class Processes:
 ALONE = Processes()
 
 
-def start(kind: str | None, device: str) -> Processes:
-    """Joins the processes that torchrun started; this one stays alone if `kind` is None.
+def _variable(name: str, default: str | None = None) -> int:
+    text = os.environ.get(name, default)
+    if text is None or not text.isdecimal():
+        raise ValueError(f"the variable {name} must be a number, got {text!r}")
+    return int(text)
+
+
+def _rendezvous(launcher: str, rank: int, world: int) -> PrefixStore:
+    """Meets the other processes.
 
     Raises:
-        ValueError: the kind needs torchrun, or torchrun needs a kind.
+        ValueError: the variables do not say where.
+        ConnectionError: they are not there.
     """
-    under = "TORCHELASTIC_RUN_ID" in os.environ
-    if kind is None and under and int(os.environ["WORLD_SIZE"]) > 1:
-        raise ValueError(f"parallel must be one of {', '.join(KINDS)} under torchrun, got none")
-    if kind is None:
-        return Processes(device=device)
-    if not under:
+    # Of node[003-007,9],other the first process runs on node003.
+    nodes = os.environ.get("SLURM_STEP_NODELIST", os.environ.get("SLURM_JOB_NODELIST", ""))
+    first = re.match(r"([^,\[\]]+)(?:\[(\d+)[^\[\]]*\])?(?:,|$)", nodes)
+    if first:
+        os.environ.setdefault("MASTER_ADDR", first[1] + (first[2] or ""))
+    for name, what in (("MASTER_ADDR", "host"), ("MASTER_PORT", "a free port on the host")):
+        if not os.environ.get(name):
+            raise ValueError(
+                f"parallel under {launcher} needs the variable {name}: {what} of the first process"
+            )
+    try:
+        store, *_ = next(rendezvous("env://", rank, world))
+    except RuntimeError as error:
+        place = f"{os.environ['MASTER_ADDR']}:{os.environ['MASTER_PORT']}"
+        raise ConnectionError(f"the processes do not meet at {place}: {error}") from error
+    # The prefix keeps restarted processes from the addresses of those that died.
+    return PrefixStore(f"attempt {attempt()}", store)
+
+
+def start(kind: str | None, device: str) -> Processes:
+    """Joins the processes that a launcher started; this one stays alone if `kind` is None.
+
+    Raises:
+        ValueError: the kind needs a launcher, or a launcher a kind or a variable.
+        ConnectionError: the other processes are not there.
+    """
+    found = (name for name, held in LAUNCHERS.items() if os.environ.keys() >= {*held[:2]})
+    launcher = next(found, "")
+    if not launcher and kind is not None:
         raise ValueError(
             f"parallel {kind} needs several processes: "
-            "torchrun --nproc-per-node N -m mpkernels train ..."
+            "torchrun --nproc-per-node N -m mpkernels train ..., srun or mpirun"
         )
+    if not launcher:
+        return Processes(device=device)
+    of_rank, of_world, of_local = LAUNCHERS[launcher]
+    rank, world = _variable(of_rank), _variable(of_world)
+    if kind is None:
+        # A batch script, which nothing started several times, has srun's but for those of a step.
+        several = launcher != "srun" or "SLURM_STEP_NUM_TASKS" in os.environ
+        if world > 1 and several:
+            kinds = ", ".join(KINDS)
+            raise ValueError(f"parallel must be one of {kinds} under {launcher}, got none")
+        return Processes(device=device)
     if device == "cuda":
-        device = f"cuda:{os.environ['LOCAL_RANK']}"
+        # Some launchers show each process one GPU alone.
+        at = _variable(of_local, str(rank)) % max(1, torch.cuda.device_count())
+        device = f"cuda:{at}"
         torch.cuda.set_device(device)
-    # The prefix keeps restarted processes from the addresses of those that died.
-    store, rank, world = next(rendezvous("env://"))
-    store = PrefixStore(f"attempt {attempt()}", store)
+    store = _rendezvous(launcher, rank, world)
     backend = "nccl" if device.startswith("cuda") else "gloo"
     dist.init_process_group(backend, store=store, rank=rank, world_size=world)
-    return Processes(dist.get_rank(), dist.get_world_size(), kind, device)
+    return Processes(rank, world, kind, device)
 
 
 def wait() -> None:
@@ -167,4 +222,5 @@ def state_of(model: nn.Module, optimizer: torch.optim.Optimizer) -> dict[str, An
 def restore(model: nn.Module, optimizer: torch.optim.Optimizer, state: dict[str, Any]) -> None:
     """Loads what `state_of` returned."""
     set_model_state_dict(model, state["model"], options=_WHOLE)
-    set_optimizer_state_dict(model, optimizer, state["optimizer"], options=_WHOLE)
+    if state["optimizer"]["state"]:  # none without momentum
+        set_optimizer_state_dict(model, optimizer, state["optimizer"], options=_PART)

@@ -7,6 +7,7 @@ set's mean and deviation.
 
 from __future__ import annotations
 
+import difflib
 import json
 import math
 import sys
@@ -22,19 +23,24 @@ else:
     import tomli as tomllib
 
 FOLDER = Path(__file__).parent / "recipes"
+SCHEDULES: tuple[str, ...] = ("steps", "cosine")
+AMP: tuple[str, ...] = ("off", "bf16", "fp16")
 
 
 @dataclass(frozen=True)
 class Recipe:
-    """SGD with momentum; the learning rate is divided by ten after each milestone.
+    """SGD with momentum, and how its learning rate goes from epoch to epoch.
 
     Args:
         epochs: passes over the training images.
         batch_size: images per update, over all processes and all accumulated parts.
-        learning_rate: learning rate before the first milestone.
+        learning_rate: the largest learning rate.
         momentum: momentum of SGD.
         weight_decay: weight decay of SGD.
-        milestones: epochs after which the rate is divided by ten.
+        schedule: "steps" divides the rate by ten after each milestone, "cosine" lets it fall along
+            half a cosine, to 0 after the last epoch.
+        milestones: epochs after which "steps" divides the rate.
+        warm_up: epochs in which the rate grows to the largest, in equal steps from above 0.
         shift: largest number of pixels by which images shift in both directions.
         label_smoothing: label smoothing of the cross-entropy; 0 for networks with their own loss.
         balance: weight of `gates.balance` in the loss, summed over the routers.
@@ -53,7 +59,9 @@ class Recipe:
     learning_rate: float = 0.1
     momentum: float = 0.9
     weight_decay: float = 0.0
+    schedule: str = "steps"
     milestones: tuple[int, ...] = (80, 150)
+    warm_up: int = 0
     shift: int = 4
     label_smoothing: float = 0.0
     balance: float = 0.0
@@ -65,19 +73,37 @@ class Recipe:
     seed: int = 0
 
     def __post_init__(self) -> None:
+        if isinstance(self.milestones, list):  # as TOML and JSON have them
+            object.__setattr__(self, "milestones", tuple(self.milestones))
+        for field in fields(self):
+            value, kind = getattr(self, field.name), type(field.default)
+            allowed = (int, float) if kind is float else kind
+            words = kind.__name__
+            right = isinstance(value, allowed) and not isinstance(value, bool)
+            if kind is tuple:
+                words = "epochs, a list of integers"
+                right = right and all(type(epoch) is int for epoch in value)
+            if not right:
+                raise ValueError(f"{field.name} must be {words}, got {value!r}")
+            if kind is float and not abs(value) <= sys.float_info.max:  # NaN is not either
+                raise ValueError(f"{field.name} must be finite, got {value}")
         for name in ("epochs", "batch_size", "learning_rate", "accumulate"):
             if getattr(self, name) <= 0:
                 raise ValueError(f"{name} must be positive, got {getattr(self, name)}")
-        for name in ("weight_decay", "shift", "balance", "clip"):
+        for name in ("weight_decay", "warm_up", "shift", "balance", "clip"):
             if getattr(self, name) < 0:
                 raise ValueError(f"{name} must not be negative, got {getattr(self, name)}")
         for name in ("momentum", "label_smoothing", "ema"):
             if not 0 <= getattr(self, name) < 1:
                 raise ValueError(f"{name} must be from 0 to below 1, got {getattr(self, name)}")
-        if not math.isfinite(self.balance + self.gate_entropy):
-            raise ValueError("balance and gate_entropy must be finite")
-        if self.amp not in ("off", "bf16", "fp16"):
-            raise ValueError(f"amp must be off, bf16 or fp16, got {self.amp!r}")
+        if not 0 <= self.seed < 2**63:
+            raise ValueError(f"seed must be from 0 to below 2^63, got {self.seed}")
+        if self.warm_up >= self.epochs:
+            raise ValueError(f"warm_up must be below epochs = {self.epochs}, got {self.warm_up}")
+        for name, choices in (("schedule", SCHEDULES), ("amp", AMP)):
+            if getattr(self, name) not in choices:
+                known = " or ".join([", ".join(choices[:-1]), choices[-1]])
+                raise ValueError(f"{name} must be {known}, got {getattr(self, name)!r}")
         if self.batch_size % self.accumulate:
             raise ValueError(
                 f"batch_size must be a multiple of accumulate = {self.accumulate}, "
@@ -86,6 +112,11 @@ class Recipe:
 
     def rate(self, epoch: int) -> float:
         """The learning rate of an epoch; epochs count from 0."""
+        if epoch < self.warm_up:
+            return self.learning_rate * (epoch + 1) / (self.warm_up + 1)
+        if self.schedule == "cosine":
+            share = (epoch - self.warm_up) / (self.epochs - self.warm_up)
+            return self.learning_rate * (1 + math.cos(math.pi * share)) / 2
         return self.learning_rate / 10.0 ** sum(epoch >= start for start in self.milestones)
 
     def with_values(self, **values: Any) -> Recipe:
@@ -124,31 +155,27 @@ def read(name: str) -> Recipe:
     """
     path = FOLDER / f"{name}.toml" if name in names() else Path(name)
     if not path.is_file():
-        raise ValueError(f"recipe must be a file or one of {', '.join(names())}, got {name!r}")
+        raise ValueError(f"recipe must be a file or {_one_of(name, names())}, got {name!r}")
     try:
-        values = tomllib.loads(path.read_text())
-    except tomllib.TOMLDecodeError as error:
-        raise ValueError(f"recipe: {path} is not TOML: {error}") from error
-    known = {field.name: field.default for field in fields(Recipe)}
-    for key, value in values.items():
+        values = tomllib.loads(path.read_text("utf-8-sig"))
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        kind = "TOML" if isinstance(error, tomllib.TOMLDecodeError) else "in UTF-8"
+        raise ValueError(f"recipe: {path} is not {kind}: {error}") from error
+    known = [field.name for field in fields(Recipe)]
+    for key in values:
         if key not in known:
-            raise ValueError(f"recipe: {path}: {key} is none of {', '.join(known)}")
-        allowed = (int, float) if type(known[key]) is float else type(known[key])
-        if key == "milestones":
-            right = isinstance(value, list) and all(type(epoch) is int for epoch in value)
-        else:
-            right = isinstance(value, allowed) and not isinstance(value, bool)
-        if not right:
-            kind = (
-                "epochs, a list of integers" if key == "milestones" else type(known[key]).__name__
-            )
-            raise ValueError(f"recipe: {path}: {key} must be {kind}, got {value!r}")
-    if "milestones" in values:
-        values["milestones"] = tuple(values["milestones"])
+            raise ValueError(f"recipe: {path}: {key} is not {_one_of(key, known)}")
     try:
         return Recipe(**values)
     except ValueError as error:
         raise ValueError(f"recipe: {path}: {error}") from error
+
+
+def _one_of(name: str, known: list[str]) -> str:
+    """The names that there are, with the one that was meant, if one is near."""
+    close = difflib.get_close_matches(name, known, n=1)
+    hint = f" (did you mean {close[0]}?)" if close else ""
+    return f"one of {', '.join(known)}{hint}"
 
 
 def default_name(model_name: str, classes: int | None = None) -> str:

@@ -9,7 +9,7 @@ run repeats the uninterrupted one bit for bit.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -21,9 +21,9 @@ from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from ..data import DataSet
 from ..data.images import seeded
-from . import parallel
+from . import batches, parallel
 from .gates import Statistics, balance, entropy, figures, gives_gates, warn_of_deaths, watch
-from .nonfinite import culprit
+from .nonfinite import broken, culprit
 from .parallel import ALONE, Processes
 from .recipe import Recipe
 
@@ -64,11 +64,15 @@ def evaluate(
     """Mean loss and accuracy (0 to 1) on the test set, and what its gates were.
 
     The model's mode stays as it was.
+
+    Raises:
+        FloatingPointError: the loss is not finite; the message says where that began.
     """
     mode = model.training
     model.eval()
     processes.same_buffers(model)
     loss, right = 0.0, 0
+    suspect: tuple[Tensor, Tensor] | None = None
     # Every process runs equally many batches: those with sharded weights wait for each other.
     count = math.ceil(images.test_count / (batch_size * processes.world))
     batches = torch.arange(images.test_count).tensor_split(count)
@@ -76,13 +80,24 @@ def evaluate(
     with torch.no_grad(), watch(model) as gates:
         for x, y in images.test_batches(parts, processes.device):
             mean, logits = judge(model, model(x), y)
+            if math.isfinite(loss):
+                suspect = x, y  # ends as the first batch whose loss is not finite, if there is one
             loss += mean.item() * len(y)
             right += int((logits.argmax(1) == y).sum())
-    model.train(mode)
     loss, correct = processes.sums(loss, right)
+    if suspect is not None and not math.isfinite(loss):
+        x, y = suspect
+        place = culprit(model, x, lambda x: judge(model, model(x), y)[0])
+        raise FloatingPointError(f"the test loss is not finite: {_first(processes.gather(place))}")
+    model.train(mode)
     for of_router in gates.values():
         of_router.gather(processes)
     return loss / images.test_count, correct / images.test_count, gates
+
+
+def _first(places: list[str | None]) -> str:
+    """The first place that a process found."""
+    return next(filter(None, places), "all layers are finite")
 
 
 class Trainer:
@@ -97,7 +112,7 @@ class Trainer:
             network as CUDA graphs. None does not compile.
 
     Raises:
-        ValueError: the recipe does not fit the network or the processes.
+        ValueError: the recipe does not fit the network, the images or the processes.
     """
 
     def __init__(
@@ -115,6 +130,9 @@ class Trainer:
             raise ValueError("balance and gate_entropy must be 0: the network returns no gates")
         if recipe.ema and processes.kind == "fsdp":
             raise ValueError("ema must be 0 where the weights are spread (parallel fsdp)")
+        if images.test_count < processes.world:
+            raise ValueError(f"each process needs a test image, got {images.test_count} in all")
+        self.cut = batches.count(images.train_count, recipe, processes.world)
         self.images, self.recipe, self.processes = images, recipe, processes
         self.bare = model.to(processes.device).train()
         self.model = processes.wrap(self.bare)
@@ -123,6 +141,7 @@ class Trainer:
         if recipe.ema:
             decay = get_ema_multi_avg_fn(recipe.ema)
             self.average = AveragedModel(self.bare, multi_avg_fn=decay, use_buffers=True)
+        self.infinite = {name for name in broken(self._held()) if "buffer" in name}
         self.optimizer = torch.optim.SGD(
             self.model.parameters(),
             recipe.learning_rate,
@@ -136,14 +155,10 @@ class Trainer:
         self.metrics: list[dict[str, float]] = []
 
     def batches(self) -> list[Tensor]:
-        """Indices of this epoch's batches.
-
-        A last batch with fewer than two images per process is left out: batch norm needs two.
-        """
+        """Indices of this epoch's batches."""
         generator = seeded(self.recipe.seed, self.epoch)
         order = torch.randperm(self.images.train_count, generator=generator)
-        least = 2 * self.processes.world
-        return [part for part in order.split(self.recipe.batch_size) if len(part) >= least]
+        return list(order.tensor_split(self.cut))
 
     def _loss(self, x: Tensor, y: Tensor, run: Callable[..., Any]) -> tuple[Tensor, Tensor]:
         """The mean loss of part of a batch, and its logits."""
@@ -185,9 +200,10 @@ class Trainer:
         self.scaler.unscale_(self.optimizer)
         norm = parallel.clip(self.model, recipe.clip or math.inf)
         loss_sum, right, length = torch.cat([sums, norm.double().view(1)]).tolist()
-        # The scaler of fp16 skips a step whose gradients are too large.
-        broken = not math.isfinite(loss_sum + (0 if self.scaler.is_enabled() else length))
-        if any(self.processes.sums(broken)):
+        # The scaler of fp16 skips a step whose gradients are too large, and halves its scale. At 1
+        # they are too large by themselves. Without a scaler the scale is 1.
+        too_large = not math.isfinite(length) and self.scaler.get_scale() <= 1
+        if any(self.processes.sums(too_large or not math.isfinite(loss_sum))):
             self._stop(loss_sum, parts)
         self.scaler.step(self.optimizer)
         self.scaler.update()
@@ -201,19 +217,42 @@ class Trainer:
     def _stop(self, value: float, parts: list[tuple[Tensor, Tensor]]) -> None:
         """Raises the same FloatingPointError in all processes; `value` is this one's loss."""
         places = [culprit(self.bare, x, partial(self._mean_loss, y)) for x, y in parts]
-        reports = self.processes.gather((math.isfinite(value), [p for p in places if p]))
+        reports = self.processes.gather((math.isfinite(value), next(filter(None, places), None)))
         what = "gradient" if all(finite for finite, _ in reports) else "loss"
-        first = next((places[0] for _, places in reports if places), "all layers are finite")
         raise FloatingPointError(
-            f"the {what} is not finite in epoch {self.epoch}, step {self.step}: {first}; "
-            "try a lower --lr"
+            f"the {what} is not finite in epoch {self.epoch}, step {self.step}: "
+            f"{_first([place for _, place in reports])}; try a lower --lr"
         )
+
+    def _check(self) -> None:
+        """Raises the same FloatingPointError in all processes if the state is not finite.
+
+        A buffer that was not when training began, such as a mask, may stay so.
+        """
+        found = broken(self._held())
+        names = [name for part in self.processes.gather(found) for name in part]
+        if name := next((name for name in names if name not in self.infinite), None):
+            raise FloatingPointError(
+                f"after step {self.step} of epoch {self.epoch} the {name} is not finite; "
+                "try a lower --lr"
+            )
+
+    def _held(self) -> Iterator[tuple[str, Tensor]]:
+        models = [self.bare] if self.average is None else [self.bare, self.average.module]
+        for of, model in zip(("", "average of the "), models):
+            yield from ((f"{of}parameter {name}", p) for name, p in model.named_parameters())
+            yield from ((f"{of}buffer {name}", b) for name, b in model.named_buffers())
 
     def _mean_loss(self, y: Tensor, x: Tensor) -> Tensor:
         return self._loss(x, y, self.bare)[0]
 
     def state(self, options: dict[str, Any]) -> dict[str, Any]:
-        """What a resumed run needs; all processes must call it."""
+        """What a resumed run needs; all processes must call it.
+
+        Raises:
+            FloatingPointError: a weight is not finite, so that this is no state to go on from.
+        """
+        self._check()
         seen = self.processes.sums(self.loss, self.right, self.seen)
         return {
             "options": options,
@@ -231,6 +270,18 @@ class Trainer:
         Raises:
             ValueError: it does not fit the network; the message names `path`, its file.
         """
+        if not state["run"]:
+            raise ValueError(
+                f"resume: {path} is of an earlier version, which cut batches in another way; "
+                "--pretrained takes its weights"
+            )
+        self.epoch, self.step = state["place"]
+        # These are sums over all processes and must be counted once.
+        first = self.processes.rank == 0
+        self.loss, self.right, self.seen = state["seen"] if first else (0.0, 0.0, 0.0)
+        self.metrics = state["metrics"]
+        if self.step > self.cut or (self.step > 0) != (state["seen"][2] > 0):
+            raise ValueError(f"resume: {path}: place {state['place']} is none of {self.cut} steps")
         try:
             # With several processes torch does not complain of keys that are missing.
             missing = self.bare.state_dict().keys() - state["model"].keys()
@@ -240,20 +291,29 @@ class Trainer:
             if self.average is not None:
                 self.average.module.load_state_dict(state["average"])
                 self.average.n_averaged.fill_(1)
-        except RuntimeError as error:
+            self.scaler.load_state_dict(state["scaler"])
+            for parameter, values in self.optimizer.state.items():
+                for name, value in values.items():
+                    if isinstance(value, Tensor) and value.shape != parameter.shape:
+                        raise RuntimeError(f"{name} of shape {[*value.shape]}")
+        except (RuntimeError, LookupError, TypeError, AttributeError, ValueError) as error:
             raise ValueError(f"resume: {path} does not fit the network: {error}") from error
-        self.scaler.load_state_dict(state["scaler"])
-        self.epoch, self.step = state["place"]
-        self.metrics = state["metrics"]
-        # These are sums over all processes and must be counted once.
-        first = self.processes.rank == 0
-        self.loss, self.right, self.seen = state["seen"] if first else (0.0, 0.0, 0.0)
 
     def finish_epoch(self, images: float, seconds: float) -> None:
-        """Evaluates, records the metrics (speed is `images` per `seconds`) and ends the epoch."""
+        """Evaluates, records the metrics (speed is `images` per `seconds`) and ends the epoch.
+
+        Raises:
+            FloatingPointError: a weight or the test loss is not finite.
+        """
+        self._check()
         loss, right, seen = self.processes.sums(self.loss, self.right, self.seen)
         judged = self.bare if self.average is None else self.average.module
-        test_loss, test_accuracy, gates = evaluate(judged, self.images, self.processes)
+        try:
+            test_loss, test_accuracy, gates = evaluate(judged, self.images, self.processes)
+        except FloatingPointError as error:
+            raise FloatingPointError(
+                f"after epoch {self.epoch} {error}; try a lower --lr"
+            ) from error
         self.metrics.append(
             {
                 "epoch": self.epoch + 1,
