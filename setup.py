@@ -107,12 +107,13 @@ NODE_SOURCES = ["csrc/nodes/module.cpp", "csrc/nodes/node.cpp", "csrc/nodes/oper
 CUDA_SOURCES = ("register", "cross_connect", "cross_connect_backward")
 
 
+def says(*command: str | Path) -> str:
+    return subprocess.run(command, capture_output=True, encoding="utf-8", errors="replace").stdout
+
+
 @functools.cache
 def nvcc_version() -> str:
-    said = subprocess.run(
-        [CUDA_TOOLKIT / "bin/nvcc", "--version"], capture_output=True, encoding="utf-8"
-    )
-    found = re.search(r"release (\d+\.\d+)", said.stdout)
+    found = re.search(r"release (\d+\.\d+)", says(CUDA_TOOLKIT / "bin/nvcc", "--version"))
     return found[1] if found else ""
 
 
@@ -133,11 +134,6 @@ def why_no_cuda() -> str | None:
 
 def why_no_compiler() -> str | None:
     return None if shutil.which(COMPILER[0]) else f"the C++ compiler {COMPILER[0]} was not found"
-
-
-def compiler_version() -> str:
-    said = subprocess.run([*COMPILER, "--version"], capture_output=True, encoding="utf-8")
-    return said.stdout.partition("\n")[0]
 
 
 def extensions() -> list[Extension]:
@@ -275,13 +271,14 @@ class Build(BuildExtension):
 
     def write_record(self, path: Path) -> None:
         names = ("_C", "_nodes", "_C_cuda")
+        compiler = "" if why_no_compiler() else says(*COMPILER, "--version")
         record = {
             "torch": torch.__version__,
             "torch_minimum": "2.11",
             "cuda_toolkit": "" if "_C_cuda" in self.failures else nvcc_version(),
             "python": platform.python_version(),
             "platform": f"{platform.system()} {platform.machine()}",
-            "compiler": "" if why_no_compiler() else compiler_version(),
+            "compiler": compiler.partition("\n")[0],
             "compiler_flags": " ".join(KERNEL_FLAGS),
             "instruction_sets": list(INSTRUCTION_SETS),
             "cuda_architectures": "" if "_C_cuda" in self.failures else cuda_architectures(),
