@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import difflib
+import os
+import signal
 import sys
 from importlib import import_module
 
@@ -36,7 +38,7 @@ def main(arguments: list[str] | None = None) -> int:
 
     Returns:
         the exit status: that of the command, or 2 where there is no such command or the packages
-        that it needs are not installed.
+        that it needs are not installed, or 141 where nobody reads on.
     """
     words = sys.argv[1:] if arguments is None else arguments
     if not words or words[0] in ("-h", "--help"):
@@ -57,5 +59,10 @@ def main(arguments: list[str] | None = None) -> int:
         hint = f"{missing} is not installed: pip install 'mpkernels[models]'"
         print(f"mpkernels {name}: {hint}", file=sys.stderr)
         return 2
-    status: int = module.main(rest)
+    try:
+        status: int = module.main(rest)
+        sys.stdout.flush()
+    except BrokenPipeError:  # whoever reads has read enough, as `head` does
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 128 + signal.SIGPIPE
     return status

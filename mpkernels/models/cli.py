@@ -5,10 +5,14 @@ from __future__ import annotations
 import argparse
 import difflib
 import io
+import os
 import re
+import signal
 import sys
+import warnings
+from collections.abc import Callable
 from pathlib import Path
-from typing import NoReturn
+from typing import NoReturn, TextIO
 
 import torch
 
@@ -61,15 +65,54 @@ def parser_for(command: str, about: str | None, example: str) -> argparse.Argume
     )  # fmt: skip
 
 
-def parse(parser: argparse.ArgumentParser, arguments: list[str] | None) -> argparse.Namespace:
-    """The options of a command; from here on it can print any text.
+def _show(
+    message: Warning | str, category: type[Warning], filename: str, lineno: int,
+    file: TextIO | None = None, line: str | None = None,
+) -> None:  # fmt: skip
+    """Writes a warning as the command's own words, without the place that raised it."""
+    print(f"warning: {message}", file=sys.stderr)
+
+
+def run(
+    parser: argparse.ArgumentParser,
+    arguments: list[str] | None,
+    work: Callable[[argparse.Namespace], int | None],
+    stopped: str = "",
+) -> int:
+    """Runs a command, which can print any text and whose errors and warnings are lines.
 
     A terminal's encoding may lack characters, as of a class's name; they are written as escapes.
+
+    Args:
+        parser: its command line.
+        arguments: what the user wrote; None takes those of this process.
+        work: what it does with the options; it returns the exit status, None for 0.
+        stopped: what to say where a training was interrupted and saved; may name options in braces.
+
+    Returns:
+        the exit status: that of `work`, 2 for bad input or numbers that are not finite, 130 for
+        Ctrl-C, 141 where nobody reads on, 143 for SIGTERM.
     """
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="backslashreplace")
-    return parser.parse_args(arguments)
+    options = parser.parse_args(arguments)
+    try:
+        with warnings.catch_warnings():
+            warnings.showwarning = _show
+            status = work(options) or 0
+        sys.stdout.flush()
+    except BrokenPipeError:  # whoever reads has read enough, as `head` does
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 128 + signal.SIGPIPE
+    except KeyboardInterrupt as stop:
+        if number := getattr(stop, "signal", 0):
+            print(f"\n{stopped.format_map(vars(options))}", file=sys.stderr)
+        return 128 + (number or signal.SIGINT)
+    except (ValueError, OSError, FloatingPointError) as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    return status
 
 
 def add_folder(parser: argparse.ArgumentParser) -> None:

@@ -17,7 +17,7 @@ import torch
 from torch import Tensor, nn
 
 from . import data
-from .cli import add_classes, add_device, add_folder, add_workers, device_of, parse, parser_for
+from .cli import add_classes, add_device, add_folder, add_workers, device_of, parser_for, run
 from .data import DataSet, Preparation
 from .environment import environment
 from .networks.ensemble import Ensemble
@@ -48,8 +48,16 @@ def latency(model: nn.Module, x: Tensor) -> dict[str, float]:
     return {"low": low, "median": statistics.median(times), "high": high}
 
 
+def _shares(part: Tensor, whole: Tensor) -> list[float | None]:
+    """The quotients; None of nothing."""
+    return [a / b if b else None for a, b in zip(part.tolist(), whole.tolist())]
+
+
 def figures(probabilities: Tensor, labels: Tensor) -> dict[str, Any]:
-    """All figures that depend on the probabilities alone."""
+    """All figures that depend on the probabilities alone.
+
+    Recall is None for a class without images, precision for one that was never predicted.
+    """
     table = scores.confusion(probabilities, labels)
     right, of_label, of_class = table.diagonal().double(), table.sum(1), table.sum(0)
     return {
@@ -58,8 +66,8 @@ def figures(probabilities: Tensor, labels: Tensor) -> dict[str, Any]:
         "top-1": scores.top(probabilities, labels, 1),
         "top-5": scores.top(probabilities, labels, 5),
         "calibration error": scores.calibration_error(probabilities, labels),
-        "recall": (right / of_label.clamp_min(1)).tolist(),
-        "precision": (right / of_class.clamp_min(1)).tolist(),
+        "recall": _shares(right, of_label),
+        "precision": _shares(right, of_class),
         "confusion": table.tolist(),
     }
 
@@ -88,8 +96,12 @@ def markdown(result: dict[str, Any]) -> str:
     ]  # fmt: skip
     images = map(sum, result["confusion"])
     classes = map(cell, result["classes"])
-    for row in zip(classes, result["recall"], result["precision"], images):
-        lines.append("| {} | {:.4f} | {:.4f} | {} |".format(*row))
+    recall, precision = (
+        ["-" if share is None else f"{share:.4f}" for share in result[name]]
+        for name in ("recall", "precision")
+    )
+    for row in zip(classes, recall, precision, images):
+        lines.append("| {} | {} | {} | {} |".format(*row))
     if "gates" in result:
         lines += ablation.markdown(result["gates"])
     return "\n".join([*lines, ""])
@@ -235,19 +247,15 @@ def keep(folder: Path, result: dict[str, Any]) -> None:
         print("matplotlib is not installed: confusion.png is not drawn", file=sys.stderr)
 
 
+def _report(options: argparse.Namespace) -> None:
+    result = evaluate(options)
+    keep(options.out or file_of(options.runs[0]).parent, result)
+    print(markdown(result))
+
+
 def main(arguments: list[str] | None = None) -> int:
-    """Runs the command and returns its exit status: 0, 2 for bad input, 130 for Ctrl-C."""
-    options = parse(command_line(), arguments)
-    try:
-        result = evaluate(options)
-        print(markdown(result), flush=True)
-        keep(options.out or file_of(options.runs[0]).parent, result)
-    except KeyboardInterrupt:
-        return 130
-    except (data.DataMissing, ValueError, OSError, FloatingPointError) as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
-    return 0
+    """Runs the command and returns its exit status, see `models.cli.run`."""
+    return run(command_line(), arguments, _report)
 
 
 if __name__ == "__main__":

@@ -16,7 +16,7 @@ from typing import Any
 
 import torch
 
-from .cli import add_device, device_of, parse, parser_for
+from .cli import add_device, device_of, parser_for, run
 from .data import DataMissing, prepare
 from .data.finding import pictures
 from .paper.scores import probabilities_of
@@ -99,28 +99,27 @@ def as_csv(found: list[Answer]) -> str:
     return text.getvalue()
 
 
-def main(arguments: list[str] | None = None) -> int:
-    """Runs the command and returns its exit status: 0, 2 for bad input, 130 for Ctrl-C.
+def label(options: argparse.Namespace) -> int:
+    """Labels pictures and writes the answers.
 
-    Pictures that cannot be read are told and count as bad input; the others are labelled.
+    Returns:
+        2 if a picture could not be read, which is told; the others are labelled. Else 0.
     """
-    options = parse(command_line(), arguments)
     unread: list[str] = []
-    try:
-        found = list(answers(options, unread))
-        text = as_csv(found) if options.format == "csv" else as_json(found, indent=1) + "\n"
-        if options.out:
-            write_text(options.out, text)
-        else:
-            print(text, end="")
-    except KeyboardInterrupt:
-        return 130
-    except (ValueError, OSError, FloatingPointError) as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
+    found = list(answers(options, unread))
+    text = as_csv(found) if options.format == "csv" else as_json(found, indent=1) + "\n"
+    if options.out:
+        write_text(options.out, text)
+    else:
+        print(text, end="", flush=True)
     for reason in unread:
         print(f"error: {reason}", file=sys.stderr)
     return 2 if unread else 0
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Runs the command and returns its exit status, see `models.cli.run`."""
+    return run(command_line(), arguments, label)
 
 
 if __name__ == "__main__":

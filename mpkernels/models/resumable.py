@@ -3,15 +3,12 @@
 from __future__ import annotations
 
 import json
-import signal
-import sys
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from .data import DataMissing
 from .training.files import write_json
-from .training.loop import Interrupted
+
+STOPPED = "stopped; the same command goes on"
 
 
 def remember(plan: dict[str, Any], out: Path) -> None:
@@ -27,16 +24,3 @@ def remember(plan: dict[str, Any], out: Path) -> None:
             if held.get(name) != value:
                 raise ValueError(f"out: {out} has {name} {held.get(name)!r}, got {value!r}")
     write_json(path, plan)
-
-
-def status_of(run: Callable[[], None]) -> int:
-    """Runs a command; returns 0, 2 for bad input, 130 for Ctrl-C, 143 for SIGTERM."""
-    try:
-        run()
-    except (Interrupted, KeyboardInterrupt) as stop:
-        print("\nstopped; the same command goes on", file=sys.stderr)
-        return 128 + getattr(stop, "signal", signal.SIGINT)
-    except (DataMissing, ValueError, OSError, FloatingPointError) as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
-    return 0

@@ -19,15 +19,15 @@ import torch
 
 import mpkernels
 
-from . import create, data
-from .cli import add_device, add_folder, device_of, parse, parser_for
+from . import cli, create, data
+from .cli import add_device, add_folder, device_of, parser_for
 from .compare import scaled
 from .data import DataSet
 from .networks import registry
 from .paper import routing
 from .paper.ablation import ablation
 from .paper.scores import predict, top
-from .resumable import remember, status_of
+from .resumable import STOPPED, remember
 from .training.checkpoint import file_of
 from .training.files import write_json, write_text
 from .training.locks import locked
@@ -162,13 +162,8 @@ def run(options: argparse.Namespace) -> None:
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Runs the command.
-
-    Returns:
-        the exit status: 0, 2 for bad input, 130 for Ctrl-C, 143 for SIGTERM.
-    """
-    options = parse(command_line(), arguments)
-    return status_of(lambda: run(options))
+    """Runs the command and returns its exit status, see `models.cli.run`."""
+    return cli.run(command_line(), arguments, run, STOPPED)
 
 
 if __name__ == "__main__":

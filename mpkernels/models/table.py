@@ -20,7 +20,7 @@ import torch
 from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
-from .cli import parse, parser_for
+from .cli import parser_for, run
 from .columns import columns
 from .networks import registry
 from .paper.tables import ROWS, Printed
@@ -156,15 +156,21 @@ def command_line() -> argparse.ArgumentParser:
     return parser
 
 
-def main(arguments: list[str] | None = None) -> int:
-    """Prints the table and returns the exit status."""
-    parser = command_line()
-    options = parse(parser, arguments)
+def show(options: argparse.Namespace) -> None:
+    """Prints the table.
+
+    Raises:
+        ValueError: no network matches the pattern.
+    """
     table = lines(options.pattern)
     if not table:
-        parser.error(f"no network matches {options.pattern!r}")
+        raise ValueError(f"no network matches {options.pattern!r}")
     print(FORMATS[options.format](table))
-    return 0
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Runs the command and returns its exit status, see `models.cli.run`."""
+    return run(command_line(), arguments, show)
 
 
 if __name__ == "__main__":

@@ -13,11 +13,11 @@ import torch
 from torch import nn
 
 from . import create, data
-from .cli import add_classes, add_device, add_folder, add_workers, device_of, parse, parser_for
+from .cli import add_classes, add_device, add_folder, add_workers, device_of, parser_for, run
 from .data import DataSet
 from .networks import registry
 from .training import checkpoint, parallel
-from .training.loop import SAVE_EVERY, Interrupted, estimate, fit
+from .training.loop import SAVE_EVERY, estimate, fit
 from .training.recipe import AMP, SCHEDULES, Recipe, default_name, names, recipe_for
 from .training.step import COMPILE_MODES, Trainer
 
@@ -139,7 +139,16 @@ def _estimate(model: nn.Module, images: DataSet, recipe: Recipe, device: str) ->
     print(f"about {seconds / 3600:.2f} hours on {device}, by the first steps")
 
 
-def _run(options: argparse.Namespace, device: str) -> list[dict[str, float]] | None:
+def train(options: argparse.Namespace) -> None:
+    """Trains, and says what came out.
+
+    Raises:
+        DataMissing: the images are not there.
+        ValueError: an option has a value it cannot have, or does not fit the others.
+        Interrupted: Ctrl-C or SIGTERM; the state is saved.
+        FloatingPointError: the loss is not finite.
+    """
+    device = device_of(options)
     values = {field: getattr(options, field) for _, field, _, _ in _VALUES}
     values.update(schedule=options.schedule, amp=options.amp)
     recipe = recipe_for(options.name, options.recipe, options.classes, **values)
@@ -152,11 +161,14 @@ def _run(options: argparse.Namespace, device: str) -> list[dict[str, float]] | N
     )
     network = _network_options(options, images)
     torch.manual_seed(recipe.seed)
-    model = create(options.name, pretrained=options.pretrained, **network)
+    try:
+        model = create(options.name, pretrained=options.pretrained, **network)
+    except TypeError as error:  # an option of the network
+        raise ValueError(str(error)) from error
     if options.dry_run:
         print(_about(options, model, images, recipe, device))
         _estimate(model, images, recipe, device)
-        return None
+        return
     resume = options.resume or (parallel.attempt() > 0 and checkpoint.file_of(out).exists())
     processes = parallel.start(options.parallel, device)
     if processes.rank == 0:
@@ -169,35 +181,16 @@ def _run(options: argparse.Namespace, device: str) -> list[dict[str, float]] | N
             tensorboard=options.tensorboard,
         )  # fmt: skip
         parallel.wait()
-        return metrics if processes.rank == 0 else None
     finally:
         parallel.finish()
+    if processes.rank == 0 and metrics:
+        print(f"test accuracy {100 * metrics[-1]['test_accuracy']:.2f}%; results in {out}")
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Runs the command.
-
-    Returns:
-        the exit status: 0, 2 for bad input or a loss that is not finite, 130 for Ctrl-C, 143 for
-        SIGTERM.
-    """
-    options = parse(command_line(), arguments)
-    device = device_of(options)
-    try:
-        metrics = _run(options, device)
-    except Interrupted as stop:
-        print(
-            f"\nsaved in {options.out}; go on with the same command and --resume", file=sys.stderr
-        )
-        return 128 + stop.signal
-    except KeyboardInterrupt:
-        return 130
-    except (data.DataMissing, TypeError, ValueError, OSError, FloatingPointError) as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
-    if metrics:
-        print(f"test accuracy {100 * metrics[-1]['test_accuracy']:.2f}%; results in {options.out}")
-    return 0
+    """Runs the command and returns its exit status, see `models.cli.run`."""
+    stopped = "saved in {out}; go on with the same command and --resume"
+    return run(command_line(), arguments, train, stopped)
 
 
 if __name__ == "__main__":

@@ -183,3 +183,12 @@ def test_a_run_that_began_before_a_value_of_the_recipe_existed(tmp_path):
     weights.check_options(tmp_path, older, now)
     with pytest.raises(ValueError, match="resume: balance must be 0.0 as in .*, got 0.5"):
         weights.check_options(tmp_path, older, {**now, "balance": 0.5})
+
+
+def test_images_that_have_changed_are_named_before_their_mean(tmp_path):
+    before = {"names": ["a"], "mean": [0.5] * 3}
+    held = {"preparation": before, **Recipe().as_dict()}
+    weights.check_options(tmp_path, held, held)
+    text = r"resume: the images have changed: their mean must be \[0.5, 0.5, 0.5\] as in"
+    with pytest.raises(ValueError, match=text):
+        weights.check_options(tmp_path, held, {**held, "preparation": {**before, "mean": [0] * 3}})

@@ -248,6 +248,12 @@ def test_whatever_a_decoder_raises_names_the_file(failure, workers, tmp_path, mo
     assert "\n" not in text and len(text) > len(f"{tmp_path}/image.png is not an image, whole: ")
 
 
+def test_a_file_that_the_system_refuses_is_not_called_damaged(tmp_path):
+    path = tmp_path / "gone.png"
+    with pytest.raises(data.DataMissing, match=f"^{path} cannot be read: No such file or dir"):
+        picture(path, SIZE)
+
+
 REMARKS = """
 import logging, sys
 from models.data import DataMissing

@@ -7,7 +7,7 @@ import torch
 
 import models
 from models import data
-from models.evaluate import main
+from models.evaluate import figures, main, markdown
 from models.paper import scores
 from models.paper.scores import predict
 from models.training import fit
@@ -34,6 +34,16 @@ def test_scores_are_those_of_scikit_learn():
     expected = metrics.log_loss(labels, wide / wide.sum(1, keepdim=True), labels=every)
     assert scores.loss(probabilities, labels) == pytest.approx(expected, rel=1e-6)
     assert scores.top(probabilities, labels, 9) == 1
+
+
+def test_classes_without_images_have_no_recall_and_unseen_ones_no_precision():
+    probabilities = torch.tensor([[0.8, 0.1, 0.1], [0.1, 0.2, 0.7]])
+    result = figures(probabilities, torch.tensor([0, 0]))
+    assert result["recall"] == [0.5, None, None] and result["precision"] == [1.0, None, 0.0]
+    machine = {"device": "", "threads": 1, "torch": "", "commit": ""}
+    about = {"networks": [], "data": "", "environment": machine, "milliseconds": {}}
+    text = markdown({**result, **about, "classes": ["a", "b", "c"]})
+    assert text.endswith("| a | 0.5000 | 1.0000 | 2 |\n| b | - | - | 0 |\n| c | - | 0.0000 | 0 |\n")
 
 
 def test_the_calibration_error_by_hand():

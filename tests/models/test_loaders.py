@@ -2,6 +2,7 @@
 
 import json
 import random
+import signal
 import subprocess
 import sys
 import threading
@@ -83,6 +84,23 @@ def test_a_run_that_was_stopped_goes_on_exactly(tmp_path):
     random.seed(5), np.random.seed(6), torch.rand(7)
     longer, metrics = run(tmp_path, resume=True, extend=True)
     assert same(whole, longer) and len(metrics) == 3
+
+
+class Stuck(Noisy):
+    """A dataset that reads for ever; the user presses Ctrl-C until it ends."""
+
+    def __getitem__(self, index):
+        while True:
+            signal.raise_signal(signal.SIGINT)
+
+
+def test_a_second_ctrl_c_ends_a_step_that_never_does(tmp_path):
+    before = signal.getsignal(signal.SIGINT)
+    images = Loaders(DataLoader(Stuck(8)), DataLoader(Noisy(8)), ("dark", "bright"))
+    with pytest.raises(KeyboardInterrupt) as stop:
+        run(str(tmp_path / "text"), images=images)
+    assert stop.type is KeyboardInterrupt and (tmp_path / "text/recipe.toml").exists()
+    assert signal.getsignal(signal.SIGINT) is before
 
 
 def test_workers_change_nothing():

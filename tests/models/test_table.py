@@ -66,8 +66,8 @@ def test_formats(form, capsys):
         lines = text.splitlines()
         assert len(lines) == (4 if form == "markdown" else 3)
         assert "1,667,989" in lines[-2] and "2,224,236" in lines[-1]
-    with pytest.raises(SystemExit):
-        table.main(["none"])
+    assert table.main(["none"]) == 2
+    assert capsys.readouterr().err == "error: no network matches 'none'\n"
 
 
 @pytest.mark.slow

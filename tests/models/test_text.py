@@ -95,7 +95,8 @@ for part in ("train", "test"):
 @pytest.mark.parametrize("encoding", ["ascii", "latin-1"])
 def test_commands_print_what_a_terminal_cannot_show(encoding, tmp_path):
     plain = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONUTF8": "1"}
-    strange = {**plain, "PYTHONIOENCODING": f"{encoding}:strict"}
+    locale = {"LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"}
+    strange = {**plain, **locale, "PYTHONIOENCODING": f"{encoding}:strict"}
     code = [sys.executable, "-c", PICTURES, str(tmp_path / "images")]
     subprocess.run(code, check=True, env=plain)
     out = tmp_path / "run"

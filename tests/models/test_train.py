@@ -152,6 +152,9 @@ def test_a_network_without_one_has_cross_entropy():
     for output in (logits, (logits, "more")):
         loss, judged = judge(torch.nn.Identity(), output, y)
         assert loss == expected and judged is logits
+    for output, found in (({"logits": logits}, "dict"), ((), "tuple"), (None, "NoneType")):
+        with pytest.raises(TypeError, match=f"the network must return logits.*got {found}$"):
+            judge(torch.nn.Identity(), output, y)
 
 
 def trained(images, compile=None, **values):

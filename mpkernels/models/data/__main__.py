@@ -13,8 +13,8 @@ import time
 
 import torch
 
-from ..cli import add_classes, add_device, add_folder, device_of, parse, parser_for
-from .images import DataMissing, DataSet
+from ..cli import add_classes, add_device, add_folder, device_of, parser_for, run
+from .images import DataSet
 from .sets import SETS, load
 
 ROUNDS = 5
@@ -56,25 +56,29 @@ def command_line() -> argparse.ArgumentParser:
     return parser
 
 
-def main(arguments: list[str] | None = None) -> int:
-    """Runs the command and returns its exit status: 0, or 2 for bad input."""
-    options = parse(command_line(), arguments)
+def measure(options: argparse.Namespace) -> None:
+    """Measures and prints.
+
+    Raises:
+        DataMissing: the images are not there.
+        ValueError: an option has a value it cannot have.
+    """
     device = device_of(options)
     print(f"images per second on {device}, batches of {options.batch_size}; "
           f"{os.cpu_count()} cores, load before {os.getloadavg()[0]:.2f}; "
           f"median [least, most] of {ROUNDS}")  # fmt: skip
-    try:
-        if options.batch_size < 1:
-            raise ValueError(f"batch_size must be at least 1, got {options.batch_size}")
-        for workers in options.workers:
-            images = load(options.name, options.data_dir, None, options.classes, workers)
-            speeds = rates(images, options.batch_size, workers, device)
-            print(f"{options.name}, {workers} workers: {statistics.median(speeds):.0f} "
-                  f"[{min(speeds):.0f}, {max(speeds):.0f}]")  # fmt: skip
-    except (DataMissing, ValueError, OSError) as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
-    return 0
+    if options.batch_size < 1:
+        raise ValueError(f"batch_size must be at least 1, got {options.batch_size}")
+    for workers in options.workers:
+        images = load(options.name, options.data_dir, None, options.classes, workers)
+        speeds = rates(images, options.batch_size, workers, device)
+        print(f"{options.name}, {workers} workers: {statistics.median(speeds):.0f} "
+              f"[{min(speeds):.0f}, {max(speeds):.0f}]")  # fmt: skip
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Runs the command and returns its exit status, see `models.cli.run`."""
+    return run(command_line(), arguments, measure)
 
 
 if __name__ == "__main__":

@@ -157,7 +157,10 @@ def picture(path: str | PathLike[str], size: int) -> Tensor:
     except UnidentifiedImageError as error:
         reason = f"no {', '.join(_formats())} begins like this"
         raise DataMissing(f"{path} is not an image, or not whole: {reason}") from error
-    except Exception as error:  # decoders raise whatever a damaged file makes them stumble over
+    except Exception as error:
+        if isinstance(error, OSError) and error.errno is not None:  # the system's, not a decoder's
+            raise DataMissing(f"{path} cannot be read: {error.strerror}") from error
+        # Decoders raise whatever a damaged file makes them stumble over.
         reason = " ".join(str(error).split()) or type(error).__name__
         raise DataMissing(f"{path} is not an image, or not whole: {reason}") from error
 

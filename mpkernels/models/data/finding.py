@@ -59,6 +59,18 @@ def _identity(folder: str | Path) -> tuple[int, int]:
     return status.st_dev, status.st_ino
 
 
+def _name_of(entry: os.DirEntry[str]) -> str:
+    """The name of a class, which is UTF-8 on the disk whatever the locale says.
+
+    Raises:
+        DataMissing: it is not.
+    """
+    try:
+        return os.fsencode(entry.name).decode()
+    except UnicodeDecodeError as error:
+        raise DataMissing(f"{ascii(entry.path)}: the name of a class must be UTF-8") from error
+
+
 class _Part:
     """The class folders of one part, and what was left out.
 
@@ -68,26 +80,19 @@ class _Part:
 
     def __init__(self, folder: Path) -> None:
         self.folder, self.left = folder, Counter[str]()
-        self.names: list[str] = []
+        self.folders: dict[str, str] = {}  # of each class
         for entry in _entries(folder):
             if _hidden(entry):
                 self.left["hidden"] += 1
             elif entry.is_dir():
-                self.names.append(entry.name)
+                self.folders[_name_of(entry)] = entry.path
             else:
                 self.left["outside of the class folders"] += 1
-        if not self.names:
+        if not self.folders:
             files = self.left["outside of the class folders"]
             raise DataMissing(
                 f"{folder} must hold a folder for each class, got none and {files} files"
             )
-        for name in self.names:
-            try:
-                name.encode()
-            except UnicodeEncodeError as error:
-                raise DataMissing(
-                    f"{ascii(str(folder / name))}: the name of a class must be UTF-8"
-                ) from error
         # The class that a folder belongs to. Those above, to which only links lead, have none.
         self.owners: dict[tuple[int, int], str | None] = {
             _identity(above): None for above in (folder, *folder.resolve().parents)
@@ -99,7 +104,7 @@ class _Part:
         Raises:
             DataMissing: a link leads nowhere, or to a folder of another class.
         """
-        found, todo = [], [str(self.folder / name)]
+        found, todo = [], [self.folders[name]]
         while todo:
             identity = _identity(folder := todo.pop())
             if identity in self.owners:
@@ -224,11 +229,11 @@ def find(
                 f"but has no {missing}/"
             )
         place = _Part(folder / wanted)
-        if classes is not None and len(place.names) < classes:
+        if classes is not None and len(place.folders) < classes:
             raise ValueError(
-                f"classes must be at most {len(place.names)}, as in {place.folder}, got {classes}"
+                f"classes must be at most {len(place.folders)}, as in {place.folder}, got {classes}"
             )
-        chosen = place.names[:classes]
+        chosen = sorted(place.folders)[:classes]
         if others := set(chosen).symmetric_difference(names or chosen):
             raise DataMissing(
                 f"train/ and {wanted}/ of {folder} must have the same classes, but only one has "

@@ -57,6 +57,8 @@ def read(path: Path, item: tuple[int, ...] = ()) -> Tensor:
             promised = count * math.prod(item)
             held = promised if packed else os.fstat(file.fileno()).st_size - file.tell()
             values = file.read(min(held, promised) + 1)
+    except DataMissing:
+        raise
     except (OSError, EOFError, ValueError, zlib.error) as error:
         raise DataMissing(f"{path} is damaged or not whole: {error}") from error
     if len(values) != promised:

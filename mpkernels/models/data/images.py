@@ -29,7 +29,7 @@ STATISTICS: dict[str, tuple[RGB, RGB]] = {
 }
 
 
-class DataMissing(RuntimeError):
+class DataMissing(OSError):
     """Images or the library that reads them are missing; the message says how to get them."""
 
 

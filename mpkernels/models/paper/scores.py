@@ -8,14 +8,14 @@ import torch
 from torch import Tensor, nn
 
 from ..data import DataSet
+from ..training.step import logits_of
 
 BINS = 15
 
 
 def probabilities_of(output: Any) -> Tensor:
-    """The softmax of what a network returns: logits [N, classes], or a tuple that begins so."""
-    logits: Tensor = output if isinstance(output, Tensor) else output[0]
-    return logits.float().softmax(-1)
+    """The softmax of what a network returns, see `logits_of`."""
+    return logits_of(output).float().softmax(-1)
 
 
 def predict(

@@ -10,6 +10,7 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
+from os import PathLike
 from pathlib import Path
 from types import FrameType
 from typing import Any
@@ -38,10 +39,15 @@ class Interrupted(KeyboardInterrupt):
 
 @contextmanager
 def _stops() -> Iterator[list[int]]:
-    """Collects Ctrl-C and SIGTERM, which the loop handles between steps."""
+    """Collects Ctrl-C and SIGTERM, which the loop handles between steps.
+
+    A second Ctrl-C stops at once, for a step that never ends; what was saved before stays.
+    """
     signals: list[int] = []
 
     def request(number: int, frame: FrameType | None) -> None:
+        if number == signal.SIGINT and number in signals:
+            raise KeyboardInterrupt
         signals.append(number)
 
     # Only the main thread may set handlers.
@@ -153,7 +159,7 @@ def fit(
     recipe: Recipe,
     *,
     device: str = "cpu",
-    out: Path | None = None,
+    out: str | PathLike[str] | None = None,
     resume: bool = False,
     extend: bool = False,
     progress: bool = True,
@@ -197,6 +203,7 @@ def fit(
         raise ValueError(f"save_every must be seconds from 0 on, got {save_every}")
     together = processes or Processes(device=device)
     trainer = Trainer(model, images, recipe, together, compile)
+    out = None if out is None else Path(out)
     path = None if out is None else out / checkpoint.NAME
     if extend and not resume:
         raise ValueError("extend: a run that goes on is wanted (resume)")

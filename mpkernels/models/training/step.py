@@ -30,6 +30,21 @@ from .recipe import Recipe
 COMPILE_MODES = ("default", "reduce-overhead")
 
 
+def logits_of(output: Any) -> Tensor:
+    """The logits [B, num_classes] of what a network returns: they, or a tuple that begins so.
+
+    Raises:
+        TypeError: it returns something else.
+    """
+    first = output[0] if isinstance(output, (tuple, list)) and output else output
+    if not isinstance(first, Tensor):
+        raise TypeError(
+            "the network must return logits [B, num_classes], or a tuple that begins with them, "
+            f"got {type(output).__name__}"
+        )
+    return first
+
+
 def judge(
     model: nn.Module, output: Any, y: Tensor, label_smoothing: float = 0.0
 ) -> tuple[Tensor, Tensor]:
@@ -48,7 +63,7 @@ def judge(
     Returns:
         the loss, a scalar, and the logits.
     """
-    logits = output if isinstance(output, Tensor) else output[0]
+    logits = logits_of(output)
     own = getattr(model, "loss", None)
     if own is not None:
         return own(output, y), logits

@@ -40,7 +40,12 @@ def check_options(
                     f"extend: epochs must be at least the {before} of {file_of(path)}, got {value}"
                 )
         elif name == "preparation" and before is not None and value is not None:
-            check_options(path, before, value)
+            for part, now in value.items():
+                if now != before[part]:
+                    raise ValueError(
+                        f"resume: the images have changed: their {part} must be {before[part]!r} "
+                        f"as in {file_of(path)}, got {now!r}"
+                    )
         elif before != value and (name in held or name not in ("classes", "preparation")):
             raise ValueError(
                 f"resume: {name} must be {before!r} as in {file_of(path)}, got {value!r}"
