@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import difflib
 import os
+import select
 import signal
 import sys
+from collections.abc import Callable
 from importlib import import_module
 
 # Command -> its module, and what it does: the first line of the module's docstring.
@@ -37,6 +39,23 @@ def listed() -> str:
     )
 
 
+def until_the_reader_leaves(run: Callable[[], int]) -> int:
+    """The exit status of `run`, or 141 where who reads its output has read enough, as `head`."""
+    try:
+        status = run()
+        if sys.stdout:  # a process may have none
+            sys.stdout.flush()
+        return status
+    except BrokenPipeError:
+        output = select.poll()
+        output.register(sys.stdout, 0)
+        if not output.poll(0):
+            raise  # it is another pipe that broke
+        # What is left would break as Python ends.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 128 + signal.SIGPIPE
+
+
 def main(arguments: list[str] | None = None) -> int:
     """Runs the command that the first argument names.
 
@@ -63,10 +82,4 @@ def main(arguments: list[str] | None = None) -> int:
         hint = f"{missing} is not installed: pip install 'mpkernels[models]'"
         print(f"mpkernels {name}: {hint}", file=sys.stderr)
         return 2
-    try:
-        status: int = module.main(rest)
-        sys.stdout.flush()
-    except BrokenPipeError:  # whoever reads has read enough, as `head` does
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return 128 + signal.SIGPIPE
-    return status
+    return until_the_reader_leaves(lambda: module.main(rest))

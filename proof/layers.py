@@ -125,6 +125,7 @@ ALLOWED = {
         "models.training",
         "mpkernels",
     },
+    "models/cli.py": {"mpkernels.command"},
     "models": {"models", "mpkernels"},
     "examples": {"models", "mpkernels"},
     "proof/where.py": set(),

@@ -5,7 +5,6 @@ from __future__ import annotations
 import argparse
 import difflib
 import io
-import os
 import re
 import signal
 import sys
@@ -15,6 +14,8 @@ from pathlib import Path
 from typing import NoReturn, TextIO
 
 import torch
+
+from mpkernels.command import until_the_reader_leaves
 
 
 def program(command: str) -> str:
@@ -87,7 +88,7 @@ def run(
         parser: its command line.
         arguments: what the user wrote; None takes those of this process.
         work: what it does with the options; it returns the exit status, None for 0.
-        stopped: what to say where a training was interrupted and saved; may name options in braces.
+        stopped: what to say to somebody who stops it.
 
     Returns:
         the exit status: that of `work`, 2 for bad input or numbers that are not finite, 130 for
@@ -97,22 +98,23 @@ def run(
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="backslashreplace")
     options = parser.parse_args(arguments)
-    try:
-        with warnings.catch_warnings():
-            warnings.showwarning = _show
-            status = work(options) or 0
-        sys.stdout.flush()
-    except BrokenPipeError:  # whoever reads has read enough, as `head` does
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return 128 + signal.SIGPIPE
-    except KeyboardInterrupt as stop:
-        if number := getattr(stop, "signal", 0):
-            print(f"\n{stopped.format_map(vars(options))}", file=sys.stderr)
-        return 128 + (number or signal.SIGINT)
-    except (ValueError, OSError, FloatingPointError) as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
-    return status
+
+    def status() -> int:
+        try:
+            with warnings.catch_warnings():
+                warnings.showwarning = _show
+                return work(options) or 0
+        except KeyboardInterrupt as stop:
+            if stopped:
+                print(f"\n{stopped}", file=sys.stderr)
+            return 128 + int(getattr(stop, "signal", signal.SIGINT))
+        except BrokenPipeError:
+            raise
+        except (ValueError, OSError, FloatingPointError) as error:
+            print(f"error: {error}", file=sys.stderr)
+            return 2
+
+    return until_the_reader_leaves(status)
 
 
 def add_folder(parser: argparse.ArgumentParser) -> None:

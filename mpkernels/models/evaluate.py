@@ -249,8 +249,10 @@ def keep(folder: Path, result: dict[str, Any]) -> None:
 
 def _report(options: argparse.Namespace) -> None:
     result = evaluate(options)
-    keep(options.out or file_of(options.runs[0]).parent, result)
-    print(markdown(result))
+    try:
+        keep(options.out or file_of(options.runs[0]).parent, result)
+    finally:  # also where nothing can be written
+        print(markdown(result))
 
 
 def main(arguments: list[str] | None = None) -> int:

@@ -17,7 +17,7 @@ from .cli import add_classes, add_device, add_folder, add_workers, device_of, pa
 from .data import DataSet
 from .networks import registry
 from .training import checkpoint, parallel
-from .training.loop import SAVE_EVERY, estimate, fit
+from .training.loop import SAVE_EVERY, Interrupted, estimate, fit
 from .training.recipe import AMP, SCHEDULES, Recipe, default_name, names, recipe_for
 from .training.step import COMPILE_MODES, Trainer
 
@@ -181,6 +181,9 @@ def train(options: argparse.Namespace) -> None:
             tensorboard=options.tensorboard,
         )  # fmt: skip
         parallel.wait()
+    except Interrupted:
+        print(f"\nsaved in {out}; go on with the same command and --resume", file=sys.stderr)
+        raise
     finally:
         parallel.finish()
     if processes.rank == 0 and metrics:
@@ -189,8 +192,7 @@ def train(options: argparse.Namespace) -> None:
 
 def main(arguments: list[str] | None = None) -> int:
     """Runs the command and returns its exit status, see `models.cli.run`."""
-    stopped = "saved in {out}; go on with the same command and --resume"
-    return run(command_line(), arguments, train, stopped)
+    return run(command_line(), arguments, train)
 
 
 if __name__ == "__main__":

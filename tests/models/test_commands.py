@@ -16,9 +16,7 @@ from proof.where import ROOT
 
 
 def ended(work, stopped=""):
-    parser = argparse.ArgumentParser()
-    parser.add_argument("--out", default="a")
-    return run(parser, [], work, stopped)
+    return run(argparse.ArgumentParser(), [], work, stopped)
 
 
 def raising(error):
@@ -35,13 +33,13 @@ def raising(error):
         (DataMissing("no images"), 2, "error: no images\n"),
         (FileNotFoundError("no file"), 2, "error: no file\n"),
         (FloatingPointError("infinite"), 2, "error: infinite\n"),
-        (KeyboardInterrupt(), 130, ""),
-        (Interrupted(signal.SIGINT), 130, "\nsaved in a\n"),
-        (Interrupted(signal.SIGTERM), 143, "\nsaved in a\n"),
+        (KeyboardInterrupt(), 130, "\nthe same command goes on\n"),
+        (Interrupted(signal.SIGINT), 130, "\nthe same command goes on\n"),
+        (Interrupted(signal.SIGTERM), 143, "\nthe same command goes on\n"),
     ],
 )
 def test_how_a_command_ends(error, status, text, capsys):
-    assert ended(raising(error), "saved in {out}") == status
+    assert ended(raising(error), "the same command goes on") == status
     assert capsys.readouterr().err == text
 
 
@@ -58,6 +56,16 @@ def test_a_warning_is_a_line(capsys):
 
     assert ended(work) == 3
     assert capsys.readouterr().err == "warning: two layers start anew\n"
+
+
+def test_another_pipe_that_breaks_is_an_error():
+    with pytest.raises(BrokenPipeError):
+        ended(raising(BrokenPipeError()))
+
+
+def test_a_process_may_have_no_output(monkeypatch):
+    monkeypatch.setattr(sys, "stdout", None)
+    assert ended(lambda options: print("unseen")) == 0
 
 
 @pytest.mark.parametrize("words", ["mpkernels table", "mpkernels.models.table", "mpkernels report"])

@@ -119,7 +119,8 @@ def test_hues_are_what_they_are_called():
     assert x[0, 0].tolist() == [[100] * 4, [100] * 4, [200] * 4, [200] * 4]
     again = coloured.contexts("test", 100)
     for name, groups in coloured.contexts("test", 50).items():
-        assert groups.tolist() != again[name][50:].tolist()
+        assert groups.tolist() == again[name][:50].tolist()
+        assert groups.tolist() != coloured.contexts("train", 50)[name].tolist()
 
 
 def test_coloured_clothes():
@@ -129,6 +130,12 @@ def test_coloured_clothes():
         pytest.skip(str(error))
     plain = data.load("fashion-mnist", limit=100)
     assert torch.equal(images.test_y, plain.test_y) and torch.equal(images.train_y, plain.train_y)
+    seen = images.preparation
+    for again in (
+        data.load(coloured.NAME, preparation=seen),
+        data.load("fashion-mnist", preparation=seen),
+    ):
+        assert (again.mean, again.std) == (images.mean, images.std)
     hue = coloured.contexts("test", images.test_count)["hue"]
     red = images.test_x[hue == 0]
     assert red[:, 1:].max() == 0 and red[:, 0].max() == 255

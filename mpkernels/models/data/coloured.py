@@ -9,18 +9,19 @@ from .images import seeded
 
 NAME = "coloured-fashion-mnist"
 HUES = 12
+PART = 4096  # images at a time, as floats take four times the memory
 STRIPES = ("rows", "columns", "falling", "rising")
-PARTS = ("train", "test")
 
 
 def contexts(part: str, count: int) -> dict[str, Tensor]:
     """The hue, from 0 to `HUES` - 1, and the texture, an index of `STRIPES`, of each image [N].
 
-    They follow from the part and the image's number alone.
+    They follow from the part, "train" or "test", and the image's number alone.
     """
-    generator = seeded(PARTS.index(part))
-    hue = torch.randint(HUES, (count,), generator=generator)
-    return {"hue": hue, "texture": torch.randint(len(STRIPES), (count,), generator=generator)}
+    return {
+        name: torch.randint(kinds, (count,), generator=seeded(part == "test", at))
+        for at, (name, kinds) in enumerate((("hue", HUES), ("texture", len(STRIPES))))
+    }
 
 
 def coloured(gray: Tensor, hue: Tensor, texture: Tensor) -> Tensor:
@@ -41,5 +42,7 @@ def coloured(gray: Tensor, hue: Tensor, texture: Tensor) -> Tensor:
     down, across = rows[:, None], columns[None, :]
     lines = [down + 0 * across, across + 0 * down, down - across, down + across]
     stripes = torch.stack([1 - 0.5 * (line % 4 < 2) for line in lines])
-    shade = gray.float() * stripes[texture]
-    return (rgb[:, :, None, None] * shade[:, None]).round().to(torch.uint8)
+    return torch.cat([
+        (colour[:, :, None, None] * (shade * stripes[kind])[:, None]).round().to(torch.uint8)
+        for colour, shade, kind in zip(rgb.split(PART), gray.split(PART), texture.split(PART))
+    ])  # fmt: skip

@@ -60,6 +60,8 @@ def read(path: Path, item: tuple[int, ...] = ()) -> Tensor:
     except DataMissing:
         raise
     except (OSError, EOFError, ValueError, zlib.error) as error:
+        if isinstance(error, OSError) and error.errno is not None:  # the system's
+            raise DataMissing(f"{path} cannot be read: {error.strerror}") from error
         raise DataMissing(f"{path} is damaged or not whole: {error}") from error
     if len(values) != promised:
         more = " or more" if len(values) > promised else ""

@@ -15,7 +15,15 @@ from torch.nn.functional import interpolate, pad
 from . import coloured, finding, folders, idx
 from .decoding import picture
 from .finding import PARTS, labels_for, tell
-from .images import STATISTICS, DataMissing, DataSet, Images, Preparation, pixel_statistics
+from .images import (
+    RGB,
+    STATISTICS,
+    DataMissing,
+    DataSet,
+    Images,
+    Preparation,
+    pixel_statistics,
+)
 
 # Where Debian's package dataset-fashion-mnist puts its files.
 FASHION_MNIST = Path("/usr/share/datasets/fashion-mnist")
@@ -207,7 +215,7 @@ def _imagenet(wish: _Wish) -> DataSet:
             "[ImageNet('DIR', part) for part in ('train', 'val')]\""
         )
     if wish.preparation:
-        _tell_of_statistics("imagenet", wish.preparation)
+        _tell_of_statistics("imagenet", STATISTICS["imagenet"], wish.preparation)
     return folders.read(folder, wish.part, wish.classes, wish.limit, wish.workers, wish.preparation)
 
 
@@ -219,8 +227,8 @@ def _limited(images: Images, limit: int | None) -> Images:
     return replace(images, train_x=images.train_x[order], train_y=images.train_y[order])
 
 
-def _tell_of_statistics(name: str, seen: Preparation) -> None:
-    if STATISTICS[name] != (seen.mean, seen.std):
+def _tell_of_statistics(name: str, own: tuple[RGB, RGB], seen: Preparation) -> None:
+    if own != (seen.mean, seen.std):
         tell(f"{name} is normalised by the network's mean and deviation, which are not its own")
 
 
@@ -232,7 +240,7 @@ def _prepared(name: str, images: Images, seen: Preparation) -> Images:
             f"{seen.size}x{seen.size}"
         )
     labels = labels_for(images.names, seen.names, name)
-    _tell_of_statistics(name, seen)
+    _tell_of_statistics(name, (images.mean, images.std), seen)
     of_network = torch.tensor([labels[name] for name in images.names])
     return replace(
         images, train_y=of_network[images.train_y], test_y=of_network[images.test_y],

@@ -41,14 +41,15 @@ class Interrupted(KeyboardInterrupt):
 def _stops() -> Iterator[list[int]]:
     """Collects Ctrl-C and SIGTERM, which the loop handles between steps.
 
-    A second Ctrl-C stops at once, for a step that never ends; what was saved before stays.
+    A second Ctrl-C ends the process at once, for a step that never ends, wherever that hangs; what
+    was saved before stays.
     """
     signals: list[int] = []
 
     def request(number: int, frame: FrameType | None) -> None:
-        if number == signal.SIGINT and number in signals:
-            raise KeyboardInterrupt
         signals.append(number)
+        if number == signal.SIGINT:
+            signal.signal(number, signal.SIG_DFL)
 
     # Only the main thread may set handlers.
     main = threading.current_thread() is threading.main_thread()
