@@ -16,17 +16,16 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from . import data
-from .cli import add_classes, add_device, add_folder, add_workers, device_of, parser_for, run
-from .data import DataSet, Preparation
+from .cli import add_device, device_of, parser_for, run
 from .environment import environment
 from .networks.ensemble import Ensemble
 from .paper import ablation, pictures, scores
 from .paper.labels import cell
 from .paper.scores import predict
+from .trained import add_images, images_of
 from .training.checkpoint import file_of
 from .training.files import write_json, write_text
-from .training.weights import load_network, num_classes
+from .training.weights import load_network
 
 WARM_UP, ROUNDS = 3, 15
 
@@ -111,15 +110,7 @@ def command_line() -> argparse.ArgumentParser:
     """The command line."""
     parser = parser_for("evaluate", __doc__, "runs/basecnn_2_cc-digits-seed0 --ablate")
     parser.add_argument("runs", nargs="+", type=Path, metavar="RUN", help="a folder or checkpoint")
-    parser.add_argument(
-        "--data", choices=list(data.SETS), help="what to evaluate on (default: what the run names)"
-    )
-    add_folder(parser)
-    add_classes(parser)
-    add_workers(parser)
-    parser.add_argument(
-        "--part", choices=("val", "test"), help="of folders that hold both (default: test)"
-    )
+    add_images(parser)
     parser.add_argument("--ten-crop", action="store_true", help="also on ten crops of each image")
     parser.add_argument(
         "--ablate", action="store_true",
@@ -129,75 +120,6 @@ def command_line() -> argparse.ArgumentParser:
     add_device(parser)
     parser.add_argument("--out", type=Path, help="folder of the results (default: that of the run)")
     return parser
-
-
-Loaded = list[tuple[nn.Module, dict[str, Any]]]
-
-
-def _name_of(options: argparse.Namespace, loaded: Loaded) -> str:
-    """The data set that the runs, or else the user, name.
-
-    Raises:
-        ValueError: there is none, or there are several.
-    """
-    sets = {known["data"] for _, known in loaded if known.get("data")}
-    if options.data:
-        sets.add(options.data)
-    if len(sets) != 1:
-        names = ", ".join(sorted(sets)) or "none; name it with --data"
-        raise ValueError(f"runs must be trained on one data set, which --data must be, got {names}")
-    return str(sets.pop())
-
-
-def _preparation(runs: list[Path], loaded: Loaded) -> Preparation | None:
-    """How images become what all of the runs see; None if no checkpoint knows it.
-
-    Raises:
-        ValueError: two runs see images in different ways, or tell different classes.
-    """
-    first: Preparation | None = loaded[0][1]["preparation"]
-    for path, (_, known) in zip(runs, loaded):
-        held = known["preparation"]
-        if held is None or first is None:
-            if held is not first:
-                raise ValueError(f"{file_of(path)} and {file_of(runs[0])}: only one knows classes")
-            continue
-        for part, value in held.as_dict().items():
-            if value != (wanted := first.as_dict()[part]):
-                raise ValueError(
-                    f"runs must see the same images: {part} must be {wanted} as in "
-                    f"{file_of(runs[0])}, {file_of(path)} has {value}"
-                )
-    return first
-
-
-def _images(options: argparse.Namespace, loaded: Loaded) -> tuple[str, DataSet]:
-    """The name of the runs' data set, and the set.
-
-    Raises:
-        ValueError: the runs have different data sets, classes or preparations, or another number
-            of classes than the set.
-    """
-    name = _name_of(options, loaded)
-    preparation = _preparation(options.runs, loaded)
-    if preparation is None:
-        print(
-            f"{file_of(options.runs[0])} knows neither its classes' names nor its normalisation: "
-            "both are taken from the data",
-            file=sys.stderr,
-        )
-    images = data.load(
-        name, options.data_dir, classes=options.classes, workers=options.workers,
-        part=options.part, preparation=preparation,
-    )  # fmt: skip
-    for path, (_, known) in zip(options.runs, loaded):
-        classes = num_classes(known["name"], known)
-        if classes != images.classes:
-            hint = "; --classes takes the first so many" if name == "imagenet" else ""
-            raise ValueError(
-                f"{file_of(path)} has {classes} classes, {name} has {images.classes}{hint}"
-            )
-    return name, images
 
 
 def evaluate(options: argparse.Namespace) -> dict[str, Any]:
@@ -212,7 +134,7 @@ def evaluate(options: argparse.Namespace) -> dict[str, Any]:
         raise ValueError(f"batch_size must be at least 1, got {options.batch_size}")
     device = device_of(options)
     loaded = [load_network(path) for path in options.runs]
-    name, images = _images(options, loaded)
+    name, images = images_of(options.runs, loaded, options)
     networks = [network for network, _ in loaded]
     model = (networks[0] if len(networks) == 1 else Ensemble(networks)).eval().to(device)
     result: dict[str, Any] = {}

@@ -1,6 +1,5 @@
 """What routers did, recorded once: figures come from the log alone, and say what was recorded."""
 
-import csv
 import json
 import shutil
 
@@ -45,11 +44,6 @@ def looked(tmp_path_factory):
         patch.setattr(maximise, "STEPS", 4)
         assert main([str(folder / "run"), *options]) == 0
     return folder, model
-
-
-def rows_of(path):
-    with path.open(encoding="utf-8", newline="") as file:
-        return list(csv.DictReader(file))
 
 
 def test_the_log_holds_what_the_network_does(looked):
@@ -112,21 +106,35 @@ def test_a_log_is_of_one_checkpoint(looked, tmp_path, capsys):
     assert "recording: route" in capsys.readouterr().err
 
 
-def test_switches_are_what_the_network_says_with_such_gates(looked):
+def test_switches_are_what_the_network_does_with_such_gates(looked):
     folder, model = looked
     log, images = load(folder / "run/look" / NAME), data.load("digits")
     switches = log.of("switches")
     x = data.normalise(images, images.test_x[switches["indices"]])
-    assert len(switches["gates"]) == (1 + 2 + 2 + 2) * 3
+    assert len(switches["switched"]) == 1 + (1 + 2 + 2 + 2) * 3
     for at, i, to in ((2, 1, -1), (1, 0, 0), (3, 1, 1)):
-        number = switches["gates"].tolist().index([at, i, to])
-        gates = log.each_router("gates")[at]
-        forced = torch.from_numpy(gates[switches["indices"]].copy())
-        forced[:, i] = torch.from_numpy(gates.mean(0))[i] if to < 0 else torch.eye(2)[to]
-        with torch.no_grad(), mpkernels.route(model, {f"routers.{at}": forced}):
+        number = switches["switched"].tolist().index([at, i, to])
+        gates = switches[f"gates/{at}"][0].copy()
+        gates[:, i] = log.each_router("gates")[at].mean(0)[i] if to < 0 else np.eye(2)[to]
+        forced = {f"routers.{at}": torch.from_numpy(gates)}
+        with torch.no_grad(), mpkernels.route(model, forced), mpkernels.record(model) as recorded:
             expected = model(x).softmax(1)
         held = torch.from_numpy(switches["probabilities"][number])
         torch.testing.assert_close(held, expected, rtol=1e-3, atol=1e-4)
+        for behind in range(4):
+            held = torch.from_numpy(switches[f"gates/{behind}"][number])
+            own = recorded[f"routers.{behind}"].gates
+            torch.testing.assert_close(held, own, rtol=1e-3, atol=1e-4)
+
+
+def test_pictures_that_a_log_held_stay(looked, tmp_path):
+    shutil.copytree(looked[0] / "run", tmp_path / "run")
+    log = load(tmp_path / "run/look" / NAME)
+    one, two = sorted({*range(355)} - {*log.of("pictures")["indices"].tolist()})[:2]
+    for images in ([one], [two], [one, two]):
+        assert main([str(tmp_path / "run"), "route", "--images", *map(str, images)]) == 0
+    held = load(tmp_path / "run/look" / NAME).of("pictures")["indices"].tolist()
+    assert {one, two} <= {*held}
 
 
 def overlapping(figure):
@@ -223,10 +231,28 @@ def test_shares_of_activation():
 def test_damaged_logs_are_named(looked, tmp_path, capsys):
     whole = (looked[0] / "run/look" / NAME).read_bytes()
     path = tmp_path / "bad.npz"
-    for content in (b"", b"PK", whole[:2000], whole[: len(whole) // 2], b"[]" + whole[2:]):
+    generator = np.random.default_rng(0)
+    flipped = []
+    for at in generator.integers(0, len(whole), 300):
+        flipped.append(whole[:at] + bytes([whole[at] ^ 255]) + whole[at + 1 :])
+    for content in (
+        b"",
+        b"PK",
+        whole[:2000],
+        whole[: len(whole) // 2],
+        b"[]" + whole[2:],
+        *flipped,
+    ):
         path.write_bytes(content)
-        assert main([str(path), "classes"]) == 2
-        assert f"{path} is no log of `mpkernels look`, or damaged" in capsys.readouterr().err
+        try:
+            load(path)
+        except ValueError as error:
+            assert str(error).startswith(f"{path} is no log of `mpkernels look`, or damaged")
+        else:
+            assert content in flipped  # where nothing is read
+    np.save(path.with_suffix(".npy"), np.zeros(3))
+    path.write_bytes(path.with_suffix(".npy").read_bytes())
+    assert main([str(path), "classes"]) == 2
     np.savez(path, about=np.array({"run": "code"}, dtype=object), allow_pickle=True)
     assert main([str(path), "classes"]) == 2
     save(Log({"network": "a", "routers": []}), path)
@@ -244,7 +270,10 @@ def test_what_cannot_be_looked_at(looked, tmp_path, capsys):
         ([run, "route", "--images", "-1"], "images must be from 0 to 354, got -1"),
         ([run, "classes", "--batch-size", "0"], "batch_size must be at least 1, got 0"),
         ([str(folder / "apart"), "classes"], "paths must meet at routers with gates"),
-        ([str(tmp_path / "none"), "classes"], "there is no checkpoint at"),
+        ([str(tmp_path / "none"), "classes"], "there is no run, checkpoint or log at"),
+        ([str(tmp_path / "none"), "parameters"], "there is no run, checkpoint or log at"),
+        ([str(tmp_path), "classes"], "there is no checkpoint at"),
+        ([run, "weights", "--beside", run], "beside: paths that never meet are wanted"),
         ([str(log), "route", "--images", str(absent)], f"no pixels of {absent}"),
     ):
         assert main(arguments) == 2, arguments

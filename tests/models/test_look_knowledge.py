@@ -1,5 +1,7 @@
 """What gates know of an image, and how alike paths are: by hand, and of a gate that was planted."""
 
+import math
+
 import numpy as np
 import pytest
 import torch
@@ -44,8 +46,8 @@ def blue():
         "routers": recorder.about_routers(model),
     })  # fmt: skip
     recorder.record_route(log, model, images, "cpu", 100)
-    recorder.record_pictures(log, images, [0])
-    maximise.record_maximised(log, model, images)
+    recorder.record_pictures(log, images, [0], 100)
+    maximise.record_maximised(log, model, images, 32)
     return log
 
 
@@ -81,6 +83,27 @@ def test_a_planted_gate_is_the_edge_that_is_drawn(blue):
         pyplot().close(figure)
 
 
+def test_a_gates_logit_rises_with_the_gate_alone():
+    scores = torch.tensor([[[0.0, 0.0, 0.0]], [[1.0, 2.0, -100.0]], [[1.0, 0.0, 0.0]]])
+    score = maximise.objective(scores, 0, 0, "score")
+    logit = maximise.objective(scores, 0, 0, "logit")
+    gate = scores.softmax(2)[:, 0, 0]
+    assert score[1] > score[0] and gate[1] < gate[0]  # as high as the score may be
+    torch.testing.assert_close(logit, gate.logit())
+
+
+def test_made_inputs_do_not_depend_on_how_many_are_made_at_a_time(blue):
+    model, gate = planted(), ("routers.1", 0, 0, "logit")
+    x = torch.zeros(1, 3, 32, 32, dtype=torch.uint8)
+    y = torch.zeros(1, dtype=torch.long)
+    images = data.Images(x, y, x, y, ("a",), (0.2,) * 3, (0.2,) * 3, False)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(maximise, "STEPS", 3)
+        several = maximise.maximise(model, images, [(0, ("routers.2", 1, 0, "score")), (7, gate)])
+        alone = maximise.maximise(model, images, [(7, gate)])
+    torch.testing.assert_close(several[0][1:], alone[0], rtol=1e-3, atol=1e-3)
+
+
 def test_explained_variance_by_hand():
     gates = np.array([0.0, 0.2, 1.0, 0.8])[:, None, None]
     assert explained(gates, np.array([0, 0, 1, 1])) == pytest.approx(0.64 / 0.68)
@@ -106,6 +129,8 @@ def test_alignment_of_features():
     assert likeness.cka(x, 3 * x @ turned + 1) == pytest.approx(1, abs=1e-6)
     wide = [likeness.cka(torch.randn(60, 300), torch.randn(60, 300)) for _ in range(20)]
     assert abs(np.mean(wide)) < 0.02  # the biased estimate would be 0.8
+    assert math.isnan(likeness.cka(torch.ones(60, 5) + 0.1, x))
+    assert math.isnan(likeness.cka(x[:3], x[:3]))
     assert likeness.distance([torch.randn(5000), torch.randn(5000)]) < 0.05
     assert likeness.distance([torch.zeros(10), torch.ones(10)]) == 1
 

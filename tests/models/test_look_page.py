@@ -9,10 +9,10 @@ import models
 from models import data
 from models.look.page import write_page
 from models.look.recorded import recorder
-from models.look.recorded.log import Log
+from models.look.recorded.log import Log, relative
 
 # Letters that would end a script, an attribute or a table.
-NAMES = ["</script><b>boot", "a \"shirt\" & 'hat'", "été 食", *"3456789"]
+NAMES = ["</script><u>boot", "a \"shirt\" & 'hat'", "été 食", *"3456789"]
 COUNT = 80
 
 
@@ -28,8 +28,8 @@ def log():
              "routers": recorder.about_routers(model)}  # fmt: skip
     found = Log(about)
     recorder.record_route(found, model, images, "cpu", 32)
-    recorder.record_pictures(found, images, [])
-    recorder.record_switches(found, model, images, "cpu")
+    recorder.record_pictures(found, images, [], 32)
+    recorder.record_switches(found, model, images, "cpu", 32)
     return found
 
 
@@ -91,7 +91,7 @@ def names_best(text, values):
 
 
 def test_an_image_is_chosen_and_its_route_is_that_of_the_log(page, log):
-    indices, learned = log.of("switches")["indices"], log.of("switches")["learned"]
+    indices, learned = log.of("switches")["indices"], log.of("switches")["probabilities"][0]
     pictures = all_of(page, "#images button")
     assert page.title == "Routes of basecnn_2_cc on noise"
     assert len(pictures) == len(indices) == 60 and chosen(page) == 0
@@ -108,22 +108,35 @@ def test_an_image_is_chosen_and_its_route_is_that_of_the_log(page, log):
     assert one(page, "#large").get_attribute("aria-label") == label
 
 
-def test_every_switch_shows_what_the_network_then_says(page, log):
+def test_every_switch_shows_what_the_network_then_does(page, log):
     switches = log.of("switches")
     radios = all_of(page, "#switches input")
-    assert len(radios) == len(switches["gates"])
-    for number, (router, path, to) in enumerate(switches["gates"].tolist()):
-        radios[number].click()
-        now, before = switches["probabilities"][number, 0], switches["learned"][0]
+    assert len(radios) + 1 == len(switches["switched"])
+    for number, (router, path, to) in enumerate(switches["switched"].tolist()[1:], 1):
+        radios[number - 1].click()
+        now, before = switches["probabilities"][number, 0], switches["probabilities"][0, 0]
         first, _, second = said(page).partition(" Switched: ")
         assert names_best(first, before) and names_best(second, now)
         assert second.startswith("still ") == (now.argmax() == before.argmax())
+        for at in range(4):
+            for place, value in gates(page, at).items():
+                held = switches[f"gates/{at}"][number, 0][place]
+                assert value == pytest.approx(held, abs=1e-4), (number, at, place)
         means = log.each_router("gates")[router].mean(0)[path]
         for output in range(2):
             wanted = means[output] if to < 0 else float(output == to)
             assert gates(page, router)[path, output] == pytest.approx(wanted, abs=1e-4)
-    one(page, "input[name=switch][value='-1']").click()
+    one(page, "input[name=switch][value='0']").click()
     assert "Switched" not in said(page)
+
+
+def test_boxes_are_shares_of_the_activation(page, log):
+    index = log.of("switches")["indices"][0]
+    for at in range(4):
+        for side, means in (("in", log.each_router("inputs")[at]), ("out", log.outputs()[at])):
+            for path, share in enumerate(relative(means[index])):
+                box = one(page, f"#route rect[data-box='{at}-{side}-{path}']")
+                assert float(box.get_attribute("data-share")) == pytest.approx(share, abs=2e-3)
 
 
 def test_classes_are_chosen_and_any_name_is_shown(page):
@@ -137,19 +150,20 @@ def test_classes_are_chosen_and_any_name_is_shown(page):
     assert all(p.get_attribute("aria-label").startswith(NAMES[0]) for p in pictures)
     menu.select_by_visible_text(NAMES[2])
     assert said(page).startswith(f"{NAMES[2]}: seen as ")
-    assert all_of(page, "b") == []  # a name is text, and never part of the page
+    assert all_of(page, "u") == []  # a name is text, and never part of the page
 
 
 def test_the_keyboard_does_all(page):
     from selenium.webdriver.common.keys import Keys
 
+    assert len(all_of(page, "#images button[tabindex='0']")) == 1
     first = all_of(page, "#images button")[0]
     first.send_keys(Keys.ARROW_RIGHT)
     page.switch_to.active_element.send_keys(Keys.ARROW_DOWN)
     assert chosen(page) == 2
     page.switch_to.active_element.send_keys(Keys.ARROW_LEFT)
     assert chosen(page) == 1
-    one(page, "input[name=switch][value='-1']").send_keys(Keys.ARROW_RIGHT)
+    one(page, "input[name=switch][value='0']").send_keys(Keys.ARROW_RIGHT)
     assert "Switched" in said(page)
     widths = [line.get_attribute("stroke-width") for line in all_of(page, "#route line[data-gate]")]
     one(page, "input[name=scale][value=gate]").send_keys(Keys.ARROW_RIGHT)

@@ -14,23 +14,22 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from torch import nn
+import numpy as np
 
-from .. import data
-from ..cli import add_device, add_folder, device_of, parser_for, run
+from ..cli import add_device, device_of, parser_for, run
 from ..data import DataSet
+from ..trained import add_images, images_of
 from ..training.checkpoint import file_of
 from ..training.weights import load_network
 from .figures import classes, depth, gates, parameters, route, weights
 from .page import write_page
-from .recorded.likeness import record_weights
+from .recorded.likeness import Named, beside, layers, record_weights
 from .recorded.log import NAME, Log, load, save
 from .recorded.maximise import record_maximised
 from .recorded.recorder import (
     about_routers,
     check,
     gates_of,
-    on_the_page,
     record_pictures,
     record_route,
     record_switches,
@@ -55,6 +54,7 @@ FIGURES: dict[str, tuple[tuple[str, ...], Callable[[Log, Path, list[int]], Any]]
     ),
 }
 PARAMETERS, ALL = "parameters", "all"
+BESIDE = "paths that never meet"
 
 
 def command_line() -> argparse.ArgumentParser:
@@ -65,7 +65,7 @@ def command_line() -> argparse.ArgumentParser:
         "figures", nargs="*", default=[ALL], metavar="FIGURE",
         help=f"{', '.join((*FIGURES, PARAMETERS))} or {ALL}",
     )  # fmt: skip
-    add_folder(parser)
+    add_images(parser)
     parser.add_argument(
         "--images", type=int, nargs="+", help="numbers of test images for route (default: three)"
     )
@@ -79,77 +79,87 @@ def command_line() -> argparse.ArgumentParser:
     return parser
 
 
-def _record(
-    section: str, log: Log, network: nn.Module, images: DataSet, options: argparse.Namespace
-) -> None:
-    """Adds a section to the log."""
-    device = device_of(options)
-    print(f"recording: {section}", file=sys.stderr)
-    if section == "route":
-        record_route(log, network, images, device, options.batch_size)
-    elif section == "pictures":
-        record_pictures(log, images, options.images or [])
-    elif section == "switches":
-        record_switches(log, network, images, device)
-    elif section == "maximise":
-        record_maximised(log, network, images)
-    else:
-        models = [(str(log.about["network"]), network)]
-        if options.beside:
-            models.append(("paths that never meet", load_network(options.beside)[0].to(device)))
-        record_weights(log, models, images, device)
+class _Recorder:
+    """Adds sections to the log of a run, and keeps it after each of them."""
+
+    def __init__(self, options: argparse.Namespace, out: Path) -> None:
+        self.options, self.path, self.device = options, out / NAME, device_of(options)
+        self.loaded = load_network(options.run)
+        self.network, known = check(self.loaded[0]).to(self.device), self.loaded[1]
+        # Of what the log is; another one is recorded anew.
+        of = {
+            "network": known["name"], "checkpoint": _digest(options.run),
+            "chosen": {name: str(getattr(options, name) or "")
+                       for name in ("data", "data_dir", "classes", "part")},
+        }  # fmt: skip
+        held = load(self.path) if self.path.exists() else Log({})
+        same = all(held.about.get(name) == value for name, value in of.items())
+        self.log = held if same else Log({**of, "routers": about_routers(self.network)})
+        self.images: DataSet | None = None
+
+    def missing(self, wanted: list[str]) -> list[str]:
+        """The sections that the figures show and the log lacks, in the order to record them."""
+        sections = dict.fromkeys(section for name in wanted for section in FIGURES[name][0])
+        lacking = [section for section in sections if not self.log.has(section)]
+        if "pictures" in sections and "pictures" not in lacking:
+            held = self.log.of("pictures")["indices"].tolist()
+            lacking += [] if set(self.options.images or ()) <= set(held) else ["pictures"]
+        if "weights" in sections and self.options.beside:
+            known = self.log.about.get("beside") == _digest(self.options.beside)
+            lacking += [] if known or "weights" in lacking else ["weights"]
+        return lacking
+
+    def add(self, section: str) -> None:
+        """Records a section.
+
+        Raises:
+            ValueError: an image or the run `beside` does not fit.
+        """
+        options, log, network, device = self.options, self.log, self.network, self.device
+        if self.images is None:
+            log.about["data"], self.images = images_of([options.run], [self.loaded], options)
+            log.about["classes"] = list(self.images.names)
+            last = self.images.test_count - 1
+            if outside := [at for at in options.images or () if not 0 <= at <= last]:
+                raise ValueError(f"images must be from 0 to {last}, got {outside[0]}")
+        print(f"recording: {section}", file=sys.stderr)
+        images, batch = self.images, options.batch_size
+        if section == "route":
+            record_route(log, network, images, device, batch)
+        elif section == "pictures":
+            record_pictures(log, images, options.images or [], batch)
+        elif section == "switches":
+            record_switches(log, network, images, device, batch)
+        elif section == "maximise":
+            record_maximised(log, network, images, batch)
+        else:
+            networks: list[Named] = [(log.about["network"], network, layers(network))]
+            if options.beside:
+                other = load_network(options.beside)[0].to(device)
+                networks.append((BESIDE, other, beside(network, other)))
+            record_weights(log, networks, images, device, batch)
+            log.about["beside"] = _digest(options.beside)
+        save(log, self.path)
 
 
 def _digest(path: Path | None) -> str:
     return "" if path is None else hashlib.sha256(file_of(path).read_bytes()).hexdigest()
 
 
-def _held(path: Path, checkpoint: str) -> Log | None:
-    """The log at `path`, if it is of this checkpoint."""
-    log = load(path) if path.exists() else None
-    return log if log and log.about["checkpoint"] == checkpoint else None
-
-
-def _missing(log: Log, options: argparse.Namespace, wanted: list[str]) -> list[str]:
-    """The sections that the figures show and the log lacks, in the order to record them."""
-    sections = dict.fromkeys(section for name in wanted for section in FIGURES[name][0])
-    missing = [section for section in sections if not log.has(section)]
-    if "pictures" in sections and "pictures" not in missing:
-        held = log.of("pictures")["indices"].tolist()
-        missing += [] if set(options.images or ()) <= set(held) else ["pictures"]
-    beside = _digest(options.beside)
-    if "weights" in sections and beside and log.about.get("beside") != beside:
-        missing = [*dict.fromkeys([*missing, "weights"])]
-        log.about["beside"] = beside
-    return missing
-
-
-def _recorded(options: argparse.Namespace, out: Path, wanted: list[str]) -> Log:
-    """The log with all sections that the figures show; what is missing is recorded and kept."""
-    network, known = load_network(options.run)
-    if known.get("data") not in data.SETS:
-        raise ValueError(f"run: {file_of(options.run)} names no data set of {', '.join(data.SETS)}")
-    about = {
-        "network": known["name"], "data": known["data"], "checkpoint": _digest(options.run),
-        "routers": about_routers(check(network)),
-    }  # fmt: skip
-    log = _held(out / NAME, about["checkpoint"]) or Log(about)
-    if missing := _missing(log, options, wanted):
-        images = data.load(known["data"], options.data_dir, preparation=known["preparation"])
-        if outside := [at for at in options.images or () if not 0 <= at < images.test_count]:
-            raise ValueError(f"images must be from 0 to {images.test_count - 1}, got {outside[0]}")
-        log.about["classes"] = list(images.names)
-        network.to(device_of(options))
-        for section in missing:
-            _record(section, log, network, images, options)
-        save(log, out / NAME)
-    return log
-
-
 def _three(log: Log) -> list[int]:
-    """Images of three classes."""
-    shown = on_the_page(log)
-    return [int(image) for image in shown[:: max(1, len(shown) // 3)][:3]]
+    """The first images of three classes, of fewer where there are fewer."""
+    _, first = np.unique(log.of("route")["labels"], return_index=True)
+    return [int(image) for image in first[:: max(1, len(first) // 3)][:3]]
+
+
+def _log_of(options: argparse.Namespace, out: Path, wanted: list[str]) -> Log:
+    """The log that the figures are drawn from; of a run what is missing is recorded."""
+    if options.run.suffix == ".npz":
+        return load(options.run)
+    recorder = _Recorder(options, out)
+    for section in recorder.missing(wanted):
+        recorder.add(section)
+    return recorder.log
 
 
 def look(options: argparse.Namespace) -> None:
@@ -166,18 +176,19 @@ def look(options: argparse.Namespace) -> None:
             raise ValueError(f"figures must be some of {', '.join(known)} or {ALL}, got {name}")
     if options.batch_size < 1:
         raise ValueError(f"batch_size must be at least 1, got {options.batch_size}")
-    wanted = list(known) if ALL in options.figures else list(dict.fromkeys(options.figures))
-    comparison = options.run if (options.run / "plan.json").exists() else None
+    if not options.run.exists():
+        raise FileNotFoundError(f"there is no run, checkpoint or log at {options.run}")
+    wanted = [*known] if ALL in options.figures else [*dict.fromkeys(options.figures)]
     folder = options.run if options.run.is_dir() else options.run.parent
-    is_log = options.run.suffix == ".npz"
-    out = options.out or (folder if is_log else folder / "look")
-    if comparison is not None and wanted != [PARAMETERS]:
+    out = options.out or (folder if options.run.suffix == ".npz" else folder / "look")
+    comparison = folder if (folder / "plan.json").exists() else None
+    if comparison and wanted != [PARAMETERS]:
         raise ValueError(f"run: {comparison} is a comparison, of which parameters alone are drawn")
     if PARAMETERS in wanted:
         wanted.remove(PARAMETERS)
         parameters.draw(comparison, out)
     if wanted:
-        log = load(options.run) if is_log else _recorded(options, out, wanted)
+        log = _log_of(options, out, wanted)
         for name in wanted:
             images = (options.images or _three(log)) if name == "route" else []
             FIGURES[name][1](log, out, images)

@@ -17,6 +17,7 @@ from .figures.route import spread
 from .recorded.log import Log, relative
 
 COLUMNS = 10  # of the sheet that holds all pictures
+LIKELIEST = 5  # classes that are named
 
 
 def sheet(pixels: np.ndarray) -> tuple[str, int]:
@@ -41,27 +42,27 @@ def _rounded(values: np.ndarray) -> Any:
 
 
 def content(log: Log) -> dict[str, Any]:
-    """What the page's script shows, as plain values."""
+    """What the page's script shows, as plain values; the first switch is none."""
     switches, route, pictures = (log.of(name) for name in ("switches", "route", "pictures"))
     held = {int(index): place for place, index in enumerate(pictures["indices"])}
-    indices = switches["indices"]
+    indices, said = switches["indices"], switches["probabilities"]
     url, rows = sheet(pictures["pixels"][[held[int(index)] for index in indices]])
-    gates = log.each_router("gates")
+    order = np.argsort(-said, axis=2, kind="stable")[:, :, :LIKELIEST]
+    many = range(len(log.routers))
     return {
         "network": log.about["network"],
         "data": log.about["data"],
         "classes": [one_line(name) for name in log.about["classes"]],
-        "routers": [[router["inputs"], router["outputs"]] for router in log.routers],
+        "routers": [[r["inputs"], r["outputs"], r["mixes"]] for r in log.routers],
         "sheet": url, "columns": COLUMNS, "rows": rows, "spread": spread(log),
         "numbers": indices.tolist(),
         "labels": route["labels"][indices].tolist(),
-        "gates": [_rounded(g[indices]) for g in gates],
-        "means": [_rounded(g.mean(0)) for g in gates],
-        "inputs": [_rounded(relative(x[indices])) for x in log.each_router("inputs")],
-        "outputs": [_rounded(np.nan_to_num(relative(y[indices]))) for y in log.outputs()],
-        "learned": _rounded(switches["learned"]),
-        "switches": switches["gates"].tolist(),
-        "switched": _rounded(switches["probabilities"]),
+        "means": [_rounded(gates.mean(0)) for gates in log.each_router("gates")],
+        "switched": switches["switched"].tolist(),
+        "gates": [_rounded(switches[f"gates/{at}"]) for at in many],
+        "inputs": [_rounded(relative(switches[f"inputs/{at}"])) for at in many],
+        "likeliest": order.tolist(),
+        "probabilities": _rounded(np.take_along_axis(said, order, 2)),
     }  # fmt: skip
 
 

@@ -26,11 +26,11 @@ def pyplot() -> Any:
     return plt
 
 
-def save(figure: Any, path: Path, dpi: int = 120) -> None:
-    """Writes a figure as a whole PNG and closes it. Letters that no font has become boxes."""
+def save(figure: Any, path: Path, dpi: int = 120, **options: Any) -> None:
+    """Writes a figure as a whole file and closes it. Letters that no font has become boxes."""
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", "Glyph .* missing from")
-        write_whole(path, lambda to: figure.savefig(to, dpi=dpi))
+        write_whole(path, lambda to: figure.savefig(to, dpi=dpi, **options))
     pyplot().close(figure)
 
 

@@ -12,12 +12,12 @@ from typing import Any
 import numpy as np
 
 from ...training.curves import pyplot, save
-from ...training.files import write_text, write_whole
+from ...training.files import write_text
 
 # Okabe and Ito's colours, which colour-blind people tell apart; red, green and blue have their
 # nearest ones here.
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000", "#F0E442")
-WORDS = {"svg.fonttype": "none", "svg.hashsalt": "mpkernels", "font.size": 9}
+WORDS = {"svg.fonttype": "none", "svg.hashsalt": "mpkernels"}
 
 
 def keep(
@@ -32,7 +32,7 @@ def keep(
     write_text(folder / f"{name}.csv", text.getvalue())
     with pyplot().rc_context(WORDS):
         about = {"Date": None, "Creator": "mpkernels"}
-        write_whole(folder / f"{name}.svg", lambda to: figure.savefig(to, metadata=about))
+        save(figure, folder / f"{name}.svg", metadata=about)
         save(figure, folder / f"{name}.png", dpi=150)
 
 

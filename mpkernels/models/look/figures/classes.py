@@ -40,15 +40,17 @@ def draw(log: Log, folder: Path) -> Any:
     for axes, (at, i, j) in zip(panels.flat, wanted):
         gates = log.each_router("gates")[at][:, i, j]
         edges = np.linspace(gates.min(), max(gates.max(), gates.min() + 1e-6), 31)
+        shown: list[tuple[Any, str]] = []
         for label, colour in zip(outermost(gates, labels), COLOURS):
             of_class = gates[labels == label]
             counts, _ = np.histogram(of_class, edges)
             axes.stairs(counts / len(of_class), edges, color=colour, fill=True, alpha=0.35)
-            axes.stairs(counts / len(of_class), edges, color=colour, lw=1,
-                        label=one_line(classes[label])[:20])  # fmt: skip
+            line = axes.stairs(counts / len(of_class), edges, color=colour, lw=1)
+            # A label that begins with "_" would be left out.
+            shown.append((line, f" {one_line(classes[label])[:20]}"))
         nats, p = information(gates, labels)
         axes.set_title(f"{gate_name(at, i, j)}   {nats:.2f} nats, p {p:.3f}", fontsize=8)
-        axes.legend(fontsize=6, framealpha=0.6)
+        axes.legend(*zip(*shown), fontsize=6, framealpha=0.6)
         axes.tick_params(labelsize=7)
         for label in np.unique(labels):
             of_class = gates[labels == label]

@@ -20,7 +20,7 @@ def draw(log: Log, folder: Path, at: int, i: int, j: int) -> Any:
     number = made["gates"].tolist().index([at, i, j])
     starts = made["reached"].shape[2]
     ends = extremes(gates)
-    across = (len(ends[0]) + 1) // 2
+    across = max(1, (len(ends[0]) + 1) // 2)
     plt = pyplot()
     figure = plt.figure(figsize=(11, 4.9), layout="constrained")
     figure.suptitle(f"{gate_name(at, i, j)}, router {log.routers[at]['name']}: "
@@ -35,7 +35,7 @@ def draw(log: Log, folder: Path, at: int, i: int, j: int) -> Any:
                 picture(axes, pictures["pixels"][held[int(end[place])]])
                 axes.set_title(f"{gates[end[place]]:.3f}", fontsize=7, pad=2)
                 rows.append((words, int(end[place]), gates[end[place]]))
-    titles = ("made to raise the score", "made to raise it above the others'")
+    titles = ("made to raise the score", "made to raise the gate")
     for kind, part in enumerate(right.subfigures(2, 1)):
         part.suptitle(titles[kind], fontsize=9)
         for start, axes in enumerate(part.subplots(1, starts, squeeze=False).flat):

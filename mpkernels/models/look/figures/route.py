@@ -45,7 +45,7 @@ def diagram(axes: Any, log: Log, image: int, centred: float | None) -> None:
             for j in range(router["outputs"]):
                 value = float(gates[at][image, i, j])
                 if centred is None:
-                    size, colour = value, maps["Blues"](0.15 + 0.85 * value)
+                    size, colour = value, maps["Blues"](value)
                 else:
                     value = (value - float(gates[at][:, i, j].mean())) / centred
                     size = min(abs(value), 1.0)
@@ -82,6 +82,7 @@ def draw(log: Log, folder: Path, images: list[int]) -> Any:
     high = 0.7 + 0.55 * paths
     figure = plt.figure(figsize=(12, high * len(images) + 1.0), layout="constrained")
     grid = figure.add_gridspec(len(images), 3, width_ratios=(high, 5, 5))
+    shares = [[relative(m) for m in of] for of in (log.each_router("inputs"), log.outputs())]
     rows = []
     for row, image in enumerate(images):
         axes = [figure.add_subplot(grid[row, column]) for column in range(3)]
@@ -96,9 +97,9 @@ def draw(log: Log, folder: Path, images: list[int]) -> Any:
             axes[2].set_title("gates less their means", fontsize=9)
         for at, gates in enumerate(log.each_router("gates")):
             for (i, j), gate in np.ndenumerate(gates[image]):
-                rows.append(
-                    (image, label, at + 1, i + 1, j + 1, gate, gate - gates[:, i, j].mean())
-                )
+                off = gate - gates[:, i, j].mean()
+                ends = shares[0][at][image, i], shares[1][at][image, j]
+                rows.append((image, label, at + 1, i + 1, j + 1, gate, off, *ends))
     below = figure.axes[1::3], figure.axes[2::3]
     for axes_of, (name, low, most, words) in zip(
         below, (("Blues", 0, 1, "gate"), ("PuOr", -scale, scale, "gate less its mean"))
@@ -106,6 +107,7 @@ def draw(log: Log, folder: Path, images: list[int]) -> Any:
         colours = plt.cm.ScalarMappable(plt.Normalize(low, most), name)
         figure.colorbar(colours, ax=axes_of, orientation="horizontal", label=words,
                         fraction=0.05, aspect=50, shrink=0.85)  # fmt: skip
-    head = ("image", "class", "router", "input", "output", "gate", "less its mean")
+    head = ("image", "class", "router", "input", "output", "gate", "less its mean",
+            "share of the input", "share of the output")  # fmt: skip
     keep(figure, folder, "route", head, rows)
     return figure

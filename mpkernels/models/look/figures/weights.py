@@ -36,7 +36,7 @@ def draw(log: Log, folder: Path) -> Any:
         for at, (axes, kind) in enumerate(zip(panels, kinds)):
             edges = weights[f"{name}/edges/{at}"]
             for path, counts in enumerate(weights[f"{name}/counts/{at}"]):
-                axes.stairs(counts / counts.sum(), edges, color=COLOURS[path], lw=1)
+                axes.stairs(counts / counts.sum(), edges, color=COLOURS[path % len(COLOURS)], lw=1)
             axes.set_title(kind, fontsize=7)
             axes.set_yticks([])
             axes.tick_params(labelsize=6)
@@ -52,7 +52,7 @@ def draw(log: Log, folder: Path) -> Any:
             (name, "cka", at + 1, "", value) for at, value in enumerate(weights[f"{name}/cka"])
         ]
     left.set(xlabel="layer", ylabel="distance of weights", ylim=(0, None))
-    right.set(xlabel="stage", ylabel="CKA of two paths")
+    right.set(xlabel="layer", ylabel="CKA of two paths", ylim=(-0.05, 1.05))
     for axes in (left, right):
         axes.xaxis.get_major_locator().set_params(integer=True)
         axes.legend(fontsize=7)

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import io
 import json
-import zipfile
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -80,9 +79,7 @@ class Log:
         """
         pairs = zip(self.routers, self.each_router("gates"), self.each_router("inputs"))
         return [
-            np.einsum("bij,bi->bj", gates, inputs)
-            if router["mixes"]
-            else np.full(gates[:, 0].shape, np.nan)
+            np.einsum("bij,bi->bj", gates, inputs) * (1.0 if router["mixes"] else np.nan)
             for router, gates, inputs in pairs
         ]
 
@@ -101,21 +98,20 @@ def load(path: Path) -> Log:
         FileNotFoundError: there is none.
         ValueError: it is damaged, or something else.
     """
+    data = io.BytesIO(path.read_bytes())
     try:
-        with np.load(io.BytesIO(path.read_bytes()), allow_pickle=False) as held:
+        with np.load(data, allow_pickle=False) as held:
             arrays = {key: held[key] for key in held.files}
         about = json.loads(arrays.pop("about").tobytes())
         if about.pop("format") != FORMAT:
             raise ValueError("it has another format")
-    except FileNotFoundError:
-        raise
-    except (AttributeError, EOFError, KeyError, OSError, ValueError, zipfile.BadZipFile) as error:
+    except Exception as error:  # numpy, zipfile and zlib raise many kinds
         raise ValueError(f"{path} is no log of `mpkernels look`, or damaged: {error}") from error
     return Log(about, arrays)
 
 
 def relative(means: np.ndarray) -> np.ndarray:
-    """Shares of parallel tensors' mean activations, [N, k] -> [N, k]; 0 where all are 0."""
-    total = means.sum(1, keepdims=True)
+    """Shares of k parallel tensors' mean activations, [..., k] -> [..., k]; 0 where all are 0."""
+    total = means.sum(-1, keepdims=True)
     shares: np.ndarray = np.divide(means, total, out=np.zeros_like(means), where=total != 0)
     return shares

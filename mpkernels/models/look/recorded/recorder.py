@@ -12,14 +12,15 @@ import mpkernels
 from mpkernels import eager
 
 from ...data import DataSet, coloured, normalise
-from ...networks.layers import Parallel, Routed, Unrouted
+from ...networks.layers import Routed
 from ...paper.scores import predict, probabilities_of
 from ...training.gates import gives_gates
 from .log import Log
 
 LARGEST = 96  # pixels of a side of the pictures in a log
 EXTREMES = 10  # pictures at each end of a gate
-ON_THE_PAGE = 6  # pictures of a class
+ON_THE_PAGE = 60  # pictures
+LEARNED, MEAN = -1, -1  # of a switch: no router; and no output, but the mean
 
 
 def check(model: nn.Module) -> Routed:
@@ -86,87 +87,102 @@ def gates_of(log: Log) -> list[tuple[int, int, int]]:
 def extremes(gates: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Indices of the images with the highest and with the lowest gate [N], the outermost first."""
     order = np.argsort(gates, kind="stable")
-    count = min(EXTREMES, len(order) // 2)
+    count = min(EXTREMES, -(-len(order) // 2))
     return order[::-1][:count], order[:count]
 
 
 def on_the_page(log: Log) -> np.ndarray:
-    """The images that the page shows: the first of each class."""
+    """The images that the page shows: the first ones of each class, `ON_THE_PAGE` at most."""
     labels = log.of("route")["labels"]
-    chosen = [np.flatnonzero(labels == label)[:ON_THE_PAGE] for label in np.unique(labels)]
-    return np.concatenate(chosen)
-
-
-def chosen(log: Log, images: list[int]) -> np.ndarray:
-    """The images of which a log keeps the pixels."""
-    ends = [np.concatenate(extremes(log.each_router("gates")[at][:, i, j]))
-            for at, i, j in gates_of(log)]  # fmt: skip
-    return np.unique(np.concatenate([*ends, on_the_page(log), np.array(images, np.int64)]))
-
-
-def pixels(images: DataSet, indices: np.ndarray) -> np.ndarray:
-    """Test images as bytes [K, 3, S, S], at most `LARGEST` pixels wide."""
-    seen = images.preparation
-    assert seen is not None
-    parts = torch.from_numpy(indices).long().split(64)
-    normal = torch.cat([x for x, _ in images.test_batches(parts, "cpu")])
-    return as_bytes(normal, images)
+    present = np.unique(labels)[:ON_THE_PAGE]
+    each = ON_THE_PAGE // len(present)
+    return np.concatenate([np.flatnonzero(labels == label)[:each] for label in present])
 
 
 def as_bytes(normal: Tensor, images: DataSet) -> np.ndarray:
-    """Normalised images as bytes [K, 3, S, S] again, at most `LARGEST` pixels wide."""
-    seen = images.preparation
-    assert seen is not None
-    zero, one = (normalise(seen, torch.full((3, 1, 1), v, dtype=torch.uint8)) for v in (0, 255))
+    """Normalised images [K, 3, H, H] as bytes again [K, 3, S, S], at most `LARGEST` pixels wide."""
+    zero, one = shades(images, normal.device)
     x = ((normal - zero) / (one - zero)).clamp(0, 1)
     if x.shape[-1] > LARGEST:
         x = nn.functional.interpolate(x, size=(LARGEST, LARGEST), mode="area")
-    return (255 * x).round().to(torch.uint8).numpy()
+    return (255 * x).round().to(torch.uint8).cpu().numpy()
 
 
-def record_pictures(log: Log, images: DataSet, also: list[int]) -> None:
-    """Adds the pixels of all images that a figure shows; `also` are the user's choice."""
-    indices = chosen(log, also)
-    log.add("pictures", {"indices": indices, "pixels": pixels(images, indices)})
+def shades(images: DataSet, device: torch.device) -> tuple[Tensor, Tensor]:
+    """Black and white as the network sees them, [3, 1, 1]."""
+    seen = images.preparation
+    assert seen is not None  # sets by name have one
+    black, white = (
+        normalise(seen, torch.full((3, 1, 1), shade, dtype=torch.uint8, device=device))
+        for shade in (0, 255)
+    )
+    return black, white
 
 
-def record_switches(log: Log, model: nn.Module, images: DataSet, device: str) -> None:
-    """Adds what the network says of the page's images when one gate is switched.
+def record_pictures(log: Log, images: DataSet, also: list[int], batch: int) -> None:
+    """Adds the pixels of all images that a figure shows; `also` are the user's choice.
 
-    The gates of one path at one router are replaced by their mean over the test set, or send the
-    path to one output alone; the others stay as learned.
+    Those that the log held before stay.
+    """
+    gates = [log.each_router("gates")[at][:, i, j] for at, i, j in gates_of(log)]
+    held = log.of("pictures")["indices"] if log.has("pictures") else np.array([], np.int64)
+    ends = [end for gate in gates for end in extremes(gate)]
+    indices = np.unique(np.concatenate([*ends, on_the_page(log), held, np.array(also, np.int64)]))
+    parts = torch.from_numpy(indices).long().split(batch)
+    pixels = [as_bytes(x, images) for x, _ in images.test_batches(parts, "cpu")]
+    log.add("pictures", {"indices": indices, "pixels": np.concatenate(pixels)})
+
+
+def switches_of(log: Log) -> list[tuple[int, int, int]]:
+    """What the page can switch: (router, path, output), first nothing.
+
+    The gates of that path at that router become their mean over the test set (`MEAN`), or send the
+    path to that output alone.
+    """
+    return [(LEARNED, 0, 0)] + [
+        (at, i, to)
+        for at, router in enumerate(log.routers)
+        for i in range(router["inputs"])
+        for to in (MEAN, *range(router["outputs"]))
+    ]
+
+
+def record_switches(log: Log, model: nn.Module, images: DataSet, device: str, batch: int) -> None:
+    """Adds what the network does with the page's images after each switch.
+
+    What lies behind a switched router has other inputs, and so other gates: all are recorded.
     """
     indices = on_the_page(log)
-    ((x, _),) = images.test_batches([torch.from_numpy(indices).long()], device)
-
-    def probabilities(rules: dict[str, Any]) -> np.ndarray:
-        with torch.no_grad(), mpkernels.route(model, rules):
-            return probabilities_of(model(x)).cpu().numpy()
-
-    switches, found = [], []
     means = [torch.from_numpy(gates.mean(0)) for gates in log.each_router("gates")]
-    for at, router in enumerate(log.routers):
-        for i in range(router["inputs"]):
-            alone = torch.eye(router["outputs"])
-            for to, row in enumerate([means[at][i], *alone]):
+    names = [router["name"] for router in log.routers]
+    said: list[np.ndarray] = []
+    did: dict[str, list[np.ndarray]] = {}
 
-                def rule(own: Tensor, i: int = i, row: Tensor = row) -> Tensor:
-                    own = own.clone()
-                    own[:, i] = row.to(own)
-                    return own
+    def rules(at: int, path: int, to: int) -> dict[str, Any]:
+        if at == LEARNED:
+            return {}
+        row = means[at][path] if to == MEAN else torch.eye(len(means[at][path]))[to]
 
-                switches.append((at, i, to - 1))  # -1: the mean
-                found.append(probabilities({router["name"]: rule}))
+        def rule(own: Tensor) -> Tensor:
+            own = own.clone()
+            own[:, path] = row.to(own)
+            return own
+
+        return {names[at]: rule}
+
+    for switch in switches_of(log):
+        answers = []
+        with mpkernels.route(model, rules(*switch)), mpkernels.record(model) as recorded:
+            for x, _ in images.test_batches(torch.from_numpy(indices).long().split(batch), device):
+                with torch.no_grad():
+                    answers.append(probabilities_of(model(x)).cpu())
+        said.append(torch.cat(answers).numpy())
+        for at, name in enumerate(names):
+            did.setdefault(f"gates/{at}", []).append(recorded[name].gates.float().cpu().numpy())
+            inputs = recorded[name].pooled.float().mean(2).cpu().numpy()
+            did.setdefault(f"inputs/{at}", []).append(inputs)
+    found = {key: np.stack(values) for key, values in did.items()}
     log.add("switches", {
-        "indices": indices, "learned": probabilities({}).astype(np.float32),
-        "gates": np.array(switches, np.int32), "probabilities": np.array(found, np.float32),
+        "indices": indices, "switched": np.array(switches_of(log), np.int32),
+        "probabilities": np.stack(said), **found,
     })  # fmt: skip
-
-
-def parallel_layers(model: nn.Module) -> list[list[nn.Module]]:
-    """The parts that run side by side, stage by stage: a module for each path."""
-    if isinstance(model, Unrouted):
-        paths = [list(path.children()) for path in model.paths]
-        return [list(stage) for stage in zip(*paths)]
-    stages = list(model.segments) if isinstance(model, Routed) else []
-    return [list(stage) for stage in stages if isinstance(stage, Parallel) and len(stage) > 1]
