@@ -28,6 +28,7 @@ from .paper import report
 from .paper.scores import predict
 from .paper.suites import ENSEMBLES, SUITES, Entry
 from .resumable import STOPPED, remember
+from .suited import options_for
 from .training.checkpoint import file_of
 from .training.files import write_json, write_whole
 from .training.locks import locked
@@ -82,11 +83,8 @@ def options_of(name: str, plan: Plan, images: DataSet) -> dict[str, Any]:
     Raises:
         ValueError: the network cannot be built for this comparison.
     """
-    known = registry.options(name)
-    wanted = {"num_classes": images.classes, "channels_last": plan.channels_last,
-              "size": images.size}  # fmt: skip
-    common = {option: value for option, value in wanted.items() if option in known}
-    return {**common, **scaled(known, plan.scale)}
+    common = options_for(name, images, channels_last=plan.channels_last)
+    return {**common, **scaled(registry.options(name), plan.scale)}
 
 
 def train(

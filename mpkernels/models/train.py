@@ -16,6 +16,7 @@ from . import create, data
 from .cli import add_classes, add_device, add_folder, add_workers, device_of, parser_for, run
 from .data import DataSet
 from .networks import registry
+from .suited import options_for
 from .training import checkpoint, parallel
 from .training.loop import SAVE_EVERY, Interrupted, estimate, fit
 from .training.recipe import AMP, SCHEDULES, Recipe, default_name, names, recipe_for
@@ -95,13 +96,9 @@ def _network_options(options: argparse.Namespace, images: DataSet) -> dict[str, 
         ValueError: an option is not NAME=VALUE, or the network has no such option.
     """
     known = registry.options(options.name)
-    wanted: dict[str, Any] = {
-        "num_classes": images.classes,
-        "channels_last": options.channels_last,
-        "routers": options.routers,
-        "size": images.size,
-    }
-    network = {option: value for option, value in wanted.items() if option in known}
+    network = options_for(
+        options.name, images, channels_last=options.channels_last, routers=options.routers
+    )
     for text in options.option:
         option, _, value = text.partition("=")
         if option not in known or not value:

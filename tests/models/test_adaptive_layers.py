@@ -2,11 +2,12 @@
 
 import pytest
 import torch
+from torch import nn
 
 import models
 from models.networks.highway import HighwayConv
 from models.networks.hyper import HyperConv2d, KernelGenerator
-from models.networks.squeeze import SqueezeExcite
+from models.networks.squeeze import SEBlock, SqueezeExcite
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
@@ -50,6 +51,19 @@ def test_all_kernels_share_the_generator():
         assert 0.5 < ratio < 2
         gradient = torch.autograd.grad(weight.square().sum(), model.generator.hidden.weight)[0]
         assert (gradient != 0).any()
+
+
+@pytest.mark.parametrize("inputs, outputs, stride", [(16, 16, 1), (16, 32, 2)])
+def test_blocks_have_identity_mappings(inputs, outputs, stride):
+    """What is added is neither normalised nor cut off: x passes unchanged where shapes allow."""
+    block = SEBlock(inputs, outputs, stride).double().eval()
+    x = torch.randn(2, inputs, 8, 8, dtype=F64)
+    active = block.bn1(x).relu()
+    branch = block.scale(block.conv2(block.bn2(block.conv1(active)).relu()))
+    shortcut = x if stride == 1 else block.shortcut(active)
+    assert close(block(x), shortcut + branch)
+    nn.init.zeros_(block.conv2.weight)
+    assert close(block(x), shortcut)
 
 
 def test_channels_are_scaled_between_zero_and_one():

@@ -5,7 +5,9 @@ import torch
 from torch import nn
 
 import models
+from models import data
 from models.networks.capsnet import CapsuleLayer, coupling, margin_loss, route, squash
+from models.suited import options_for
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
@@ -92,7 +94,27 @@ def test_the_loss_has_margin_and_reconstruction():
     lengths, capsules, images = model(x)
     assert images is x and torch.equal(lengths, capsules.norm(dim=-1))
     error = (model.reconstruct(capsules, y) - x.flatten(1)).square().sum(1).mean()
-    assert torch.equal(
-        model.loss((lengths, capsules, x), y), margin_loss(lengths, y) + 5e-4 * error
-    )
+    expected = margin_loss(lengths, y) + 5e-4 * 0.25**2 * error
+    torch.testing.assert_close(model.loss((lengths, capsules, x), y), expected)
     assert torch.equal(model.loss(lengths, y), margin_loss(lengths, y))
+
+
+def test_the_reconstruction_is_weighed_as_for_pixels_from_0_to_1():
+    torch.manual_seed(0)
+    mean, deviation = 0.4, 0.3
+    model = models.create("capsnet", size=20, channels=8, primary_types=2, deviation=deviation)
+    pixels, y = torch.rand(3, 3, 20, 20), torch.arange(3)
+    output = model((pixels - mean) / deviation)
+    made = model.reconstruct(output[1], y) * deviation + mean
+    error = (made - pixels.flatten(1)).square().sum(1).mean()
+    torch.testing.assert_close(model.loss(output, y), margin_loss(output[0], y) + 5e-4 * error)
+    with pytest.raises(ValueError, match="deviation must be above 0, got 0"):
+        models.create("capsnet", deviation=0)
+
+
+def test_a_data_set_decides_the_deviation():
+    images = data.load("digits", limit=8)
+    assert options_for("capsnet", images)["deviation"] == pytest.approx(images.std[0])
+    assert options_for("basecnn", images, routers="eager", kind="cc") == {
+        "num_classes": 10, "size": 32, "routers": "eager", "kind": "cc",
+    }  # fmt: skip

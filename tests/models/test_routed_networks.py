@@ -1,6 +1,7 @@
 """Networks with routers: fused and eager are one, gates are told, memory formats are kept."""
 
 import copy
+import math
 
 import pytest
 import torch
@@ -100,6 +101,41 @@ def test_the_logits_of_unrouted_paths_are_averaged(name):
     model = models.create(name, paths=3).eval()
     x = torch.randn(2, 3, 32, 32)
     assert torch.equal(model(x), torch.stack([path(x) for path in model.paths]).mean(0))
+
+
+AVERAGED = ["basecnn_3", "basecnn_3_cc", "basecnn_2_cp", "resnet20_2_cc", "resnet20_2_cp",
+            "resnet18_2_cc"]  # fmt: skip
+
+
+@pytest.mark.parametrize("name", AVERAGED)
+def test_probabilities_are_averaged_by_option(name):
+    """Of the same weights, with finite gradients where one path is sure of another label."""
+    torch.manual_seed(0)
+    options = {**TRACED.get(name, {}), "num_classes": 10}
+    model = models.create(name, average="probabilities", **options).eval()
+    plain = models.create(name, **options).eval()
+    plain.load_state_dict(model.state_dict())
+    x, paths = torch.randn(4, 3, 32, 32), []
+    last = list(model.segments)[-1] if hasattr(model, "segments") else model.paths
+    hooks = [m.register_forward_hook(lambda *call: paths.append(call[2])) for m in last]
+    together = model(x)
+    for hook in hooks:
+        hook.remove()
+    wanted = torch.stack([path.double().softmax(1) for path in paths]).mean(0)
+    torch.testing.assert_close(together.double().exp(), wanted, rtol=1e-5, atol=1e-6)
+    torch.testing.assert_close(plain(x), torch.stack(paths).mean(0))
+    with torch.autocast("cpu", torch.bfloat16):
+        assert model(x).dtype == torch.float32
+    logits = [torch.tensor([[200.0, -200.0]]), torch.tensor([[-200.0, 200.0]])]
+    logits[0].requires_grad_()
+    loss = torch.nn.functional.cross_entropy(model.average(logits), torch.tensor([1]))
+    assert loss.item() == pytest.approx(math.log(2))
+    assert torch.autograd.grad(loss, logits[0])[0].isfinite().all()
+
+
+def test_other_averages_are_refused():
+    with pytest.raises(ValueError, match="average must be one of logits, probabilities, got 'x'"):
+        models.create("basecnn_2_cc", average="x")
 
 
 @pytest.mark.parametrize("routers", ["fused", "eager"])

@@ -17,9 +17,7 @@ DEEPCNN = CNNConfig(stages=((32, 32), (64, 64), (128, 128, 128), (256, 256, 256)
 register_config("basecnn", BASECNN, "BaseCNN: six convolutions, three dense layers.")
 register_config("widecnn", WIDECNN, "WideCNN: BaseCNN with twice the channels.")
 register_config("deepcnn", DEEPCNN, "DeepCNN: ten convolutions, three dense layers.")
-register_config(
-    "basecnn_3", replace(BASECNN, paths=3), "Three BaseCNNs on one input, their logits averaged."
-)
+register_config("basecnn_3", replace(BASECNN, paths=3), "Three BaseCNNs on one input, averaged.")
 for _paths in (2, 3, 4):
     for _kind, _word in (("cc", "cross-connected"), ("cp", "cross-predicted")):
         register_config(

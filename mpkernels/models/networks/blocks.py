@@ -53,5 +53,9 @@ class PreactivationBlock(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """[B, inputs, H, W] -> [B, outputs, H / stride, W / stride]."""
         active = self.relu(self.bn1(x))
-        y = self.conv2(self.relu(self.bn2(self.conv1(active))))
+        y = self.branch(active)
         return y + (x if self.shortcut is None else self.shortcut(active))  # type: ignore[no-any-return]
+
+    def branch(self, active: Tensor) -> Tensor:
+        """conv3x3 relu BN conv3x3 of relu BN x."""
+        return self.conv2(self.relu(self.bn2(self.conv1(active))))  # type: ignore[no-any-return]

@@ -137,6 +137,7 @@ class CapsNet(nn.Module):
     def __init__(self, config: CapsConfig) -> None:
         super().__init__()
         classes, pixels = config.num_classes, config.size**2
+        self.deviation = config.deviation
         self.stem = nn.Conv2d(config.in_channels, config.channels, KERNEL)
         self.primary = nn.Conv2d(
             config.channels, config.primary_types * PRIMARY_SIZE, KERNEL, stride=2
@@ -182,6 +183,9 @@ class CapsNet(nn.Module):
     def loss(self, output: Tensor | tuple[Tensor, Tensor, Tensor], target: Tensor) -> Tensor:
         """The margin loss, plus 0.0005 times the decoder's squared error in training.
 
+        The error is that of pixels from 0 to 1, though images are normalised: those have errors
+        1 / deviation^2 times as large, which would outweigh the margin loss.
+
         Args:
             output: what `forward` returned.
             target: labels [B].
@@ -190,7 +194,7 @@ class CapsNet(nn.Module):
             return margin_loss(output, target)
         lengths, capsules, x = output
         error = (self.reconstruct(capsules, target) - x.flatten(1)).square().sum(1).mean()
-        return margin_loss(lengths, target) + 0.0005 * error
+        return margin_loss(lengths, target) + 0.0005 * self.deviation**2 * error
 
 
 @dataclass(frozen=True)
@@ -203,17 +207,22 @@ class CapsConfig(Config):
         primary_types: types of primary capsules; 32 for MNIST.
         iterations: rounds of routing.
         none: whether the softmax of routing has a category "none of the above".
+        deviation: the deviation of pixels from 0 to 1, by which images were divided as they were
+            normalised.
     """
 
     channels: int = 256
     primary_types: int = 64
     iterations: int = 3
     none: bool = True
+    deviation: float = 0.25  # about that of CIFAR10
 
     def __post_init__(self) -> None:
         super().__post_init__()
         self._at_least(17, "size")
         self._at_least(1, "iterations", "primary_types")
+        if not self.deviation > 0:
+            raise ValueError(f"deviation must be above 0, got {self.deviation}")
 
     @property
     def grid(self) -> int:

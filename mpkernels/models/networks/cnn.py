@@ -76,8 +76,10 @@ class CNNConfig(PathsConfig):
     def network(self) -> nn.Module:
         """Paths without routers, or with routers of the kind between them."""
         if self.kind is None:
-            return Unrouted(self.paths, lambda: nn.Sequential(*map(_layer, self.segments())))
-        return Routed(_predicted(self) if self.kind == "cp" else _connected(self))
+            path = lambda: nn.Sequential(*map(_layer, self.segments()))  # noqa: E731
+            return Unrouted(self.paths, path, self.average)
+        stages = _predicted(self) if self.kind == "cp" else _connected(self)
+        return Routed(stages, average=self.average)
 
 
 def _layer(segment: Segment) -> nn.Module:

@@ -11,6 +11,8 @@ from torch import nn
 
 import mpkernels
 
+from .layers import AVERAGES
+
 Network = TypeVar("Network", bound=nn.Module)
 
 
@@ -106,10 +108,11 @@ class PathsConfig(Config):
         paths: n, the number of paths. A single one without routers is the plain network.
         kind: what joins the paths: "cc" (cross-connections), "cp" (cross-predictions), "stitch"
             (learned weights that do not depend on the input), or None: the paths never meet
-            before their logits are averaged.
+            before what they say is averaged.
         hidden: hidden units per gate.
         routers: "fused" or "eager"; both have parameters of the same names and shapes.
         gate_init: how the gates start: "linear", "glorot" or "he".
+        average: what is averaged over the paths at the end, their "logits" or "probabilities".
     """
 
     paths: int = 1
@@ -117,6 +120,7 @@ class PathsConfig(Config):
     hidden: int = 16
     routers: str = "fused"
     gate_init: str = "linear"
+    average: str = "logits"
 
     ALLOWED: ClassVar[tuple[str, ...]] = ("cc", "cp", "stitch")
 
@@ -127,6 +131,8 @@ class PathsConfig(Config):
             allowed = ", ".join([*self.ALLOWED, "None"])
             raise ValueError(f"kind must be one of {allowed}, got {self.kind!r}")
         router_kind(self.routers)
+        if self.average not in AVERAGES:
+            raise ValueError(f"average must be one of {', '.join(AVERAGES)}, got {self.average!r}")
 
     def connect(self, channels: int, inputs: int) -> nn.Module:
         """A router that mixes `inputs` maps of `channels` channels into all paths."""

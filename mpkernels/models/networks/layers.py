@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterable
 
 import torch
@@ -66,33 +67,45 @@ class _Network(nn.Module):
 
 
 class Unrouted(_Network):
-    """Paths that never meet before their logits are averaged; one path is a plain network."""
+    """Paths that never meet before what they say is averaged; one path is a plain network.
 
-    def __init__(self, paths: int, path: Callable[[], nn.Module]) -> None:
+    Args:
+        paths: how many.
+        path: makes one.
+        average: one of `AVERAGES`.
+    """
+
+    def __init__(self, paths: int, path: Callable[[], nn.Module], average: str = "logits") -> None:
         super().__init__()
         self.paths = Parallel(paths, path)
+        self.average = AVERAGES[average]
 
     def forward(
         self, x: Tensor, return_gates: bool = False
     ) -> Tensor | tuple[Tensor, list[Tensor]]:
         """Classifies images [B, C, H, W]; the list of gates is empty, as there are no routers."""
-        logits = average(self.paths([self._images(x)] * len(self.paths)))
+        logits = self.average(self.paths([self._images(x)] * len(self.paths)))
         # torch.fx gives a proxy for the flag: it stands for the default.
         return (logits, []) if return_gates is True else logits
 
 
 class Routed(_Network):
-    """Segments of parallel layers, each behind a router; the outputs of all paths are averaged.
+    """Segments of parallel layers, each behind a router; what all paths say is averaged.
 
     Args:
         stages: pairs of a router and the `Parallel` behind it.
         stem: layers in front of the first router, shared by all paths.
+        average: one of `AVERAGES`.
     """
 
     def __init__(
-        self, stages: Iterable[tuple[nn.Module, Parallel]], stem: nn.Module | None = None
+        self,
+        stages: Iterable[tuple[nn.Module, Parallel]],
+        stem: nn.Module | None = None,
+        average: str = "logits",
     ) -> None:
         super().__init__()
+        self.average = AVERAGES[average]
         pairs = list(stages)
         self.stem = nn.Identity() if stem is None else stem
         self.routers = nn.ModuleList(router for router, _ in pairs)
@@ -115,10 +128,26 @@ class Routed(_Network):
             xs, gates = router(xs, return_gates=True)
             all_gates.append(gates)
             xs = segment(xs)
-        logits = average(xs)
+        logits = self.average(xs)
         return (logits, all_gates) if return_gates is True else logits
 
 
-def average(xs: Paths) -> Tensor:
-    """The mean of the paths' logits (not of their probabilities)."""
+def mean_logits(xs: Paths) -> Tensor:
+    """The mean of the paths' logits."""
     return torch.stack(xs).mean(0)
+
+
+def log_mean_probabilities(xs: Paths) -> Tensor:
+    """log(1/n sum_j softmax(logits_j)): taken as logits these give the mean probabilities.
+
+    Their cross-entropy weights the gradient of each path by its share of the label's probability.
+    """
+    logits = torch.stack(xs)
+    if isinstance(logits, Tensor):  # torch.fx gives a proxy
+        # Logarithms near 0 are differences of larger ones: bfloat16 has too few digits for them.
+        logits = logits.to(torch.promote_types(logits.dtype, torch.float32))
+    return logits.log_softmax(-1).logsumexp(0) - math.log(len(xs))
+
+
+# What several paths say together: section 6.2 speaks of the average of probabilities.
+AVERAGES = {"logits": mean_logits, "probabilities": log_mean_probabilities}

@@ -92,7 +92,9 @@ class ResNetConfig(PathsConfig):
         """Paths without routers, or with routers of the kind between them."""
         if self.kind == "cc":
             return _connected(self)
-        return _predicted(self) if self.kind == "cp" else Unrouted(self.paths, lambda: _path(self))
+        if self.kind == "cp":
+            return _predicted(self)
+        return Unrouted(self.paths, lambda: _path(self), self.average)
 
 
 def _path(config: ResNetConfig) -> nn.Module:
@@ -115,7 +117,7 @@ def _connected(config: ResNetConfig) -> Routed:
         stages.append((config.connect(width, paths if at else 1), segment))
     last = config.connect(config.widths()[3], paths)
     stages.append((last, Parallel(paths, lambda: nn.Sequential(*config.head()))))
-    return Routed(stages, nn.Sequential(*config.stem()))
+    return Routed(stages, nn.Sequential(*config.stem()), config.average)
 
 
 def _predicted(config: ResNetConfig) -> Routed:
@@ -125,7 +127,7 @@ def _predicted(config: ResNetConfig) -> Routed:
     for at, width in enumerate(config.widths()[:3]):
         router = config.predict(width if at else config.in_channels, width, paths if at else 1)
         stages.append((router, Parallel(paths, partial(_stack, config, at, at == 2))))
-    return Routed(stages)
+    return Routed(stages, average=config.average)
 
 
 for _layers in (20, 32, 44, 56, 110):

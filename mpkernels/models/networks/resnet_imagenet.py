@@ -68,7 +68,8 @@ class ImageNetConfig(PathsConfig):
     def network(self) -> nn.Module:
         """One ResNet of torchvision, several averaged, or several cross-connected."""
         if self.kind is None:
-            return self.member() if self.paths == 1 else Unrouted(self.paths, self.member)  # type: ignore[no-any-return]
+            single = self.paths == 1
+            return self.member() if single else Unrouted(self.paths, self.member, self.average)  # type: ignore[no-any-return]
         return _connected(self)
 
 
@@ -94,7 +95,7 @@ def _connected(config: ImageNetConfig) -> Routed:
         paths = iter(layers)
         segment = Parallel(config.paths, lambda paths=paths: nn.Sequential(*next(paths)))  # type: ignore[misc]
         stages.append((config.connect(width, config.paths if at else 1), segment))
-    return Routed(stages, stem)
+    return Routed(stages, stem, config.average)
 
 
 _THREE_FOUR_SIX = (3, 4, 6, 3)

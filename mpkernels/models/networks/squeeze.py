@@ -17,8 +17,9 @@ rules reproduces one count:
 | "hidden32" | 32 | SEBaseCNN 580,906 | 0.58 M |
 | "ends" | C / 16, the last layer of each stage only | SEDeepCNN 2,056,616 | 2.06 M |
 
-SEResNet110 has convolutions without bias and shortcuts by 1x1 convolutions without batch norm; with
-that its count is the quoted 1,744,760 exactly.
+SEResNet110 is "built using ResNet110 with identity mappings": of pre-activation blocks, whose
+convolutions have no bias and whose shortcuts are identities, or 1x1 convolutions where the shape
+changes. Its count, 1,744,760, rounds to the quoted 1.7 M.
 
 Left out: nothing of the block; the training schedules and weight decay of Hu et al.
 """
@@ -31,6 +32,7 @@ from dataclasses import dataclass
 from torch import Tensor, nn
 
 from .basecnn import BASECNN, DEEPCNN
+from .blocks import PreactivationBlock
 from .cnn import CNNConfig
 from .config import StacksConfig
 from .layers import GlobalPool
@@ -95,25 +97,16 @@ class SECNNConfig(CNNConfig):
         return [*scaled, *layers[len(widths) :]]
 
 
-class SEBlock(nn.Module):
-    """relu(s(x) + SE(BN conv3x3 relu BN conv3x3 x)), convolutions without bias."""
+class SEBlock(PreactivationBlock):
+    """s(x) + SE(conv3x3 relu BN conv3x3 relu BN x): the branch is scaled before it is added."""
 
     def __init__(self, inputs: int, outputs: int, stride: int = 1) -> None:
-        super().__init__()
-        self.branch = nn.Sequential(
-            nn.Conv2d(inputs, outputs, 3, stride, 1, bias=False),
-            nn.BatchNorm2d(outputs),
-            nn.ReLU(inplace=True),
-            nn.Conv2d(outputs, outputs, 3, 1, 1, bias=False),
-            nn.BatchNorm2d(outputs),
-            SqueezeExcite(outputs, max(outputs // 16, 1)),
-        )
-        same = inputs == outputs and stride == 1
-        self.shortcut = nn.Identity() if same else nn.Conv2d(inputs, outputs, 1, stride, bias=False)
+        super().__init__(inputs, outputs, stride)
+        self.scale = SqueezeExcite(outputs, max(outputs // 16, 1))
 
-    def forward(self, x: Tensor) -> Tensor:
-        """[B, inputs, H, W] -> [B, outputs, H / stride, W / stride]."""
-        return (self.shortcut(x) + self.branch(x)).relu()  # type: ignore[no-any-return]
+    def branch(self, active: Tensor) -> Tensor:
+        """SE(conv3x3 relu BN conv3x3) of relu BN x."""
+        return self.scale(super().branch(active))  # type: ignore[no-any-return]
 
 
 @dataclass(frozen=True)
@@ -123,16 +116,13 @@ class SEResNetConfig(StacksConfig):
     def network(self) -> nn.Module:
         """The network."""
         width = 16
-        layers: list[nn.Module] = [
-            nn.Conv2d(self.in_channels, width, 3, 1, 1, bias=False),
-            nn.BatchNorm2d(width),
-            nn.ReLU(inplace=True),
-        ]
+        layers: list[nn.Module] = [nn.Conv2d(self.in_channels, width, 3, 1, 1, bias=False)]
         for at, channels in enumerate((16, 32, 64)):
             for place in range(self.depth):
                 layers.append(SEBlock(width, channels, 2 if at and not place else 1))
                 width = channels
-        return nn.Sequential(*layers, GlobalPool(), nn.Linear(width, self.num_classes))
+        layers += [nn.BatchNorm2d(width), nn.ReLU(inplace=True), GlobalPool()]
+        return nn.Sequential(*layers, nn.Linear(width, self.num_classes))
 
 
 register_config(
