@@ -26,7 +26,7 @@ from .data import DataSet
 from .networks import registry
 from .paper import report
 from .paper.scores import predict
-from .paper.suites import ENSEMBLES, SUITES, Entry
+from .paper.suites import ENSEMBLES, LONGER, SUITES, Entry
 from .resumable import STOPPED, remember
 from .suited import options_for
 from .training.checkpoint import file_of
@@ -47,6 +47,7 @@ class Plan:
         epochs: number of epochs per trial.
         images: number of training images per trial.
         channels_last: memory format of the maps; it changes only rounding.
+        recipe: a name or a TOML file; None takes the paper's for each network.
     """
 
     suite: str
@@ -55,6 +56,7 @@ class Plan:
     epochs: int
     images: int
     channels_last: bool
+    recipe: str | None = None
 
 
 def scaled(options: dict[str, Any], scale: float) -> dict[str, Any]:
@@ -131,6 +133,9 @@ def command_line() -> argparse.ArgumentParser:
     parser.add_argument("--trials", type=int, default=3, help="trainings of each network")
     parser.add_argument("--scale", type=float, default=1.0, help="above 0 and at most 1")
     parser.add_argument("--epochs", type=int, help="of each (default: the recipe's at this scale)")
+    parser.add_argument(
+        "--recipe", help=f"of all (default: the paper's of each; {LONGER}: its second column)"
+    )
     parser.add_argument("--channels-last", action="store_true", help="keep maps in channels_last")
     parser.add_argument("--threads", type=int, help="number of CPU threads (default: PyTorch's)")
     add_device(parser)
@@ -191,15 +196,21 @@ def run(options: argparse.Namespace) -> None:
     limit = max(1, round(images.train_count * options.scale))
     if limit < images.train_count:
         images = data.load(options.data, options.data_dir, limit)
-    epochs = options.epochs or max(1, round(recipe_for(entries[0].name).epochs * options.scale**2))
-    plan = Plan(options.suite, options.data, options.scale, epochs, limit, options.channels_last)
+    usual = recipe_for(entries[0].name, options.recipe, images.classes)
+    epochs = options.epochs or max(1, round(usual.epochs * options.scale**2))
+    plan = Plan(
+        options.suite, options.data, options.scale, epochs, limit, options.channels_last,
+        options.recipe,
+    )  # fmt: skip
     remember(asdict(plan), out)
     left_out = _left_out(entries, plan, images)
     for trial in range(0 if options.report_only else options.trials):
         for entry in entries:
             if entry.name in ENSEMBLES or entry.name in left_out:
                 continue
-            recipe = recipe_for(entry.name, epochs=epochs, seed=trial)
+            recipe = recipe_for(
+                entry.name, options.recipe, images.classes, epochs=epochs, seed=trial
+            )
             folder = out / entry.name / f"trial{trial}"
             try:
                 with locked(folder.parent):  # the trial's own lock ends with its training

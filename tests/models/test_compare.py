@@ -14,9 +14,9 @@ import models
 from models import compare
 from models.compare import main, scaled
 from models.environment import environment
-from models.paper import report as comparison
-from models.paper.report import Result, by_chance, verdict
-from models.paper.suites import CLAIMS, ENSEMBLES, ERRORS, SUITES, Claim
+from models.paper import results as comparison
+from models.paper.report import printed_error
+from models.paper.suites import CLAIMS, ENSEMBLES, ERRORS, ERRORS_350, ERRORS_CIFAR100, SUITES
 from models.paper.tables import ROWS
 from models.training import fit
 from models.training.step import Trainer
@@ -31,6 +31,7 @@ def test_suites_are_the_papers_tables():
     }
     named = {entry.name for rows in SUITES.values() for entry in rows}
     assert named == set(ERRORS) and named <= set(models.list())
+    assert {*ERRORS_350, *ERRORS_CIFAR100} <= named
     for claim in CLAIMS:
         assert set(claim.better) | set(claim.worse) <= named
     assert ERRORS["basecnn_3_cc"] < ERRORS["basecnn_2_cc"] < ERRORS["cr_stitch_2"]
@@ -68,17 +69,17 @@ def test_a_comparison_goes_on_where_it_stopped(tmp_path, capsys):
     report = (tmp_path / "report.md").read_text()
     assert f"Trained on {environment('cpu')['device']}, " in report and torch.__version__ in report
     assert "| Capsule network (Sabour et al.) | its widths cannot be scaled |" in report
-    assert "| BaseCNN Ensemble |" in report and "routed is better than one path" in report
+    assert "| BaseCNN Ensemble | not trained |" in report  # of two members where three are wanted
+    assert "| routed is better than one path | basecnn_2_cc | basecnn | 2 |" in report
     with (tmp_path / "report.csv").open() as file:
         table = {row["network"]: row for row in csv.DictReader(file)}
-    assert set(table) == {"basecnn", "basecnn_2_cc", "basecnn_ensemble"}
+    assert set(table) == {"basecnn", "basecnn_2_cc"}
     trials = [
         json.loads((tmp_path / "basecnn" / f"trial{t}" / "trial.json").read_text()) for t in (0, 1)
     ]
     errors = [100 * (1 - trial["metrics"][-1]["test_accuracy"]) for trial in trials]
     assert table["basecnn"]["errors"] == " ".join(f"{e:.4f}" for e in errors)
     assert float(table["basecnn"]["mean"]) == pytest.approx(sum(errors) / 2, abs=0.006)
-    assert int(table["basecnn_ensemble"]["parameters"]) == 2 * int(table["basecnn"]["parameters"])
     assert (tmp_path / "report.png").read_bytes()[:4] == b"\x89PNG"
 
     (tmp_path / "report.md").unlink()
@@ -170,27 +171,37 @@ def test_an_ensemble_averages_its_members(tmp_path):
         text = {"metrics": [{"test_accuracy": 2 / 3}], "parameters": 10}
         (folder / "trial.json").write_text(json.dumps(text))
     result = comparison.ensemble(tmp_path, "all_ensemble")
-    assert result.errors == (0.0,) and result.parameters == 30 and math.isnan(result.best)
-    assert comparison.ensemble(tmp_path, "basecnn_ensemble") is None  # it lacks a second trial
+    assert result.by_seed == {0: 0.0} and result.parameters == 30 and math.isnan(result.best)
+    assert comparison.ensemble(tmp_path, "basecnn_ensemble") is None  # it lacks two members
 
 
-def test_orders():
-    def result(*errors):
-        return Result(errors, min(errors), 1)
+def test_ensembles_of_one_kind_have_three_members_each_in_one_of_them(tmp_path):
+    for trial in (0, 1, 2, 3, 5, 6, 7, 8, 9, 10, 11):  # not 4: the second ensemble is not whole
+        folder = tmp_path / "basecnn" / f"trial{trial}"
+        folder.mkdir(parents=True)
+        wrong = np.array([[0.3, 0.7]] if trial in (6, 7, 9) else [[0.9, 0.1]])
+        np.savez(folder / "predictions.npz", probabilities=wrong, labels=np.array([0]))
+        text = {"metrics": [{"test_accuracy": 0.5}], "parameters": 10, "seed": trial}
+        (folder / "trial.json").write_text(json.dumps(text))
+    result = comparison.ensemble(tmp_path, "basecnn_ensemble")
+    # (0.3 + 0.3 + 0.9) / 3 is 0.5: a draw goes to the first class.
+    assert result.by_seed == {0: 0.0, 2: 0.0, 3: 0.0} and result.parameters == 30
 
-    claim, equal = Claim("", ("a",), ("b",)), Claim("", ("a",), ("b",), equal=True)
-    good, bad, noisy = result(5.0, 5.2, 5.1), result(8.0, 8.2, 8.1), result(4.0, 9.0, 6.0)
-    difference, p, says = verdict(claim, good, bad)
-    assert difference == pytest.approx(3.0) and p < 1e-4
-    assert says == "shows" and verdict(claim, bad, good)[2] == "reversed"
-    assert verdict(claim, good, noisy)[2] == "does not show"
-    assert verdict(equal, good, noisy)[2] == "agrees" and verdict(equal, good, bad)[2] == "differs"
-    assert verdict(claim, result(5.0), bad)[2] == "one trial says nothing"
-    # With two trials of equal deviations Student's t has two degrees of freedom, whose
-    # distribution has a closed form: p = 1 - t / sqrt(2 + t^2).
-    pair, other = result(5.0, 5.2), result(5.3, 5.5)
-    t = 0.3 / math.sqrt(2 * 0.02 / 2)
-    assert verdict(claim, pair, other)[1] == pytest.approx(1 - t / math.sqrt(2 + t * t))
-    assert verdict(claim, pair, other)[2] == "does not show"  # 2.1 standard errors apart
-    assert by_chance(result(5.0, 5.0), result(5.0, 5.0)) == 1
-    assert by_chance(result(5.0, 5.0), result(6.0, 6.0)) == 0
+
+def test_the_papers_errors_are_those_of_its_data_and_epochs():
+    (entry,) = (e for e in SUITES["table3"] if e.name == "resnet110")
+    assert printed_error(entry, {"data": "cifar10"}) == "6.61"
+    assert printed_error(entry, {"data": "cifar100", "recipe": None}) == "26.88"
+    (entry,) = (e for e in SUITES["table2"] if e.name == "basecnn_3_cc")
+    assert printed_error(entry, {"data": "cifar10", "recipe": "cifar_cnn_350"}) == "6.09"
+    assert printed_error(entry, {"data": "cifar100"}) == ""
+
+
+def test_the_second_column_of_table_2(tmp_path):
+    command = [*TINY[:4], "--scale", "0.01", "--rows", "basecnn_2_cc", "--trials", "1"]
+    command += ["--threads", "1", "--recipe", "cifar_cnn_350", "--out", str(tmp_path)]
+    assert main(command) == 0
+    report = (tmp_path / "report.md").read_text()
+    assert "recipe cifar_cnn_350" in report and "| 1.11 | 6.53 |" in report
+    recipe = (tmp_path / "basecnn_2_cc/trial0/recipe.toml").read_text()
+    assert "epochs = 1\n" in recipe

@@ -14,6 +14,7 @@ from models.look.__main__ import FIGURES, main
 from models.look.figures import canvas, classes, depth, gates, parameters, route, weights
 from models.look.recorded import maximise
 from models.look.recorded.log import NAME, Log, load, relative, save
+from models.paper.placing import place
 from models.training import fit
 from models.training.curves import pyplot
 from models.training.recipe import recipe_for
@@ -219,7 +220,7 @@ def test_crowded_labels_find_room():
     points = [(x, y, f"network {at}") for at, (x, y) in enumerate(generator.normal(0, 1, (25, 2)))]
     axes.plot([x for x, _, _ in points], [y for _, y, _ in points], "o")
     axes.margins(0.3)
-    canvas.place(axes, points)
+    place(axes, points)
     assert overlapping(figure) == []
     pyplot().close(figure)
 

@@ -54,15 +54,6 @@ def test_seeds_that_only_one_side_has_are_left_out():
     assert math.isnan(of["glorot", "linear"].adjusted)
 
 
-def test_holm_by_hand():
-    def of(p):
-        return routing.Contrast("net", "a", "b", 5, 0.0, 0.0, 0.0, p)
-
-    adjusted = [c.adjusted for c in routing.holm([of(0.01), of(0.04), of(0.03), of(math.nan)])]
-    assert adjusted[:3] == pytest.approx([0.03, 0.06, 0.06]) and math.isnan(adjusted[3])
-    assert [c.adjusted for c in routing.holm([of(0.6), of(0.7)])] == [1, 1]
-
-
 def test_the_rule():
     base = [0.82, 0.83, 0.81]
 

@@ -3,38 +3,67 @@
 from __future__ import annotations
 
 import math
+from dataclasses import dataclass
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any
 
 from ..training.curves import pyplot, save
 from .labels import one_line
+from .placing import COLOURS, place
+from .tables import ROWS
 
 LONGEST = 40
+LABELS = {row.name: row.label for row in ROWS}
 
 
-class Point(NamedTuple):
-    """A network in the picture of accuracies; both are in percent, NaN for no deviation."""
+# The end of a network's name -> colour, marker and words; the last one is of all others.
+KINDS = {
+    "_cp": (COLOURS[2], "s", "cross-predicted"),
+    "_cc": (COLOURS[1], "^", "cross-connected"),
+    "": (COLOURS[0], "o", "others"),
+}
+
+
+@dataclass(frozen=True)
+class Point:
+    """A network; accuracy and its deviation over trainings are in percent, NaN for none."""
 
     name: str
-    label: str
-    parameters: int
+    parameters: float
     accuracy: float
     deviation: float
+    published: bool
 
 
-def accuracies(path: Path, title: str, points: list[Point]) -> None:
-    """Draws accuracy and its deviation against parameters: blue, CP in green and CC in red."""
-    figure, axes = pyplot().subplots(figsize=(9, 6), layout="constrained")
-    for point in points:
-        color = "C2" if point.name.endswith("_cp") else "C3" if point.name.endswith("_cc") else "C0"
-        spread = 0 if math.isnan(point.deviation) else point.deviation
-        x, y = point.parameters / 1e6, point.accuracy
-        axes.errorbar(x, y, yerr=spread, fmt="o", color=color, capsize=3)
-        axes.annotate(point.label, (x, y), xytext=(5, 5), textcoords="offset points", fontsize=8)
-    axes.set_xlabel("parameters (M)")
-    axes.set_ylabel("accuracy (%)")
-    axes.set_title(title)
+def accuracies(axes: Any, title: str, points: list[Point]) -> None:
+    """Draws accuracy, with its deviation, against parameters; published ones hollow."""
+    for end, (colour, marker, words) in KINDS.items():
+        for is_published in (True, False):
+            some = [
+                p for p in points
+                if p.published == is_published
+                and next(e for e in KINDS if p.name.endswith(e)) == end
+            ]  # fmt: skip
+            if some:
+                source = "published" if is_published else "measured"
+                axes.errorbar(
+                    [p.parameters for p in some], [p.accuracy for p in some],
+                    [0 if math.isnan(p.deviation) else p.deviation for p in some],
+                    fmt=marker, ms=6, color=colour, mfc="white" if is_published else colour,
+                    capsize=0 if is_published else 2, label=f"{words}, {source}", ls="none",
+                )  # fmt: skip
+    axes.set(xlabel="parameters (M)", ylabel="accuracy (%)", title=title)
     axes.grid(alpha=0.3)
+    axes.margins(0.16, 0.12)
+    axes.legend(fontsize=7, loc="upper center", bbox_to_anchor=(0.5, -0.16), ncols=2)
+    place(axes, [(p.parameters, p.accuracy, LABELS.get(p.name, p.name)) for p in points])
+
+
+def comparison(path: Path, title: str, points: list[Point]) -> None:
+    """Draws the accuracies of a comparison as a PNG."""
+    figure, axes = pyplot().subplots(figsize=(9, 6.4))
+    figure.subplots_adjust(left=0.08, right=0.98, bottom=0.2, top=0.94)
+    accuracies(axes, title, points)
     save(figure, path)
 
 

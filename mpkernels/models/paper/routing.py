@@ -5,67 +5,36 @@ from __future__ import annotations
 import math
 import statistics
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
-from scipy.stats import t as student
+from .contrasts import LEVEL, Difference, holm, paired
 
 STARTS = ("linear", "glorot", "he")
 CONTROLS = ("even", "stitch", "unrouted")
-LEVEL = 0.05
 # Accuracies of one cell of the matrix: seed -> trial.json.
 Trials = dict[int, dict[str, Any]]
 Matrix = dict[tuple[str, str], Trials]  # of (network, arm)
 
 
 @dataclass(frozen=True)
-class Contrast:
+class Contrast(Difference):
     """A difference of accuracies, paired by seed.
 
     Args:
         network, first, second: the difference is that of `first` less `second`.
-        seeds: of how many pairs.
-        mean, low, high: the mean, and its interval of 95 % by Student's t.
-        p: of a difference of 0, two-sided.
         adjusted: p by Holm's method over all contrasts of the experiment.
     """
 
-    network: str
-    first: str
-    second: str
-    seeds: int
-    mean: float
-    low: float
-    high: float
-    p: float
+    network: str = ""
+    first: str = ""
+    second: str = ""
     adjusted: float = math.nan
 
 
-def paired(network: str, first: str, second: str, differences: Sequence[float]) -> Contrast:
-    """The contrast of differences, one a seed; its p is NaN for fewer than two."""
-    count, mean = len(differences), statistics.fmean(differences)
-    if count < 2:
-        return Contrast(network, first, second, count, mean, math.nan, math.nan, math.nan)
-    error = statistics.stdev(differences) / math.sqrt(count)
-    half = float(student.ppf(0.975, count - 1)) * error
-    p = float(2 * student.sf(abs(mean) / error, count - 1)) if error else float(mean == 0)
-    return Contrast(network, first, second, count, mean, mean - half, mean + half, p)
-
-
-def holm(contrasts: Sequence[Contrast]) -> list[Contrast]:
-    """The contrasts with their p adjusted for their number; those without a p stay without."""
-    order = sorted(
-        (at for at, c in enumerate(contrasts) if not math.isnan(c.p)),
-        key=lambda at: contrasts[at].p,
-    )
-    adjusted, least = {}, 0.0
-    for place, at in enumerate(order):
-        least = max(least, min(1.0, (len(order) - place) * contrasts[at].p))
-        adjusted[at] = least
-    return [
-        Contrast(**{**vars(c), "adjusted": adjusted.get(at, math.nan)})
-        for at, c in enumerate(contrasts)
-    ]
+def _contrast(network: str, first: str, second: str, differences: Sequence[float]) -> Contrast:
+    of = paired(differences)
+    return Contrast(of.seeds, of.mean, of.low, of.high, of.p, network, first, second)
 
 
 def by_mean_gates(trial: dict[str, Any]) -> float:
@@ -83,13 +52,14 @@ def contrasts(matrix: Matrix) -> list[Contrast]:
             own = matrix.get((network, start), {})
             if own:
                 drops = [trial["accuracy"] - by_mean_gates(trial) for trial in own.values()]
-                found.append(paired(network, start, f"{start}, mean gates", drops))
+                found.append(_contrast(network, start, f"{start}, mean gates", drops))
             for other in (*CONTROLS, *STARTS[: STARTS.index(start)]):
                 others = matrix.get((network, other), {})
                 if seeds := sorted(own.keys() & others.keys()):
                     gains = [own[s]["accuracy"] - others[s]["accuracy"] for s in seeds]
-                    found.append(paired(network, start, other, gains))
-    return holm(found)
+                    found.append(_contrast(network, start, other, gains))
+    adjusted = holm([c.p for c in found])
+    return [replace(c, adjusted=p) for c, p in zip(found, adjusted)]
 
 
 def default(found: Sequence[Contrast], networks: Sequence[str], seeds: int) -> str | None:

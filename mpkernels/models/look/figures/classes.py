@@ -9,11 +9,12 @@ from typing import Any
 import numpy as np
 
 from ...paper.labels import one_line
+from ...paper.placing import COLOURS
 from ...training.curves import pyplot
 from ..recorded.knowledge import information
 from ..recorded.log import Log
 from ..recorded.recorder import gates_of
-from .canvas import COLOURS, gate_name, keep
+from .canvas import gate_name, keep
 
 SHOWN, ACROSS = 4, 3
 

@@ -7,10 +7,11 @@ from typing import Any
 
 import numpy as np
 
+from ...paper.placing import COLOURS
 from ...training.curves import pyplot
 from ..recorded.knowledge import by_depth, rise
 from ..recorded.log import Log
-from .canvas import COLOURS, keep
+from .canvas import keep
 
 MARKS = ("o", "s", "^", "D")
 

@@ -6,33 +6,14 @@ import csv
 import json
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from ...paper.pictures import Point, accuracies
 from ...paper.suites import ERRORS, ERRORS_CIFAR100
 from ...paper.tables import ROWS
 from ...training.curves import pyplot
-from .canvas import COLOURS, keep, place
-
-LABELS = {row.name: row.label for row in ROWS}
-# The end of a network's name -> colour, marker and words; the last one is of all others.
-KINDS = {
-    "_cp": (COLOURS[2], "s", "cross-predicted"),
-    "_cc": (COLOURS[1], "^", "cross-connected"),
-    "": (COLOURS[0], "o", "others"),
-}
-
-
-@dataclass(frozen=True)
-class Point:
-    """A network; accuracy and its deviation over trainings are in percent, NaN for none."""
-
-    name: str
-    parameters: float
-    accuracy: float
-    deviation: float
-    published: bool
+from .canvas import keep
 
 
 def published(errors: Mapping[str, float]) -> list[Point]:
@@ -65,28 +46,6 @@ def measured(folder: Path) -> tuple[str, list[Point]]:
     return data, points
 
 
-def _panel(axes: Any, title: str, points: list[Point]) -> None:
-    for end, (colour, marker, words) in KINDS.items():
-        for is_published in (True, False):
-            some = [
-                p for p in points
-                if p.published == is_published
-                and next(e for e in KINDS if p.name.endswith(e)) == end
-            ]  # fmt: skip
-            if some:
-                source = "published" if is_published else "measured"
-                axes.errorbar(
-                    [p.parameters for p in some], [p.accuracy for p in some],
-                    [0 if math.isnan(p.deviation) else p.deviation for p in some],
-                    fmt=marker, ms=6, color=colour, mfc="white" if is_published else colour,
-                    capsize=0 if is_published else 2, label=f"{words}, {source}", ls="none",
-                )  # fmt: skip
-    axes.set(xlabel="parameters (M)", ylabel="accuracy (%)", title=title)
-    axes.grid(alpha=0.3)
-    axes.margins(0.16, 0.12)
-    axes.legend(fontsize=7, loc="upper center", bbox_to_anchor=(0.5, -0.16), ncols=2)
-
-
 def draw(folder: Path | None, to: Path) -> Any:
     """Draws parameters.png: CIFAR10, CIFAR100, and another data set of a comparison's `folder`."""
     panels = {"cifar10": published(ERRORS), "cifar100": published(ERRORS_CIFAR100)}
@@ -97,8 +56,7 @@ def draw(folder: Path | None, to: Path) -> Any:
     figure, axes_of = plt.subplots(1, len(panels), figsize=(5.4 * len(panels), 5.2))
     figure.subplots_adjust(left=0.045, right=0.99, bottom=0.24, top=0.93, wspace=0.17)
     for axes, (data, points) in zip(axes_of, panels.items()):
-        _panel(axes, data, points)
-        place(axes, [(p.parameters, p.accuracy, LABELS.get(p.name, p.name)) for p in points])
+        accuracies(axes, data, points)
     rows = [
         (data, p.name, "published" if p.published else "measured", p.parameters, p.accuracy,
          p.deviation)

@@ -11,9 +11,10 @@ from typing import Any
 
 import numpy as np
 
+from ...paper.placing import COLOURS
 from ...training.curves import pyplot
 from ..recorded.log import Log
-from .canvas import COLOURS, keep
+from .canvas import keep
 
 STYLES = ("-o", "--s")
 

@@ -1,0 +1,116 @@
+"""Which of the paper's orders the trials of a comparison show.
+
+The orders were written down before any training (`CLAIMS`). Each is a difference of errors, paired
+by seed; all that are looked at are adjusted together by Holm's method.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, replace
+from itertools import product
+
+from .contrasts import LEVEL, Difference, holm, paired, within
+from .results import Result
+from .suites import CLAIMS, Claim
+
+MARGIN = 0.5  # points of error within which networks count as equal
+# A deeper network that makes more errors than the shallower one has not converged: left out.
+DEEPER = {"deepcnn": "basecnn", "se_deepcnn": "se_basecnn"}
+
+
+@dataclass(frozen=True)
+class Reading:
+    """What the trials say of one pair of a claim.
+
+    Args:
+        claim, better, worse: errors of `worse` less errors of `better` are looked at.
+        difference: of the seeds that both have.
+        p: of no difference; of a claim that both are equal, that they differ by `MARGIN` or more.
+        adjusted: p by Holm's method over all pairs.
+    """
+
+    claim: Claim
+    better: str
+    worse: str
+    difference: Difference
+    p: float
+    adjusted: float = math.nan
+
+    @property
+    def verdict(self) -> str:
+        """In words."""
+        if math.isnan(self.adjusted):
+            return "one trial says nothing"
+        if self.claim.equal:
+            return f"equal within {MARGIN}" if self.adjusted < LEVEL else "does not show"
+        if self.adjusted >= LEVEL:
+            return "does not show"
+        return "shows" if self.difference.mean > 0 else "reversed"
+
+
+def unconverged(results: dict[str, Result]) -> list[str]:
+    """The deep networks that make more errors than the shallower ones of their kind."""
+    return [
+        deep for deep, shallow in DEEPER.items()
+        if deep in results and shallow in results and results[deep].mean > results[shallow].mean
+    ]  # fmt: skip
+
+
+def readings(results: dict[str, Result]) -> list[Reading]:
+    """All pairs of the paper's orders that have trials of the same seeds."""
+    left_out, found = unconverged(results), []
+    for claim in CLAIMS:
+        for better, worse in product(claim.better, claim.worse):
+            if {better, worse} <= results.keys() and not {better, worse} & set(left_out):
+                one, other = results[better].by_seed, results[worse].by_seed
+                if differences := [other[s] - one[s] for s in sorted(one.keys() & other.keys())]:
+                    of = paired(differences)
+                    p = within(differences, MARGIN) if claim.equal else of.p
+                    found.append(Reading(claim, better, worse, of, p))
+    adjusted = holm([reading.p for reading in found])
+    return [replace(reading, adjusted=p) for reading, p in zip(found, adjusted)]
+
+
+def _p(value: float) -> str:
+    return "" if math.isnan(value) else f"{value:.2g}"
+
+
+def _table(found: list[Reading]) -> list[str]:
+    """The paper's orders, a line per pair of networks."""
+    lines = [
+        "| the paper's order | fewer errors | more | seeds | difference | p | p, Holm | here |",
+        "|---|---|---|---|---|---|---|---|",
+    ]
+    for of in found:
+        d = of.difference
+        span = "" if math.isnan(d.low) else f" [{d.low:+.2f}, {d.high:+.2f}]"
+        lines.append(
+            f"| {of.claim.text} | {of.better} | {of.worse} | {d.seeds} | {d.mean:+.2f}{span} | "
+            f"{_p(of.p)} | {_p(of.adjusted)} | {of.verdict} |"
+        )
+    return lines
+
+
+def section(results: dict[str, Result]) -> list[str]:
+    """The lines of a report on the paper's orders; none without trials of them."""
+    found = readings(results)
+    if not found:
+        return []
+    shown = sum(of.verdict == "shows" or of.verdict.startswith("equal") for of in found)
+    counted = sum(not math.isnan(of.p) for of in found)
+    reversed_ = sum(of.verdict == "reversed" for of in found)
+    lines = [
+        "", "## What of the paper's orders shows", "",
+        f"{shown} of {counted} show, {reversed_} are reversed. Differences are those of errors "
+        "of the same seed, in points, with intervals of 95 %; p is Student's, and of equal "
+        f"networks that of two one-sided tests against {MARGIN} points. An order counts where p, "
+        f"adjusted by Holm's method for all {counted}, is below {LEVEL}.",
+        "",
+    ]  # fmt: skip
+    if deep := unconverged(results):
+        lines += [
+            f"Left out, as they have not converged: {', '.join(deep)} make more errors than the "
+            "shallower networks of their kind.", "",
+        ]  # fmt: skip
+    return lines + _table(found)
