@@ -79,13 +79,13 @@ def scaled(options: dict[str, Any], scale: float) -> dict[str, Any]:
     return narrow
 
 
-def options_of(name: str, plan: Plan, images: DataSet) -> dict[str, Any]:
+def options_of(name: str, plan: Plan, images: DataSet, recipe: Recipe) -> dict[str, Any]:
     """The options of a row's network.
 
     Raises:
         ValueError: the network cannot be built for this comparison.
     """
-    common = options_for(name, images, channels_last=plan.channels_last)
+    common = options_for(name, images, recipe, channels_last=plan.channels_last)
     return {**common, **scaled(registry.options(name), plan.scale)}
 
 
@@ -101,7 +101,7 @@ def train(
     done = folder / "trial.json"
     if done.exists():
         return
-    options = options_of(name, plan, images)
+    options = options_of(name, plan, images, recipe)
     torch.manual_seed(trial)
     model = create(name, **options)
     names = {"name": name, "data": plan.data, "network": options}
@@ -170,7 +170,7 @@ def _left_out(entries: tuple[Entry, ...], plan: Plan, images: DataSet) -> dict[s
     for entry in entries:
         try:
             if entry.name not in ENSEMBLES:
-                options_of(entry.name, plan, images)
+                options_of(entry.name, plan, images, recipe_for(entry.name, plan.recipe))
         except ValueError as error:
             reasons[entry.name] = str(error)
             print(f"{entry.name} is left out: {error}", file=sys.stderr, flush=True)

@@ -19,7 +19,7 @@ from .networks import registry
 from .suited import options_for
 from .training import checkpoint, parallel
 from .training.loop import SAVE_EVERY, Interrupted, estimate, fit
-from .training.recipe import AMP, SCHEDULES, Recipe, default_name, names, recipe_for
+from .training.recipe import CHOICES, Recipe, default_name, names, recipe_for
 from .training.step import COMPILE_MODES, Trainer
 
 # Values of the recipe: flag, field, type, help.
@@ -28,7 +28,7 @@ _VALUES: tuple[tuple[str, str, Any, str], ...] = (
     ("--batch-size", "batch_size", int, "images per update, on all processes together"),
     ("--lr", "learning_rate", float, "the largest learning rate"),
     ("--warm-up", "warm_up", int, "epochs in which the rate grows to --lr"),
-    ("--weight-decay", "weight_decay", float, "weight decay of SGD"),
+    ("--weight-decay", "weight_decay", float, "factor of the weights added to their gradients"),
     ("--label-smoothing", "label_smoothing", float, "label smoothing of the cross-entropy"),
     ("--balance", "balance", float, "weight of the gates' imbalance in the loss"),
     ("--gate-entropy", "gate_entropy", float, "weight of the gates' entropy in the loss"),
@@ -37,6 +37,16 @@ _VALUES: tuple[tuple[str, str, Any, str], ...] = (
     ("--ema", "ema", float, "decay of an average of the weights, which evaluation then uses"),
     ("--seed", "seed", int, "seed of weights, order and augmentation"),
 )
+
+
+_WORDS = {
+    "schedule": "how the learning rate falls",
+    "optimizer": "what updates the weights",
+    "weight_decay_on": "what decays",
+    "layer_init": "how convolutions and dense layers start",
+    "fill": "what takes the places that a shifted image leaves",
+    "amp": "dtype of autocast",
+}
 
 
 def command_line() -> argparse.ArgumentParser:
@@ -56,8 +66,9 @@ def command_line() -> argparse.ArgumentParser:
     values = parser.add_argument_group("values of the recipe", "default: those of --recipe")
     for flag, field, kind, text in _VALUES:
         values.add_argument(flag, dest=field, type=kind, help=text)
-    values.add_argument("--schedule", choices=SCHEDULES, help="how the learning rate falls")
-    values.add_argument("--amp", choices=AMP, help="dtype of autocast")
+    for field, words in _WORDS.items():
+        flag = f"--{field.replace('_', '-')}"
+        values.add_argument(flag, dest=field, choices=[*CHOICES[field]], help=words)
     parser.add_argument(
         "--routers", choices=("fused", "eager"), default="fused",
         help="the kernels, or the definition in plain PyTorch",
@@ -89,7 +100,9 @@ def command_line() -> argparse.ArgumentParser:
     return parser
 
 
-def _network_options(options: argparse.Namespace, images: DataSet) -> dict[str, Any]:
+def _network_options(
+    options: argparse.Namespace, images: DataSet, recipe: Recipe
+) -> dict[str, Any]:
     """The options of the network.
 
     Raises:
@@ -97,7 +110,7 @@ def _network_options(options: argparse.Namespace, images: DataSet) -> dict[str, 
     """
     known = registry.options(options.name)
     network = options_for(
-        options.name, images, channels_last=options.channels_last, routers=options.routers
+        options.name, images, recipe, channels_last=options.channels_last, routers=options.routers
     )
     for text in options.option:
         option, _, value = text.partition("=")
@@ -147,7 +160,7 @@ def train(options: argparse.Namespace) -> None:
     """
     device = device_of(options)
     values = {field: getattr(options, field) for _, field, _, _ in _VALUES}
-    values.update(schedule=options.schedule, amp=options.amp)
+    values.update({field: getattr(options, field) for field in CHOICES})
     recipe = recipe_for(options.name, options.recipe, options.classes, **values)
     folder = f"{options.name}-{options.data}-seed{recipe.seed}"
     out = options.out = options.out or Path("runs") / folder
@@ -156,7 +169,7 @@ def train(options: argparse.Namespace) -> None:
     images = data.load(
         options.data, options.data_dir, options.limit, options.classes, options.workers
     )
-    network = _network_options(options, images)
+    network = _network_options(options, images, recipe)
     torch.manual_seed(recipe.seed)
     try:
         model = create(options.name, pretrained=options.pretrained, **network)

@@ -21,7 +21,7 @@ def test_recipes_are_the_papers(name):
     assert (recipe.epochs, recipe.batch_size, recipe.milestones) == STATED[name]
     assert (recipe.learning_rate, recipe.momentum, recipe.weight_decay) == (0.1, 0.9, 0.0)
     assert recipe.shift == (4 if name.startswith("cifar") else 0)
-    assert names() == sorted(STATED)
+    assert [one for one in names() if not one.endswith("_keras")] == sorted(STATED)
 
 
 def test_every_network_has_a_recipe():

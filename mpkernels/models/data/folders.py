@@ -142,9 +142,15 @@ class Folder:
             yield normalise(self.preparation, x.to(device, non_blocking=True)), y
 
     def train_batches(
-        self, parts: Iterable[Tensor], shift: int, seed: int, epoch: int, device: str
+        self,
+        parts: Iterable[Tensor],
+        shift: int,
+        seed: int,
+        epoch: int,
+        device: str,
+        fill: str = "mean",
     ) -> Iterator[tuple[Tensor, Tensor]]:
-        """See `models.data.DataSet`. Random crops move the images; `shift` has no effect."""
+        """See `models.data.DataSet`. Random crops move images: shift and fill do not count."""
         return self._batches(_Train(self, seed, epoch), self.train, parts, device)
 
     def test_batches(

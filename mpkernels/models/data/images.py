@@ -134,7 +134,13 @@ class DataSet(Protocol):
         """Number of test images."""
 
     def train_batches(
-        self, parts: Iterable[Tensor], shift: int, seed: int, epoch: int, device: str
+        self,
+        parts: Iterable[Tensor],
+        shift: int,
+        seed: int,
+        epoch: int,
+        device: str,
+        fill: str = "mean",
     ) -> Iterator[tuple[Tensor, Tensor]]:
         """Augmented training images, normalised.
 
@@ -146,6 +152,7 @@ class DataSet(Protocol):
             shift: largest number of pixels by which images move.
             seed, epoch: seed and epoch of the augmentation.
             device: where the batches go.
+            fill: what takes the places that a shifted image leaves, one of `FILLS`.
 
         Yields:
             images, float32 [B, 3, size, size], and labels, int64 [B].
@@ -211,16 +218,24 @@ class Images:
         return len(self.test_y)
 
     def train_batches(
-        self, parts: Iterable[Tensor], shift: int, seed: int, epoch: int, device: str
+        self,
+        parts: Iterable[Tensor],
+        shift: int,
+        seed: int,
+        epoch: int,
+        device: str,
+        fill: str = "mean",
     ) -> Iterator[tuple[Tensor, Tensor]]:
         """See `DataSet`."""
         generator = seeded(seed, epoch)
         offsets = torch.randint(0, 2 * shift + 1, (2, self.train_count), generator=generator)
         mirrored = torch.rand(self.train_count, generator=generator) < 0.5 * self.flip
         for index in parts:
-            x = normalise(self, self.train_x[index].to(device))
-            x = augment(x, shift, offsets[:, index].to(device), mirrored[index].to(device))
-            yield x, self.train_y[index].to(device)
+            x = self.train_x[index].to(device)
+            # Mean 0 is the mean colour only behind the normalisation, black 0 only before it.
+            x = x.float() if fill == "black" else normalise(self, x)
+            x = augment(x, shift, offsets[:, index].to(device), mirrored[index].to(device), fill)
+            yield normalise(self, x) if fill == "black" else x, self.train_y[index].to(device)
 
     def test_batches(
         self, parts: Iterable[Tensor], device: str, crops: int = 1
@@ -273,15 +288,20 @@ def seeded(*key: int) -> torch.Generator:
     return torch.Generator().manual_seed(seed)
 
 
-def augment(x: Tensor, shift: int, offsets: Tensor, mirrored: Tensor) -> Tensor:
+# What takes the places that a shifted image leaves, and how `pad` calls it.
+FILLS = {"mean": "constant", "black": "constant", "nearest": "replicate", "reflect": "reflect"}
+
+
+def augment(x: Tensor, shift: int, offsets: Tensor, mirrored: Tensor, fill: str = "mean") -> Tensor:
     """Moves and mirrors a batch of images, each in its own way.
 
     Args:
         x: [B, C, H, W].
         shift: offsets reach from 0 to 2 * shift.
         offsets: int64 [2, B], of rows and columns; an offset of `shift` leaves an image in place.
-            Pixels from outside the image are 0.
+            Pixels from outside the image are 0, or what `fill` says.
         mirrored: bool [B], whether to mirror an image from left to right.
+        fill: one of `FILLS`.
 
     Returns:
         [B, C, H, W].
@@ -290,6 +310,6 @@ def augment(x: Tensor, shift: int, offsets: Tensor, mirrored: Tensor) -> Tensor:
     rows = torch.arange(height, device=x.device) + offsets[0][:, None]
     cols = torch.arange(width, device=x.device).expand(batch, width)
     cols = torch.where(mirrored[:, None], cols.flip(1), cols) + offsets[1][:, None]
-    padded = pad(x, (shift,) * 4).permute(0, 2, 3, 1)
+    padded = pad(x, (shift,) * 4, FILLS[fill]).permute(0, 2, 3, 1)
     sample = torch.arange(batch, device=x.device)[:, None, None]
     return padded[sample, rows[:, :, None], cols[:, None, :]].permute(0, 3, 1, 2).contiguous()

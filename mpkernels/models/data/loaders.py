@@ -164,7 +164,13 @@ class Loaders:
                 yield x.to(device, non_blocking=True), y.to(device, non_blocking=True)
 
     def train_batches(
-        self, parts: Iterable[Tensor], shift: int, seed: int, epoch: int, device: str
+        self,
+        parts: Iterable[Tensor],
+        shift: int,
+        seed: int,
+        epoch: int,
+        device: str,
+        fill: str = "mean",
     ) -> Iterator[tuple[Tensor, Tensor]]:
         """See `models.data.DataSet`."""
         images = _Seeded(self.train.dataset, seed, epoch)

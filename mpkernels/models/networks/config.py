@@ -12,6 +12,7 @@ from torch import nn
 import mpkernels
 
 from .layers import AVERAGES
+from .starts import LAYER_INITS, start
 
 Network = TypeVar("Network", bound=nn.Module)
 
@@ -113,6 +114,8 @@ class PathsConfig(Config):
         routers: "fused" or "eager"; both have parameters of the same names and shapes.
         gate_init: how the gates start: "linear", "glorot" or "he".
         average: what is averaged over the paths at the end, their "logits" or "probabilities".
+        layer_init: how convolutions and dense layers start: "pytorch" as PyTorch (those of ImageNet
+            as torchvision) has it, or with biases 0 "he" (normal) or "glorot" (uniform).
     """
 
     paths: int = 1
@@ -121,6 +124,7 @@ class PathsConfig(Config):
     routers: str = "fused"
     gate_init: str = "linear"
     average: str = "logits"
+    layer_init: str = "pytorch"
 
     ALLOWED: ClassVar[tuple[str, ...]] = ("cc", "cp", "stitch")
 
@@ -133,6 +137,16 @@ class PathsConfig(Config):
         router_kind(self.routers)
         if self.average not in AVERAGES:
             raise ValueError(f"average must be one of {', '.join(AVERAGES)}, got {self.average!r}")
+        if self.layer_init not in LAYER_INITS:
+            known = ", ".join(LAYER_INITS)
+            raise ValueError(f"layer_init must be one of {known}, got {self.layer_init!r}")
+
+    def build(self) -> nn.Module:
+        """The network, see `Config.build`."""
+        model = self.network()
+        if self.layer_init != "pytorch":
+            start(model, self.layer_init)
+        return in_format(model, self.channels_last)
 
     def connect(self, channels: int, inputs: int) -> nn.Module:
         """A router that mixes `inputs` maps of `channels` channels into all paths."""

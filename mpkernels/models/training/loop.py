@@ -135,7 +135,7 @@ class _Loop:
         begin, images = time.perf_counter(), 0
         parts = [trainer.processes.part(batch) for batch in batches[trainer.step :]]
         reader = trainer.images.train_batches(
-            parts, recipe.shift, recipe.seed, trainer.epoch, trainer.processes.device
+            parts, recipe.shift, recipe.seed, trainer.epoch, trainer.processes.device, recipe.fill
         )
         for batch, (x, y) in zip(batches[trainer.step :], reader):
             trainer.train_step(x, y, len(batch))

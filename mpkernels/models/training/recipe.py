@@ -1,8 +1,10 @@
 """Training recipes: the paper's are TOML files in recipes/, which mark what the paper leaves open.
 
-The paper says nothing of weight decay, Nesterov momentum, initialisation or normalisation. Assumed
-everywhere: none of the former two, PyTorch's initialisation, and pixels normalised by the training
-set's mean and deviation.
+The paper says nothing of weight decay, Nesterov momentum, initialisation, normalisation, or what
+fills the places that a shifted image leaves. Assumed: no decay, no Nesterov momentum, PyTorch's
+initialisation, pixels normalised by the training set's mean and deviation, and that mean. The
+recipes *_keras assume instead what the examples of Keras do, to which its counts of parameters
+point; what the paper states is the same in both.
 """
 
 from __future__ import annotations
@@ -15,7 +17,9 @@ from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
 from typing import Any
 
+from ..data.images import FILLS
 from ..networks.registry import list_models, options
+from ..networks.starts import LAYER_INITS
 
 if sys.version_info >= (3, 11):
     import tomllib
@@ -25,23 +29,36 @@ else:
 FOLDER = Path(__file__).parent / "recipes"
 SCHEDULES: tuple[str, ...] = ("steps", "cosine")
 AMP: tuple[str, ...] = ("off", "bf16", "fp16")
+OPTIMIZERS: tuple[str, ...] = ("sgd", "adam")
+DECAY_ON: tuple[str, ...] = ("all", "kernels")
+# Keys whose values are words.
+CHOICES: dict[str, tuple[str, ...]] = {
+    "optimizer": OPTIMIZERS, "weight_decay_on": DECAY_ON, "layer_init": LAYER_INITS,
+    "schedule": SCHEDULES, "fill": tuple(FILLS), "amp": AMP,
+}  # fmt: skip
 
 
 @dataclass(frozen=True)
 class Recipe:
-    """SGD with momentum, and how its learning rate goes from epoch to epoch.
+    """The optimizer, how its learning rate goes from epoch to epoch, and what images undergo.
 
     Args:
         epochs: passes over the training images.
         batch_size: images per update, over all processes and all accumulated parts.
         learning_rate: the largest learning rate.
+        optimizer: "sgd", or "adam", whose betas are PyTorch's.
         momentum: momentum of SGD.
-        weight_decay: weight decay of SGD.
+        weight_decay: factor of the weights that is added to their gradients.
+        weight_decay_on: "all" parameters, or "kernels": those of more than one dimension, without
+            biases, batch norms and biases of gates.
+        layer_init: how convolutions and dense layers of a network by name start, see `PathsConfig`.
         schedule: "steps" divides the rate by ten after each milestone, "cosine" lets it fall along
             half a cosine, to 0 after the last epoch.
         milestones: epochs after which "steps" divides the rate.
         warm_up: epochs in which the rate grows to the largest, in equal steps from above 0.
         shift: largest number of pixels by which images shift in both directions.
+        fill: what takes the places that a shifted image leaves: the "mean" colour, "black", the
+            "nearest" pixel, or the image's reflection ("reflect").
         label_smoothing: label smoothing of the cross-entropy; 0 for networks with their own loss.
         balance: weight of `gates.balance` in the loss, summed over the routers.
         gate_entropy: weight of `gates.entropy` in the loss, summed over the routers; positive makes
@@ -57,12 +74,16 @@ class Recipe:
     epochs: int = 200
     batch_size: int = 128
     learning_rate: float = 0.1
+    optimizer: str = "sgd"
     momentum: float = 0.9
     weight_decay: float = 0.0
+    weight_decay_on: str = "all"
+    layer_init: str = "pytorch"
     schedule: str = "steps"
     milestones: tuple[int, ...] = (80, 150)
     warm_up: int = 0
     shift: int = 4
+    fill: str = "mean"
     label_smoothing: float = 0.0
     balance: float = 0.0
     gate_entropy: float = 0.0
@@ -100,7 +121,7 @@ class Recipe:
             raise ValueError(f"seed must be from 0 to below 2^63, got {self.seed}")
         if self.warm_up >= self.epochs:
             raise ValueError(f"warm_up must be below epochs = {self.epochs}, got {self.warm_up}")
-        for name, choices in (("schedule", SCHEDULES), ("amp", AMP)):
+        for name, choices in CHOICES.items():
             if getattr(self, name) not in choices:
                 known = " or ".join([", ".join(choices[:-1]), choices[-1]])
                 raise ValueError(f"{name} must be {known}, got {getattr(self, name)!r}")

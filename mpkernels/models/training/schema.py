@@ -12,7 +12,9 @@ _LINE = dict.fromkeys(
      "images_per_second", "seconds", ANY),
     float,
 )  # fmt: skip
-_GROUP = {"params": [str], "lr": float, "momentum": float, "weight_decay": float}
+_GROUP = {"params": [str], "lr": float, "weight_decay": float}
+# Of a group, further: SGD's, or Adam's.
+_SGD, _ADAM = {"momentum": float}, {"betas": [float], "eps": float}
 _SCALAR = (float, Tensor, str, bool, type(None))
 STATE = {
     "run": str,
@@ -69,6 +71,8 @@ def check(state: dict[str, Any]) -> None:
         ValueError: a key is missing or holds something else; the message names it.
     """
     _check(state, STATE, "")
+    for at, group in enumerate(state["optimizer"]["param_groups"]):
+        _check(group, _ADAM if "betas" in group else _SGD, f"optimizer.param_groups.{at}")
     named = {key: kind for key, kind in NAMES.items() if key in state["options"]}
     _check(state["options"], named, "options")
     for key, length in (("place", 2), ("seen", 3)):

@@ -24,6 +24,7 @@ from ..data.images import seeded
 from . import batches, parallel
 from .gates import Statistics, balance, entropy, figures, gives_gates, warn_of_deaths, watch
 from .nonfinite import broken, culprit
+from .optimizers import optimizer_of
 from .parallel import ALONE, Processes
 from .recipe import Recipe
 
@@ -157,12 +158,7 @@ class Trainer:
             decay = get_ema_multi_avg_fn(recipe.ema)
             self.average = AveragedModel(self.bare, multi_avg_fn=decay, use_buffers=True)
         self.infinite = {name for name in broken(self._held()) if "buffer" in name}
-        self.optimizer = torch.optim.SGD(
-            self.model.parameters(),
-            recipe.learning_rate,
-            momentum=recipe.momentum,
-            weight_decay=recipe.weight_decay,
-        )
+        self.optimizer = optimizer_of(self.model, recipe)
         kind = processes.device.partition(":")[0]
         self.scaler = torch.amp.GradScaler(kind, enabled=recipe.amp == "fp16")
         self.epoch = self.step = 0
@@ -309,7 +305,8 @@ class Trainer:
             self.scaler.load_state_dict(state["scaler"])
             for parameter, values in self.optimizer.state.items():
                 for name, value in values.items():
-                    if isinstance(value, Tensor) and value.shape != parameter.shape:
+                    # Adam counts steps in a scalar.
+                    if isinstance(value, Tensor) and value.shape not in (parameter.shape, ()):
                         raise RuntimeError(f"{name} of shape {[*value.shape]}")
         except (RuntimeError, LookupError, TypeError, AttributeError, ValueError) as error:
             raise ValueError(f"resume: {path} does not fit the network: {error}") from error

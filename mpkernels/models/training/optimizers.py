@@ -1,0 +1,24 @@
+"""The optimizer of a recipe."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import nn
+
+from .recipe import Recipe
+
+
+def optimizer_of(model: nn.Module, recipe: Recipe) -> torch.optim.Optimizer:
+    """SGD or Adam, whose weight decay is on what the recipe says."""
+    groups: list[dict[str, Any]] = [{"params": [*model.parameters()]}]
+    if recipe.weight_decay_on == "kernels":
+        kernels = [p for p in model.parameters() if p.dim() > 1]
+        others = [p for p in model.parameters() if p.dim() <= 1]
+        groups = [{"params": kernels}, {"params": others, "weight_decay": 0.0}]
+    if recipe.optimizer == "adam":
+        return torch.optim.Adam(groups, recipe.learning_rate, weight_decay=recipe.weight_decay)
+    return torch.optim.SGD(
+        groups, recipe.learning_rate, momentum=recipe.momentum, weight_decay=recipe.weight_decay
+    )
