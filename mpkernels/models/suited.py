@@ -30,8 +30,6 @@ def options_for(
     known = registry.options(name)
     if recipe is not None and recipe.layer_init != Recipe.layer_init:
         if "layer_init" not in known:
-            raise ValueError(
-                f"layer_init must be {Recipe.layer_init}: {name} has a start of its own"
-            )
+            raise ValueError(f"layer_init must be {Recipe.layer_init}: {name} has no such option")
         decided["layer_init"] = recipe.layer_init
     return {option: value for option, value in {**decided, **chosen}.items() if option in known}

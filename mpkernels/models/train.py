@@ -41,7 +41,7 @@ _VALUES: tuple[tuple[str, str, Any, str], ...] = (
 
 _WORDS = {
     "schedule": "how the learning rate falls",
-    "optimizer": "what updates the weights",
+    "optimizer": "what updates the weights; adam wants a lower --lr",
     "weight_decay_on": "what decays",
     "layer_init": "how convolutions and dense layers start",
     "fill": "what takes the places that a shifted image leaves",
@@ -114,6 +114,8 @@ def _network_options(
     )
     for text in options.option:
         option, _, value = text.partition("=")
+        if option == "layer_init":
+            raise ValueError("option layer_init is a value of the recipe: --layer-init")
         if option not in known or not value:
             near = difflib.get_close_matches(option, known, n=1)
             hint = f" (did you mean {near[0]}?)" if near and near[0] != option else ""
@@ -160,7 +162,7 @@ def train(options: argparse.Namespace) -> None:
     """
     device = device_of(options)
     values = {field: getattr(options, field) for _, field, _, _ in _VALUES}
-    values.update({field: getattr(options, field) for field in CHOICES})
+    values.update({field: getattr(options, field) for field in _WORDS})
     recipe = recipe_for(options.name, options.recipe, options.classes, **values)
     folder = f"{options.name}-{options.data}-seed{recipe.seed}"
     out = options.out = options.out or Path("runs") / folder

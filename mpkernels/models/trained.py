@@ -20,7 +20,7 @@ Loaded = list[tuple[nn.Module, dict[str, Any]]]
 
 def add_images(parser: argparse.ArgumentParser) -> None:
     """Adds the options that choose the images."""
-    parser.add_argument("--data", choices=list(data.SETS), help="of which (default: the run's)")
+    parser.add_argument("--data", choices=list(data.SETS), help="which images (default: the run's)")
     add_folder(parser)
     add_classes(parser)
     add_workers(parser)

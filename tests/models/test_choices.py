@@ -6,7 +6,7 @@ import pytest
 import torch
 
 import models
-from models import data
+from models import data, train
 from models.data.images import augment
 from models.suited import options_for
 from models.train import main
@@ -47,23 +47,32 @@ def test_fills_are_colours_of_the_image_before_it_is_normalised():
     assert found["nearest"] == found["reflect"] and found["nearest"][0] == pytest.approx(white)
 
 
+KERNELS = {
+    "basecnn_2_cc": {f"segments.{stage}.{path}.0.0.weight" for stage in (0, 1) for path in (0, 1)},
+    "basecnn_2_cp": {"routers.0.weight", "routers.1.weight"},
+    "cr_stitch_2": {f"segments.{stage}.{path}.0.0.weight" for stage in (0, 1) for path in (0, 1)},
+}
+
+
 @pytest.mark.parametrize("kind", CHOICES["optimizer"])
 @pytest.mark.parametrize("on", CHOICES["weight_decay_on"])
-def test_what_decays(on, kind):
-    """Without gradients of a loss, decay alone moves weights."""
+@pytest.mark.parametrize("name", KERNELS)
+def test_what_decays(name, on, kind):
+    """Without gradients of a loss, decay alone moves weights: of convolutions, or all."""
     torch.manual_seed(0)
-    model = models.create("basecnn_2_cc", **SMALL)
+    model = models.create(name, **SMALL)
     recipe = Recipe(optimizer=kind, weight_decay=0.1, weight_decay_on=on, momentum=0.0)
     optimizer = optimizer_of(model, recipe)
-    before = {name: p.clone() for name, p in model.named_parameters()}
+    before = {name: p.detach().clone() for name, p in model.named_parameters()}
     for p in model.parameters():
         p.grad = torch.zeros_like(p)
     optimizer.step()
-    for name, p in model.named_parameters():
-        decays = bool(before[name].count_nonzero()) and (on == "all" or p.dim() > 1)
-        assert torch.equal(p, before[name]) != decays, name
-        if decays and kind == "sgd":
-            torch.testing.assert_close(p, before[name] * (1 - 0.1 * 0.1))
+    moved = {name for name, p in model.named_parameters() if not torch.equal(p, before[name])}
+    every = {name for name, p in before.items() if p.count_nonzero()}
+    assert moved == (every if on == "all" else KERNELS[name])
+    if kind == "sgd":
+        for part in moved:
+            torch.testing.assert_close(model.get_parameter(part), before[part] * 0.99)
 
 
 @pytest.mark.parametrize("kind", CHOICES["optimizer"])
@@ -132,7 +141,7 @@ def test_a_recipe_decides_how_a_network_by_name_starts():
     recipe = recipe_for("resnet20", "cifar_resnet_keras")
     assert options_for("resnet20", images, recipe)["layer_init"] == "he"
     assert "layer_init" not in options_for("resnet20", images, Recipe())
-    with pytest.raises(ValueError, match="layer_init must be pytorch: capsnet has a start of its"):
+    with pytest.raises(ValueError, match="layer_init must be pytorch: capsnet has no such opt"):
         options_for("capsnet", images, recipe)
 
 
@@ -149,5 +158,31 @@ def test_choices_from_the_command_line(tmp_path, capsys):
         assert f'{name} = "{value}"\n' in text
     with pytest.raises(SystemExit):
         main([*command, "--fill", "mirror"])
+    assert main([*command, "--option", "layer_init=he"]) == 2
+    assert "a value of the recipe: --layer-init" in capsys.readouterr().err
+    assert set(train._WORDS) == set(CHOICES)
     with pytest.raises(ValueError, match="fill must be mean, black, nearest or reflect, got 'x'"):
         Recipe(fill="x")
+
+
+class Own:
+    """A data set of the user's own, written before there was a choice of what fills shifts."""
+
+    def __init__(self, images):
+        self.images = images
+
+    def __getattr__(self, name):
+        return getattr(self.images, name)
+
+    def train_batches(self, parts, shift, seed, epoch, device):
+        return self.images.train_batches(parts, shift, seed, epoch, device)
+
+
+def test_data_sets_of_the_users_own_need_not_know_of_fills():
+    images = Own(data.load("digits", limit=32))
+    model = models.create("basecnn", **SMALL)
+    recipe = Recipe(epochs=1, batch_size=16, milestones=())
+    assert len(fit(model, images, recipe, progress=False)) == 1
+    with pytest.raises(TypeError, match="fill"):
+        fit(model, images, Recipe(epochs=1, batch_size=16, milestones=(), fill="nearest"),
+            progress=False)  # fmt: skip

@@ -125,7 +125,7 @@ def test_probabilities_are_averaged_by_option(name):
     torch.testing.assert_close(together.double().exp(), wanted, rtol=1e-5, atol=1e-6)
     torch.testing.assert_close(plain(x), torch.stack(paths).mean(0))
     with torch.autocast("cpu", torch.bfloat16):
-        assert model(x).dtype == torch.float32
+        assert model(x).dtype == torch.float32 == torch.fx.symbolic_trace(model)(x).dtype
     logits = [torch.tensor([[200.0, -200.0]]), torch.tensor([[-200.0, 200.0]])]
     logits[0].requires_grad_()
     loss = torch.nn.functional.cross_entropy(model.average(logits), torch.tensor([1]))

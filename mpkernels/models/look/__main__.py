@@ -11,6 +11,7 @@ import argparse
 import hashlib
 import sys
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -92,7 +93,10 @@ class _Recorder:
             "chosen": {name: str(getattr(options, name) or "")
                        for name in ("data", "data_dir", "classes", "part")},
         }  # fmt: skip
-        held = load(self.path) if self.path.exists() else Log({})
+        held = Log({})
+        if self.path.exists():
+            with suppress(ValueError):  # of an earlier format, or damaged: it is recorded anew
+                held = load(self.path)
         same = all(held.about.get(name) == value for name, value in of.items())
         self.log = held if same else Log({**of, "routers": about_routers(self.network)})
         self.images: DataSet | None = None

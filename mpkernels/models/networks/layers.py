@@ -142,11 +142,15 @@ def log_mean_probabilities(xs: Paths) -> Tensor:
 
     Their cross-entropy weights the gradient of each path by its share of the label's probability.
     """
-    logits = torch.stack(xs)
-    if isinstance(logits, Tensor):  # torch.fx gives a proxy
-        # Logarithms near 0 are differences of larger ones: bfloat16 has too few digits for them.
-        logits = logits.to(torch.promote_types(logits.dtype, torch.float32))
+    # Logarithms near 0 are differences of larger ones: bfloat16 has too few digits for them.
+    logits = at_least_float32(torch.stack(xs))
     return logits.log_softmax(-1).logsumexp(0) - math.log(len(xs))
+
+
+@torch.fx.wrap  # torch.fx records one call: the dtype is known only as it runs
+def at_least_float32(x: Tensor) -> Tensor:
+    """The tensor in float32, or in float64 if it is."""
+    return x.to(torch.promote_types(x.dtype, torch.float32))
 
 
 # What several paths say together: section 6.2 speaks of the average of probabilities.

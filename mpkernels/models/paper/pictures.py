@@ -26,7 +26,10 @@ KINDS = {
 
 @dataclass(frozen=True)
 class Point:
-    """A network; accuracy and its deviation over trainings are in percent, NaN for none."""
+    """A network: millions of parameters; accuracy and its deviation over trainings in percent.
+
+    The deviation is NaN where there is none.
+    """
 
     name: str
     parameters: float

@@ -14,6 +14,8 @@ COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#0
 def place(axes: Any, points: Sequence[tuple[float, float, str]], size: float = 7) -> list[Any]:
     """Labels points where neither labels nor points are, near by, with a line if not next to it.
 
+    In a crowd a label may find no room in twenty circles around its point; it then overlaps.
+
     Returns:
         the labels.
     """

@@ -1,7 +1,8 @@
 """Which of the paper's orders the trials of a comparison show.
 
-The orders were written down before any training (`CLAIMS`). Each is a difference of errors, paired
-by seed; all that are looked at are adjusted together by Holm's method.
+The orders are the paper's (`CLAIMS`). Each is a difference of errors, paired by seed; all that are
+looked at are adjusted together by Holm's method, those of networks that have not converged too:
+what is left out after a look at the errors must not make the rest count for more.
 """
 
 from __future__ import annotations
@@ -12,10 +13,10 @@ from itertools import product
 
 from .contrasts import LEVEL, Difference, holm, paired, within
 from .results import Result
-from .suites import CLAIMS, Claim
+from .suites import CLAIMS, ENSEMBLES, Claim
 
 MARGIN = 0.5  # points of error within which networks count as equal
-# A deeper network that makes more errors than the shallower one has not converged: left out.
+# A deeper network that makes more errors than the shallower one has not converged.
 DEEPER = {"deepcnn": "basecnn", "se_deepcnn": "se_basecnn"}
 
 
@@ -27,6 +28,7 @@ class Reading:
         claim, better, worse: errors of `worse` less errors of `better` are looked at.
         difference: of the seeds that both have.
         p: of no difference; of a claim that both are equal, that they differ by `MARGIN` or more.
+        converged: whether both networks have, and all members of an ensemble.
         adjusted: p by Holm's method over all pairs.
     """
 
@@ -35,6 +37,7 @@ class Reading:
     worse: str
     difference: Difference
     p: float
+    converged: bool
     adjusted: float = math.nan
 
     @property
@@ -42,6 +45,8 @@ class Reading:
         """In words."""
         if math.isnan(self.adjusted):
             return "one trial says nothing"
+        if not self.converged:
+            return "has not converged"
         if self.claim.equal:
             return f"equal within {MARGIN}" if self.adjusted < LEVEL else "does not show"
         if self.adjusted >= LEVEL:
@@ -59,15 +64,17 @@ def unconverged(results: dict[str, Result]) -> list[str]:
 
 def readings(results: dict[str, Result]) -> list[Reading]:
     """All pairs of the paper's orders that have trials of the same seeds."""
-    left_out, found = unconverged(results), []
+    deep, found = unconverged(results), []
     for claim in CLAIMS:
         for better, worse in product(claim.better, claim.worse):
-            if {better, worse} <= results.keys() and not {better, worse} & set(left_out):
+            if {better, worse} <= results.keys():
                 one, other = results[better].by_seed, results[worse].by_seed
                 if differences := [other[s] - one[s] for s in sorted(one.keys() & other.keys())]:
                     of = paired(differences)
                     p = within(differences, MARGIN) if claim.equal else of.p
-                    found.append(Reading(claim, better, worse, of, p))
+                    sides = [ENSEMBLES.get(side, (side,)) for side in (better, worse)]
+                    converged = not any(name in deep for side in sides for name in side)
+                    found.append(Reading(claim, better, worse, of, p, converged))
     adjusted = holm([reading.p for reading in found])
     return [replace(reading, adjusted=p) for reading, p in zip(found, adjusted)]
 
@@ -102,15 +109,15 @@ def section(results: dict[str, Result]) -> list[str]:
     reversed_ = sum(of.verdict == "reversed" for of in found)
     lines = [
         "", "## What of the paper's orders shows", "",
-        f"{shown} of {counted} show, {reversed_} are reversed. Differences are those of errors "
-        "of the same seed, in points, with intervals of 95 %; p is Student's, and of equal "
+        f"Orders that show: {shown} of {counted}; reversed: {reversed_}. Differences are those of "
+        "errors of the same seed, in points, with intervals of 95 %; p is Student's, and of equal "
         f"networks that of two one-sided tests against {MARGIN} points. An order counts where p, "
         f"adjusted by Holm's method for all {counted}, is below {LEVEL}.",
         "",
     ]  # fmt: skip
     if deep := unconverged(results):
         lines += [
-            f"Left out, as they have not converged: {', '.join(deep)} make more errors than the "
-            "shallower networks of their kind.", "",
+            "A deeper network that makes more errors than the shallower one of its kind has not "
+            f"converged, and no order with it is said to show: {', '.join(deep)}.", "",
         ]  # fmt: skip
     return lines + _table(found)

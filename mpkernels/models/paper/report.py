@@ -23,7 +23,7 @@ def _number(value: float) -> str:
 def printed_error(entry: Entry, plan: dict[str, Any]) -> str:
     """The error that the paper prints of a network for these images and epochs, if any."""
     errors = ERRORS_CIFAR100 if plan["data"] == "cifar100" else ERRORS
-    if plan.get("recipe") == LONGER:
+    if plan.get("recipe") == LONGER and plan["data"] != "cifar100":
         errors = ERRORS_350
     return str(errors.get(entry.name, ""))
 
@@ -37,7 +37,7 @@ def markdown(
     trained_on: list[str],
 ) -> str:
     """The whole report; failed trials are counted, so that leaving them out is visible."""
-    about = ", ".join(f"{name} {value}" for name, value in plan.items())
+    about = ", ".join(f"{name} {value}" for name, value in plan.items() if value is not None)
     lines = [
         f"# {plan['suite']} on {plan['data']}", "",
         f"Written by `mpkernels compare`: {about}. Percent of wrong test images after the "

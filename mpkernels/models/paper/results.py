@@ -48,16 +48,26 @@ class Result:
 
 def read(out: Path, name: str) -> Result | None:
     """The finished trials of a network; None if there are none."""
-    paths = sorted((out / name).glob("trial*/trial.json"))
-    if not paths:
+    trials = {
+        seed: json.loads(path.read_text("utf-8")) for seed, path in _finished(out, name).items()
+    }
+    if not trials:
         return None
-    trials = [json.loads(path.read_text("utf-8")) for path in paths]
-    errors = [[100 * (1 - line["test_accuracy"]) for line in trial["metrics"]] for trial in trials]
+    errors = {
+        seed: [100 * (1 - line["test_accuracy"]) for line in trial["metrics"]]
+        for seed, trial in trials.items()
+    }
     return Result(
-        {trial.get("seed", at): own[-1] for at, (trial, own) in enumerate(zip(trials, errors))},
-        min(map(min, errors)),
-        trials[0]["parameters"],
+        {seed: own[-1] for seed, own in errors.items()},
+        min(map(min, errors.values())),
+        next(iter(trials.values()))["parameters"],
     )
+
+
+def _finished(out: Path, name: str) -> dict[int, Path]:
+    """The trial.json of each trial that is finished, by its number, which is its seed."""
+    paths = (out / name).glob("trial*/trial.json")
+    return dict(sorted((int(p.parent.name.removeprefix("trial")), p) for p in paths))
 
 
 def failures(out: Path, name: str) -> list[str]:
@@ -84,13 +94,11 @@ def machines(out: Path, entries: tuple[Entry, ...]) -> list[str]:
 
 
 def _predictions(out: Path, name: str) -> dict[int, tuple[np.ndarray, np.ndarray]]:
-    """Probabilities and labels of each trial that is finished, by its number."""
+    """Probabilities and labels of each trial that is finished, by its seed."""
     predictions = {}
-    for path in sorted((out / name).glob("trial*/predictions.npz")):
-        if path.with_name("trial.json").exists():
-            with np.load(path) as held:  # refuses pickled content
-                number = int(path.parent.name.removeprefix("trial"))
-                predictions[number] = held["probabilities"], held["labels"]
+    for seed, path in _finished(out, name).items():
+        with np.load(path.with_name("predictions.npz")) as held:  # refuses pickled content
+            predictions[seed] = held["probabilities"], held["labels"]
     return predictions
 
 
@@ -98,7 +106,8 @@ def ensemble(out: Path, name: str) -> Result | None:
     """Averages the probabilities of trained members; None while some are missing.
 
     Of one kind of member each `MEMBERS` trials are a result, 0 to 2, 3 to 5 and so on: none is in
-    two. With several kinds the members of one seed are a result.
+    two, and the first one's seed is the result's. With several kinds the members of one seed are a
+    result.
     """
     members = ENSEMBLES[name]
     held = [_predictions(out, member) for member in members]
@@ -107,8 +116,8 @@ def ensemble(out: Path, name: str) -> Result | None:
         of_one = held[0]
         starts = range(0, max(of_one, default=-1) + 1, MEMBERS)
         groups = {
-            at: [of_one[k] for k in range(start, start + MEMBERS) if k in of_one]
-            for at, start in enumerate(starts)
+            start: [of_one[k] for k in range(start, start + MEMBERS) if k in of_one]
+            for start in starts
         }
         groups = {at: group for at, group in groups.items() if len(group) == MEMBERS}
     else:

@@ -96,6 +96,11 @@ class _Progress:
             )  # fmt: skip
 
 
+def _fill(recipe: Recipe) -> dict[str, str]:
+    """What data sets of the user's own need not know of, unless it is chosen."""
+    return {} if recipe.fill == Recipe.fill else {"fill": recipe.fill}
+
+
 class _Loop:
     """Runs the epochs of a trainer and writes their results."""
 
@@ -135,8 +140,9 @@ class _Loop:
         begin, images = time.perf_counter(), 0
         parts = [trainer.processes.part(batch) for batch in batches[trainer.step :]]
         reader = trainer.images.train_batches(
-            parts, recipe.shift, recipe.seed, trainer.epoch, trainer.processes.device, recipe.fill
-        )
+            parts, recipe.shift, recipe.seed, trainer.epoch, trainer.processes.device,
+            **_fill(recipe),
+        )  # fmt: skip
         for batch, (x, y) in zip(batches[trainer.step :], reader):
             trainer.train_step(x, y, len(batch))
             images += len(batch)
@@ -246,7 +252,9 @@ def estimate(trainer: Trainer, steps: int = 3) -> float:
     """Seconds that training would take, judged by its first steps, which change the weights."""
     recipe, batches = trainer.recipe, trainer.batches()
     parts = [trainer.processes.part(batch) for batch in batches[: steps + 1]]
-    reader = trainer.images.train_batches(parts, recipe.shift, recipe.seed, 0, "cpu")
+    reader = trainer.images.train_batches(
+        parts, recipe.shift, recipe.seed, 0, "cpu", **_fill(recipe)
+    )
     times = []
     for batch, (x, y) in zip(batches, reader):
         begin = time.perf_counter()

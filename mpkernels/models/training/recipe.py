@@ -49,8 +49,7 @@ class Recipe:
         optimizer: "sgd", or "adam", whose betas are PyTorch's.
         momentum: momentum of SGD.
         weight_decay: factor of the weights that is added to their gradients.
-        weight_decay_on: "all" parameters, or "kernels": those of more than one dimension, without
-            biases, batch norms and biases of gates.
+        weight_decay_on: "all" parameters, or "kernels": the weights of convolutions alone.
         layer_init: how convolutions and dense layers of a network by name start, see `PathsConfig`.
         schedule: "steps" divides the rate by ten after each milestone, "cosine" lets it fall along
             half a cosine, to 0 after the last epoch.
@@ -164,7 +163,7 @@ class Recipe:
 
 
 def names() -> list[str]:
-    """The names of the paper's recipes."""
+    """The names of the recipes that come with the package."""
     return sorted(path.stem for path in FOLDER.glob("*.toml"))
 
 

@@ -305,8 +305,8 @@ class Trainer:
             self.scaler.load_state_dict(state["scaler"])
             for parameter, values in self.optimizer.state.items():
                 for name, value in values.items():
-                    # Adam counts steps in a scalar.
-                    if isinstance(value, Tensor) and value.shape not in (parameter.shape, ()):
+                    shape = () if name == "step" else parameter.shape  # Adam counts its steps
+                    if isinstance(value, Tensor) and value.shape != shape:
                         raise RuntimeError(f"{name} of shape {[*value.shape]}")
         except (RuntimeError, LookupError, TypeError, AttributeError, ValueError) as error:
             raise ValueError(f"resume: {path} does not fit the network: {error}") from error

@@ -1,4 +1,4 @@
-"""What all figures share: how they are saved, their colours, labels that do not overlap."""
+"""What all figures share: how they are saved, how pictures and gates are shown."""
 
 from __future__ import annotations
 

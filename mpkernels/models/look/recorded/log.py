@@ -18,7 +18,7 @@ import numpy as np
 from ...training.files import as_json, write_whole
 
 NAME = "look.npz"
-FORMAT = "mpkernels look 1"
+FORMAT = "mpkernels look 2"
 Arrays = dict[str, np.ndarray]
 
 
@@ -27,8 +27,9 @@ class Log:
     """What was recorded of one network.
 
     Args:
-        about: "network", "data", "checkpoint" (its SHA-256), "classes" (names by label), "routers"
-            (a list of "name", "inputs", "outputs"), and what else a section has to say in words.
+        about: "network", "data", "checkpoint" and "beside" (SHA-256), "chosen" (the options that
+            choose the images), "classes" (names by label), "routers" (a list of "name", "inputs",
+            "outputs", "mixes"), and what else a section has to say in words.
         arrays: key -> array.
     """
 
