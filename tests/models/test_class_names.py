@@ -16,8 +16,8 @@ NAMES = ["$10_^{2$", "a|b", "two\nlines", "`tick`", "\u05e9\u05dc\u05d5\u05dd", 
 def test_pictures_of_any_name(name, tmp_path):
     pictures.confusion(tmp_path / "confusion.png", "$\\title{", [name, "b"], [[1, 0], [0, 1]])
     if name.isprintable() and len(name) < 99:
-        points = [pictures.Point(name, name, 10, 50.0, 1.0)]
-        pictures.accuracies(tmp_path / "accuracies.png", name, points)
+        points = [pictures.Point(name, 10, 50.0, 1.0, False)]
+        pictures.comparison(tmp_path / "accuracies.png", name, points)
         line = {"epoch": 1, **dict.fromkeys(("train_loss", "test_loss"), 1.0)}
         line |= dict.fromkeys(("train_accuracy", "test_accuracy"), 0.5)
         curves.plot(tmp_path / "curves.png", name, [line, line])
