@@ -94,7 +94,7 @@ def test_runs_of_both_optimizers_go_on_exactly(kind, tmp_path):
         assert torch.equal(found[name], value), name
 
 
-def deviation(weight, inputs, outputs, how):
+def deviation(inputs, outputs, how):
     return math.sqrt(2 / inputs if how == "he" else 2 / (inputs + outputs))
 
 
@@ -118,7 +118,7 @@ def test_how_layers_start(how, name):
         else:
             continue
         seen += 1
-        wanted = deviation(module.weight, inputs, outputs, how)
+        wanted = deviation(inputs, outputs, how)
         count = module.weight.numel()
         # The estimate of a deviation is off by 1 / sqrt(2 count) of it, for normal weights.
         assert module.weight.std().item() == pytest.approx(wanted, rel=5 / math.sqrt(2 * count))
